@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all the set-up they need; both are quick when run again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Stamped on success, so that an interrupted install is done again.
+INSTALLED := $(VENV)/installed
+
+.PHONY: help install demo test check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## make .venv and install the package with all extras
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "torchbce needs Python 3.11 or later; try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## train, predict and evaluate on a data set that needs no network
+	$(BIN)/torchbce demo --overwrite
+
+test: $(INSTALLED)  ## run the tests, doctests and examples
+	$(BIN)/pytest -q
+
+check: $(INSTALLED)  ## formatter, linter and type checker
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## format the code and apply the linter's safe fixes
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; minutes)
+	$(BIN)/python benchmarks/classifier.py
+	$(BIN)/python benchmarks/cost.py
+
+clean:  ## remove .venv and what the targets made
+	rm -rf $(VENV) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
