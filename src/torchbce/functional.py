@@ -24,13 +24,15 @@ def binary_cross_entropy_with_logits(
         \qquad \sigma(z) = 1 / (1 + e^{-z})
 
     computed as a sum of non-negative terms, so that nothing cancels: the loss of a negative at
-    z = -40 is 4.2e-18 and not 0. A right answer of infinite confidence costs 0, a wrong one inf.
+    z = -40 is 4.2e-18 and not 0. A right answer of infinite confidence costs 0, a wrong one inf;
+    0 * inf is 0, in the derivatives by target and weight too.
 
     Args:
         input: logits z (log-odds, in nats), any shape, any floating dtype.
         target: y in [0, 1], of input's shape or differing from it by trailing dimensions of size
             1 only, as (N,) and (N, 1); any float, bool or integer dtype.
-        weight: w, a number or a tensor that broadcasts to input's shape.
+        weight: w, a number or a tensor that broadcasts to input's shape. The values of a tensor
+            are used as they are; a number must be finite and not negative.
         size_average: deprecated, as in PyTorch: use `reduction`.
         reduce: deprecated, as in PyTorch: use `reduction`.
         reduction: "none", "mean" (over the number of elements, weights or not) or "sum".
@@ -93,7 +95,8 @@ def binary_cross_entropy(
         input: probabilities p in [0, 1], any shape, any floating dtype.
         target: y in [0, 1], of input's shape or differing from it by trailing dimensions of size
             1 only; any float, bool or integer dtype.
-        weight: w, a number or a tensor that broadcasts to input's shape.
+        weight: w, a number or a tensor that broadcasts to input's shape. The values of a tensor
+            are used as they are; a number must be finite and not negative.
         size_average: deprecated, as in PyTorch: use `reduction`.
         reduce: deprecated, as in PyTorch: use `reduction`.
         reduction: "none", "mean" (over the number of elements, weights or not) or "sum".

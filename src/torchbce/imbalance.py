@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from torchbce import _checks
+
 __all__ = ["correct_logits", "pos_weight_from_counts", "prior_bias"]
 
 
@@ -50,7 +52,7 @@ def prior_bias(
         b in nats, float64, of the counts' shape.
 
     Raises:
-        ValueError: if a count is not above 0.
+        ValueError: if a count or a pos_weight is not above 0.
 
     Example:
         >>> round(prior_bias(1, 99).item(), 4)
@@ -65,7 +67,10 @@ def prior_bias(
             "every count must be above 0, got "
             f"positives {positives.tolist()} and negatives {negatives.tolist()}"
         )
-    return torch.log(torch.as_tensor(pos_weight, dtype=torch.float64) * positives / negatives)
+    p = torch.as_tensor(pos_weight, dtype=torch.float64)
+    if not bool((p > 0).all()):
+        raise ValueError(f"every pos_weight must be above 0, got {p.tolist()}")
+    return torch.log(p * positives / negatives)
 
 
 def correct_logits(logits: Tensor, pos_weight: Tensor | float) -> Tensor:
@@ -74,14 +79,16 @@ def correct_logits(logits: Tensor, pos_weight: Tensor | float) -> Tensor:
     `z - log p`: weighting positives by p multiplies the odds that the network learns by p.
 
     Args:
-        logits: logits z of a network trained with `pos_weight`, any shape.
+        logits: logits z of a network trained with `pos_weight`, any shape, any floating dtype.
         pos_weight: p > 0, a number or a tensor that broadcasts to the logits' shape.
 
     Returns:
         The corrected logits, of the logits' shape and dtype.
 
     Raises:
-        ValueError: if a pos_weight is not above 0.
+        TypeError: if the logits are not floating.
+        ValueError: if a pos_weight does not broadcast to the logits' shape or, on the CPU, is not
+            above 0.
 
     Example:
         >>> import torch
@@ -91,10 +98,12 @@ def correct_logits(logits: Tensor, pos_weight: Tensor | float) -> Tensor:
     References:
         Elkan, The Foundations of Cost-Sensitive Learning, IJCAI 2001, theorem 2.
     """
-    p = torch.as_tensor(pos_weight, dtype=torch.float64, device=logits.device)
+    _checks.input_dtype("logits", logits)
+    p = _checks.align_weight("pos_weight", pos_weight, logits)
+    assert p is not None  # for the type checker: only None gives None
     if logits.device.type == "cpu" and not bool((p > 0).all()):
         raise ValueError(f"every pos_weight must be above 0, got {p.tolist()}")
-    return logits - torch.log(p).to(logits.dtype)
+    return logits - torch.log(p.double()).to(logits.dtype)
 
 
 def _counts(positives: Tensor | float, negatives: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,123 @@
+"""Is a review kind? A bag of words, a small network and binary cross-entropy, from scratch.
+
+Then the same with the command line: a table in, a model out, a probability for a new review.
+That part needs the extra packages of `pip install "torchbce[cli]"`.
+"""
+
+import csv
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import torchbce
+
+KIND = [
+    "A warm and funny film, I loved every minute",
+    "Wonderful acting and a beautiful story",
+    "I laughed, I cried, and I would watch it again",
+    "The best evening at the cinema this year",
+    "Great music, great cast, and a perfect ending",
+    "A brilliant and moving story about friendship",
+    "My whole family loved it, the children laughed a lot",
+    "Charming from start to finish, a delight",
+    "Clever, tense and beautiful to look at",
+    "An excellent script and superb acting",
+    "I enjoyed the book, and the film is just as great",
+    "Fresh, honest and very funny: go and see it",
+]
+UNKIND = [
+    "A dull and noisy film, I hated every minute",
+    "Terrible acting and a boring story",
+    "I yawned, I sighed, and I left before the ending",
+    "The worst evening at the cinema this year",
+    "Loud music, weak cast, and an awful ending",
+    "A stupid and lazy story about nothing",
+    "My whole family was bored, the children fell asleep",
+    "Tedious from start to finish, a waste of money",
+    "Confused, slow and ugly to look at",
+    "A poor script and wooden acting",
+    "I enjoyed the book, but the film is a disaster",
+    "Stale, false and never funny: stay at home",
+]
+NEW = ["A beautiful and funny story with superb music", "Boring, slow and a waste of money"]
+
+
+def words(review: str) -> list[str]:
+    return re.findall(r"[a-z']+", review.lower())
+
+
+def bag(reviews: list[str], vocabulary: list[str]) -> Tensor:
+    """(reviews, words): how often each word of the vocabulary stands in each review.
+
+    A word that training never saw has no column, and is passed over.
+    """
+    counts = [Counter(words(review)) for review in reviews]
+    return torch.tensor([[float(count[word]) for word in vocabulary] for count in counts])
+
+
+def by_hand(reviews: list[str], labels: list[int]) -> None:
+    vocabulary = sorted({word for review in reviews for word in words(review)})
+    x, y = bag(reviews, vocabulary), torch.tensor(labels)
+    print(f"{len(reviews)} reviews, {int(y.sum())} of them kind, {len(vocabulary)} different words")
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(len(vocabulary), 64),
+        nn.ReLU(),
+        nn.Linear(64, 32),
+        nn.ReLU(),
+        nn.Linear(32, 1),  # a logit: the loss knows the sigmoid
+    )
+    criterion = torchbce.BCEWithLogitsLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for epoch in range(1, 501):
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)  # (24, 1) against integers of shape (24,)
+        loss.backward()
+        optimizer.step()
+        if epoch % 100 == 0:
+            print(f"epoch {epoch}  loss {loss.item():.6f}")
+
+    # Two dozen reviews are learnt by heart. That says nothing of the next one: the new reviews
+    # below do, and they reuse words that stood on one side only.
+    with torch.no_grad():
+        accuracy = ((model(x).squeeze(1) > 0) == (y == 1)).float().mean()
+        print(f"accuracy on the reviews it learnt from: {accuracy:.3f}")
+        for review, p in zip(NEW, torch.sigmoid(model(bag(NEW, vocabulary))), strict=True):
+            print(f"{p.item():.4f} kind: {review}")
+
+
+def by_command_line(reviews: list[str], labels: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        with (Path(directory) / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows(zip(reviews, labels, strict=True))
+
+        fit = ["fit", "reviews.csv", "--target", "label", "--text", "text", "--output", "model"]
+        torchbce_command(fit, directory)
+        for review in NEW:
+            torchbce_command(["predict", "model", "--text", review], directory)
+
+
+def torchbce_command(arguments: list[str], directory: str) -> None:
+    """Run `torchbce ...` in `directory`, and show the command and what it prints."""
+    print("\n$ torchbce " + " ".join(f'"{a}"' if " " in a else a for a in arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "torchbce.cli", *arguments], cwd=directory, check=True)
+
+
+def main() -> None:
+    reviews = KIND + UNKIND
+    labels = [1] * len(KIND) + [0] * len(UNKIND)
+    by_hand(reviews, labels)
+    by_command_line(reviews, labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The network: sparse features in, one logit a row out."""
+
+import itertools
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+Architecture = Literal["linear", "mlp"]
+
+#: Hidden ReLU units a layer.
+HIDDEN: dict[str, tuple[int, ...]] = {"linear": (), "mlp": (64, 32)}
+
+#: Rows a pass without gradients.
+INFERENCE_ROWS = 8192
+
+
+class Network(nn.Module):
+    """A linear model, or a perceptron with hidden ReLU layers, of sparse features.
+
+    The first layer is a weighted sum of rows of its weight, one row a feature: the features of a
+    row that are 0 cost nothing.
+
+    Args:
+        features: the number of features, F.
+        architecture: "linear", or "mlp" with 64 and 32 hidden units.
+    """
+
+    def __init__(self, features: int, architecture: Architecture) -> None:
+        super().__init__()
+        widths = (*HIDDEN[architecture], 1)
+        self.input = nn.EmbeddingBag(
+            features, widths[0], mode="sum", _weight=torch.zeros(features, widths[0])
+        )
+        self.input_bias = nn.Parameter(torch.zeros(widths[0]))
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.ReLU(), nn.Linear(before, after)]
+        self.rest = nn.Sequential(*layers)
+
+    @torch.no_grad()
+    def initialise(self, bias: float, row_norm: float, generator: torch.Generator) -> None:
+        """Start from the base rate: zero weights if linear, else PyTorch's uniform ones.
+
+        Args:
+            bias: the output bias in nats, from `torchbce.imbalance.prior_bias`.
+            row_norm: the root mean square of the norm of a row of features, which stands where
+                a dense layer's initialisation has the square root of its number of inputs.
+            generator: the source of the random weights.
+        """
+        linears = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
+        if not linears:
+            self.input_bias.fill_(bias)
+            return
+        bound = 1 / max(row_norm, 1e-6)
+        self.input.weight.uniform_(-bound, bound, generator=generator)
+        for layer in linears:
+            bound = 1 / math.sqrt(layer.in_features)
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.uniform_(-bound, bound, generator=generator)
+        linears[-1].bias.fill_(bias)
+
+    def forward(self, indices: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+        """Logits, [rows], of features in CSR form: `row_features` makes the arguments."""
+        hidden = self.input(indices, offsets, values.to(self.input.weight.dtype)) + self.input_bias
+        return self.rest(hidden).squeeze(-1)  # type: ignore[no-any-return]
+
+
+def row_features(features: sp.csr_matrix, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """A CSR matrix as `Network.forward` takes it: indices, offsets, values."""
+    index_dtype = features.indptr.dtype
+    return (
+        torch.from_numpy(features.indices.astype(index_dtype, copy=False)).to(device),
+        torch.from_numpy(features.indptr[:-1]).to(device),
+        torch.from_numpy(features.data).to(device),
+    )
+
+
+@torch.no_grad()
+def predict_logits(
+    network: Network,
+    features: sp.csr_matrix,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> np.ndarray:
+    """Logits as float64, [rows], on the network's device, under `autocast`."""
+    device = network.input_bias.device
+    parts = []
+    for start in range(0, features.shape[0], INFERENCE_ROWS):
+        with autocast():
+            logits = network(*row_features(features[start : start + INFERENCE_ROWS], device))
+        parts.append(logits.double().cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def root_mean_square_norm(features: sp.csr_matrix) -> float:
+    """The root mean square of the norm of the rows."""
+    rows = max(features.shape[0], 1)
+    return float(np.sqrt(np.square(features.data, dtype=np.float64).sum() / rows))

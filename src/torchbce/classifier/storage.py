@@ -1,0 +1,205 @@
+"""A classifier as a directory: `model.json` and `model.safetensors`. Opening one runs no code."""
+
+import ctypes
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from torchbce.classifier.errors import InputError, listing
+from torchbce.classifier.features import Encoder, TextColumn
+from torchbce.classifier.model import FORMAT, Card, Classifier
+from torchbce.classifier.network import HIDDEN, Network
+from torchbce.classifier.tables import refuse_existing
+
+CARD = "model.json"
+TENSORS = "model.safetensors"
+
+
+def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> None:
+    """Write a model directory, whole or not at all.
+
+    Raises `InputError` if the directory exists and is not to be overwritten, or is not a model's,
+    or cannot be written.
+    """
+    directory = Path(os.path.abspath(directory))
+    check_output(directory, overwrite)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        try:
+            # mkdtemp makes a private folder; a model is as readable as the user's umask lets it.
+            temporary.chmod(0o777 & ~_umask())
+            _write(temporary / TENSORS, save_tensors(_tensors(classifier)))
+            _write(temporary / CARD, msgspec.json.format(msgspec.json.encode(classifier.card)))
+            _put_in_place(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {str(directory)!r}: {error.strerror or error}") from error
+
+
+def check_output(directory: Path, overwrite: bool) -> None:
+    """Raise where `save` would: worth knowing before a training starts."""
+    refuse_existing(directory, overwrite)
+    if directory.exists() and not _replaceable(directory):
+        raise InputError(
+            f"{str(directory)!r} is not a model directory, so --overwrite leaves it alone; "
+            "give another --output"
+        )
+
+
+def load(directory: Path) -> Classifier:
+    """Read a model directory. Raises `InputError` if anything in it is not as it should be."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"there is no model directory {str(directory)!r}")
+    card = _read_card(directory / CARD)
+    try:
+        tensors = load_tensors(_read(directory / TENSORS))
+    except SafetensorError as error:
+        raise _damaged(directory / TENSORS, str(error)) from error
+
+    expected: dict[str, tuple[int, ...]] = {}
+    idf_names = {
+        c.name: f"idf.{i}" for i, c in enumerate(card.columns) if isinstance(c, TextColumn)
+    }
+    widths = {column.name: column.width for column in card.columns}
+    expected |= {idf_names[name]: (widths[name],) for name in idf_names}
+    expected |= _network_shapes(sum(widths.values()), HIDDEN[card.architecture])
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        wrong = sorted(set(found.items()) ^ set(expected.items()))
+        names = sorted({name for name, _ in wrong})
+        raise _damaged(
+            directory / TENSORS,
+            f"the tensors {listing(names)} do not fit {CARD}; both must come from one fit",
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise _damaged(directory / TENSORS, f"tensor {name!r} must be finite float32")
+
+    idf = {name: tensors.pop(key).numpy() for name, key in idf_names.items()}
+    network = Network(sum(widths.values()), card.architecture)
+    network.load_state_dict(tensors, assign=True)
+    return Classifier(card, Encoder(card.columns, idf), network.eval())
+
+
+def _read_card(path: Path) -> Card:
+    content = _read(path)
+    try:
+        format = msgspec.json.decode(content, type=_Format).format
+        if format > FORMAT:
+            raise InputError(
+                f"{str(path)!r} has format {format}, from a newer torchbce; this one reads format "
+                f"{FORMAT}. Upgrade torchbce."
+            )
+        card = msgspec.json.decode(content, type=Card)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    names = [column.name for column in card.columns]
+    if len(set(names)) != len(names) or not names:
+        raise _damaged(path, "it must name at least one column, and each once")
+    for column in card.columns:
+        for values in (getattr(column, "vocabulary", []), getattr(column, "categories", [])):
+            if len(set(values)) != len(values):
+                raise _damaged(path, f"column {column.name!r} lists a value twice")
+        edges = getattr(column, "edges", [])
+        if any(low >= high for low, high in itertools.pairwise(edges)):
+            raise _damaged(path, f"the edges of column {column.name!r} do not rise")
+    return card
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _network_shapes(features: int, hidden: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's tensors, without making it: a card may claim any size."""
+    widths = (*hidden, 1)
+    shapes: dict[str, tuple[int, ...]] = {
+        "input.weight": (features, widths[0]),
+        "input_bias": (widths[0],),
+    }
+    for layer, (before, after) in enumerate(itertools.pairwise(widths)):
+        shapes[f"rest.{2 * layer + 1}.weight"] = (after, before)
+        shapes[f"rest.{2 * layer + 1}.bias"] = (after,)
+    return shapes
+
+
+def _tensors(classifier: Classifier) -> dict[str, torch.Tensor]:
+    tensors = dict(classifier.network.state_dict())
+    for index, column in enumerate(classifier.encoder.columns):
+        if isinstance(column, TextColumn):
+            tensors[f"idf.{index}"] = torch.from_numpy(
+                np.array(classifier.encoder.idf[column.name])
+            )
+    return tensors
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{str(path.parent)!r} is not a model directory: it has no {path.name}"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"{str(path)!r} is damaged or not a model's: {reason}")
+
+
+def _replaceable(directory: Path) -> bool:
+    """Whether a directory holds a model, or nothing: what else it may be is not ours to delete."""
+    names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {""}
+    return names <= {CARD, TENSORS}
+
+
+def _put_in_place(new: Path, directory: Path) -> None:
+    """Rename `new` to `directory`. What was there before is under the name of `new` afterwards."""
+    if not directory.exists():
+        new.rename(directory)
+    elif not _exchange(new, directory):
+        # Without an atomic exchange there is a moment with no model at the name; the old one then
+        # waits under a name that says what it is.
+        old = directory.with_name(f"{directory.name}.old")
+        directory.rename(old)
+        new.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names at once, where the system can (renameat2 of Linux); False where it cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    done: int = renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange)
+    return done == 0
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
