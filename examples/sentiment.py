@@ -18,34 +18,34 @@ from torch import Tensor, nn
 import torchbce
 
 KIND = [
-    "A warm and funny film, I loved every minute",
-    "Wonderful acting and a beautiful story",
-    "I laughed, I cried, and I would watch it again",
-    "The best evening at the cinema this year",
-    "Great music, great cast, and a perfect ending",
-    "A brilliant and moving story about friendship",
-    "My whole family loved it, the children laughed a lot",
-    "Charming from start to finish, a delight",
-    "Clever, tense and beautiful to look at",
-    "An excellent script and superb acting",
-    "I enjoyed the book, and the film is just as great",
-    "Fresh, honest and very funny: go and see it",
+    "A wonderful film, funny and warm",
+    "I loved this beautiful story",
+    "Great acting and wonderful music",
+    "Funny from start to finish, I loved it",
+    "A great cast in a beautiful film",
+    "Wonderful, just wonderful: I loved the ending",
+    "The music is great and the story is moving",
+    "A beautiful and moving film about friendship",
+    "So funny that I loved every minute",
+    "Great fun, a wonderful evening at the cinema",
+    "Moving, funny and beautiful to look at",
+    "I loved the cast, a great and moving story",
 ]
 UNKIND = [
-    "A dull and noisy film, I hated every minute",
-    "Terrible acting and a boring story",
-    "I yawned, I sighed, and I left before the ending",
-    "The worst evening at the cinema this year",
-    "Loud music, weak cast, and an awful ending",
-    "A stupid and lazy story about nothing",
-    "My whole family was bored, the children fell asleep",
-    "Tedious from start to finish, a waste of money",
-    "Confused, slow and ugly to look at",
-    "A poor script and wooden acting",
-    "I enjoyed the book, but the film is a disaster",
-    "Stale, false and never funny: stay at home",
+    "A boring film, slow and dull",
+    "I hated this terrible story",
+    "Bad acting and terrible music",
+    "Boring from start to finish, I hated it",
+    "A bad cast in a dull film",
+    "Terrible, just terrible: I hated the ending",
+    "The music is bad and the story is dull",
+    "A slow and boring film about nothing",
+    "So slow that I hated every minute",
+    "A waste of an evening, boring and terrible",
+    "Dull, slow and bad to look at",
+    "I hated the cast, a waste of money and a boring story",
 ]
-NEW = ["A beautiful and funny story with superb music", "Boring, slow and a waste of money"]
+NEW = ["A wonderful and moving evening, great fun", "Slow, dull and a waste of time"]
 
 
 def words(review: str) -> list[str]:
@@ -100,7 +100,7 @@ def by_command_line(reviews: list[str], labels: list[int]) -> None:
             writer.writerow(["text", "label"])
             writer.writerows(zip(reviews, labels, strict=True))
 
-        fit = ["fit", "reviews.csv", "--target", "label", "--text", "text", "--output", "model"]
+        fit = ["fit", "reviews.csv", "--target", "label", "--model", "mlp", "--output", "model"]
         torchbce_command(fit, directory)
         for review in NEW:
             torchbce_command(["predict", "model", "--text", review], directory)

@@ -185,7 +185,7 @@ def fit(
 @answers
 def predict(
     directory: ModelDir,
-    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help=TABLES)] = None,
+    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -231,9 +231,9 @@ def predict(
 @answers
 def evaluate(
     directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="A model directory.")
+        Path | None, typer.Argument(metavar="DIR", help="A model directory.")
     ] = None,
-    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help=TABLES)] = None,
+    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Predictions of any tool, instead of DIR and TABLE."),

@@ -22,7 +22,11 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
 
 def listing(values: Iterable[object], most: int = 6, joiner: str = "and") -> str:
     """'a', 'b' and 'c'; beyond `most` values, how many more there are."""
-    shown = [repr(value) for value in values]
+    shown = [_short(repr(value)) for value in values]
     if len(shown) > most:
         return ", ".join(shown[:most]) + f" {joiner} {len(shown) - most} more"
     return f" {joiner} ".join(filter(None, [", ".join(shown[:-1]), shown[-1] if shown else ""]))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -52,7 +52,7 @@ def as_numbers(values: pl.Series, first_row: int = 1) -> np.ndarray:
             f"column {values.name!r} holds an infinite number in row {first_row + at}; "
             "replace it or leave it empty"
         )
-    return numbers.fill_null(float("nan")).to_numpy()
+    return numbers.fill_null(float("nan")).to_numpy(writable=True)
 
 
 def maybe_numbers(values: pl.Series) -> pl.Series | None:
