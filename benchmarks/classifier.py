@@ -1,34 +1,34 @@
-"""The figures of `torchbce fit` on real data, with the defaults, beside logistic regression.
+"""The figures of `torchbce fit` with its defaults on real data, against their goals.
 
     python benchmarks/classifier.py [--data DIR] [NAME ...]
 
-Writes benchmarks/results/classifier.json and classifier.md. Data sets without a given split are
-scored by stratified 10-fold cross-validation (shuffled, seed 0), the mean over folds. The data is
-not part of this project: DIR holds one folder a data set, and without it there is nothing to do.
+Data sets without a given split are scored by stratified 10-fold cross-validation (shuffled, seed
+0): the mean over folds. The data is not part of this project: DIR holds one folder a data set,
+and where there is none, nothing is measured.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
 from sklearn.model_selection import StratifiedKFold
 
+import _results
 from torchbce.classifier import Metrics, Overrides, evaluate_logits, fit, read
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = ("log_loss", "relative_log_loss", "accuracy", "roc_auc", "average_precision", "ece")
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Files of one data set, what to leave out, and the figures it should reach."""
+    """Files of one data set, what to leave out, and the figures to reach."""
 
     train: str
     test: str | None = None
@@ -46,10 +46,7 @@ DATA_SETS = {
         "train.csv", "test.csv", at_most=(("log_loss", 0.318),), at_least=(("roc_auc", 0.905),)
     ),
     "census_income_kdd": DataSet(
-        "train.parquet",
-        "test.parquet",
-        drop=("instance_weight",),
-        at_most=(("log_loss", 0.124),),
+        "train.parquet", "test.parquet", ("instance_weight",), at_most=(("log_loss", 0.124),)
     ),
     "mammography": DataSet("data.csv", at_most=(("log_loss", 0.058),)),
 }
@@ -78,55 +75,49 @@ def score(folder: Path, data: DataSet) -> tuple[list[Metrics], float]:
     return figures, statistics.median(seconds)
 
 
-def mean(figures: list[Metrics], name: str) -> float:
-    return statistics.fmean(msgspec.to_builtins(figure)[name] for figure in figures)
+def summary(data: DataSet, figures: list[Metrics], seconds: float) -> dict[str, Any]:
+    columns = [msgspec.to_builtins(figure) for figure in figures]
+    means = {name: statistics.fmean(column[name] for column in columns) for name in SHOWN}
+    return {
+        "how": "train to test" if data.test else "10-fold",
+        **means,
+        "goals": [f"{name} <= {bound:g}" for name, bound in data.at_most]
+        + [f"{name} >= {bound:g}" for name, bound in data.at_least],
+        "reached": all(means[name] <= bound for name, bound in data.at_most)
+        and all(means[name] >= bound for name, bound in data.at_least),
+        "fit_seconds": seconds,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    head = ["data", "how", *SHOWN, "goal", "reached"]
+    rows = [
+        [
+            name,
+            row["how"],
+            *(f"{row[figure]:.4f}" for figure in SHOWN),
+            ", ".join(row["goals"]),
+            "yes" if row["reached"] else "**no**",
+        ]
+        for name, row in results.items()
+    ]
+    return _results.markdown([cell.replace("_", " ") for cell in head], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", default=[], metavar="NAME")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(DATA_SETS))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), metavar="DIR")
     options = parser.parse_args()
     if not options.data.is_dir():
         print(f"no data at {options.data}: nothing measured")
         return
-
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "classifier.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    for name, data in DATA_SETS.items():
-        if options.names and name not in options.names:
-            continue
-        figures, seconds = score(options.data / name, data)
-        row = {figure: mean(figures, figure) for figure in SHOWN}
-        goals = [(f, bound, row[f] <= bound, "<=") for f, bound in data.at_most]
-        goals += [(f, bound, row[f] >= bound, ">=") for f, bound in data.at_least]
-        results[name] = {
-            "how": "train to test" if data.test else "10-fold",
-            **row,
-            "goals": [f"{f} {sign} {bound:g}" for f, bound, _, sign in goals],
-            "reached": all(met for _, _, met, _ in goals),
-            "fit_seconds": seconds,
-        }
-        path.write_text(json.dumps(results, indent=2) + "\n")
+    results = _results.load("classifier")
+    for name in options.names or DATA_SETS:
+        results[name] = summary(DATA_SETS[name], *score(options.data / name, DATA_SETS[name]))
         print(name, results[name], flush=True)
-    (RESULTS / "classifier.md").write_text(table(results))
-
-
-def table(results: dict[str, dict[str, object]]) -> str:
-    head = ["data", "how", *(name.replace("_", " ") for name in SHOWN), "goal", "reached"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for name in (n for n in DATA_SETS if n in results):
-        row = results[name]
-        goals = row["goals"]
-        assert isinstance(goals, list)
-        cells = [name, str(row["how"]), *(f"{row[figure]:.4f}" for figure in SHOWN)]
-        cells += [", ".join(goal.replace("_", " ") for goal in goals)]
-        cells += ["yes" if row["reached"] else "no"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        ordered = {name: results[name] for name in DATA_SETS if name in results}
+        _results.save("classifier", ordered, table(ordered))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""The session that README.md shows: what `torchbce demo` prints, columns in the middle left out.
+
+python benchmarks/session.py
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+
+import _results
+
+#: Rows of the table of columns to show at its start, and lines of the last table.
+SHOWN = 2
+
+
+def session() -> str:
+    """Run the demo, and return its output as a Markdown block."""
+    command = [sys.executable, "-m", "torchbce.cli", "demo"]
+    with tempfile.TemporaryDirectory() as directory:
+        ran = subprocess.run(
+            command,
+            cwd=directory,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    # A terminal shows a bar that goes away, where a pipe has a line an epoch.
+    lines = [line.rstrip() for line in ran.stdout.splitlines() if ": epoch " not in line]
+    columns = [i for i, line in enumerate(lines) if re.search(r" numeric +numbers", line)]
+    lines[columns[SHOWN] : columns[-1]] = ["..."]
+    text = re.sub(r"\n{2,}", "\n\n", "\n".join(lines).strip())
+    return f"```text\n{text}\n```\n"
+
+
+if __name__ == "__main__":
+    _results.insert("session", session())
