@@ -100,7 +100,9 @@ def by_command_line(reviews: list[str], labels: list[int]) -> None:
             writer.writerow(["text", "label"])
             writer.writerows(zip(reviews, labels, strict=True))
 
-        fit = ["fit", "reviews.csv", "--target", "label", "--model", "mlp", "--output", "model"]
+        # Two batches an epoch are few steps: larger ones make up for that.
+        fit = ["fit", "reviews.csv", "--target", "label", "--output", "model"]
+        fit += ["--model", "mlp", "--learning-rate", "0.01"]
         torchbce_command(fit, directory)
         for review in NEW:
             torchbce_command(["predict", "model", "--text", review], directory)

@@ -129,7 +129,7 @@ def fit(
         typer.Option(help="Rows a step; by default from 16 to 512, by the number of rows."),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of AdamW; by default 0.02 for linear, 0.003 for mlp.")
+        float | None, typer.Option(help="Of AdamW; by default 0.02 for linear, 0.001 for mlp.")
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
     patience: Annotated[

@@ -44,20 +44,18 @@ class Network(nn.Module):
         self.rest = nn.Sequential(*layers)
 
     @torch.no_grad()
-    def initialise(self, bias: float, row_norm: float, generator: torch.Generator) -> None:
+    def initialise(self, bias: float, generator: torch.Generator) -> None:
         """Start from the base rate: zero weights if linear, else PyTorch's uniform ones.
 
         Args:
             bias: the output bias in nats, from `torchbce.imbalance.prior_bias`.
-            row_norm: the root mean square of the norm of a row of features, which stands where
-                a dense layer's initialisation has the square root of its number of inputs.
             generator: the source of the random weights.
         """
         linears = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
         if not linears:
             self.input_bias.fill_(bias)
             return
-        bound = 1 / max(row_norm, 1e-6)
+        bound = 1 / math.sqrt(self.input.num_embeddings)
         self.input.weight.uniform_(-bound, bound, generator=generator)
         for layer in linears:
             bound = 1 / math.sqrt(layer.in_features)
@@ -95,9 +93,3 @@ def predict_logits(
             logits = network(*row_features(features[start : start + INFERENCE_ROWS], device))
         parts.append(logits.double().cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def root_mean_square_norm(features: sp.csr_matrix) -> float:
-    """The root mean square of the norm of the rows."""
-    rows = max(features.shape[0], 1)
-    return float(np.sqrt(np.square(features.data, dtype=np.float64).sum() / rows))
