@@ -30,6 +30,8 @@ from torchbce._terminal import choices_table, metrics_table, training_progress
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier, Metrics
 
+INSTALL = "Install it with the rest of the command line: pip install 'torchbce[cli]'"
+
 app = typer.Typer(
     name="torchbce",
     help="From a table with a yes/no column to a calibrated binary classifier.",
@@ -54,9 +56,10 @@ def answers(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        from torchbce.classifier.errors import InputError
-
         try:
+            # Loaded here, with all it needs: whoever interrupts that sees no stack trace either.
+            from torchbce.classifier.errors import InputError
+
             command(*args, **kwargs)
             sys.stdout.flush()
         except (KeyboardInterrupt, typer.Abort):
@@ -66,7 +69,12 @@ def answers(command: Callable[P, None]) -> Callable[P, None]:
             # Whoever read the results has read enough. Python flushes once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except (InputError, ImportError) as error:
+        except ImportError as error:
+            if kwargs.get("debug"):
+                raise
+            _say(f"torchbce: {error}. {INSTALL}")
+            raise typer.Exit(2) from None
+        except InputError as error:
             if kwargs.get("debug"):
                 raise
             _say(f"torchbce: {error}")

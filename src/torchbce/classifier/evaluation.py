@@ -38,7 +38,9 @@ def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 
     """The figures of logits: the log loss is exact where a probability would round to 1."""
     z, y = torch.from_numpy(logits), torch.from_numpy(targets)
     log_loss = binary_cross_entropy_with_logits(z, y).item()
-    return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold)
+    # Ranked by logits: sigmoids tie where they round to 1, and equal logits may round apart.
+    ranking = np.nan_to_num(logits)
+    return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold, ranking)
 
 
 def evaluate_probabilities(
@@ -62,10 +64,13 @@ def evaluate_probabilities(
         Networks, ICML 2017.
     """
     p, y = torch.from_numpy(probabilities), torch.from_numpy(targets)
-    return _evaluate(probabilities, targets, binary_cross_entropy(p, y).item(), threshold)
+    log_loss = binary_cross_entropy(p, y).item()
+    return _evaluate(probabilities, targets, log_loss, threshold, probabilities)
 
 
-def _evaluate(p: np.ndarray, targets: np.ndarray, log_loss: float, threshold: float) -> Metrics:
+def _evaluate(
+    p: np.ndarray, targets: np.ndarray, log_loss: float, threshold: float, ranking: np.ndarray
+) -> Metrics:
     y = targets.astype(bool)
     rate = float(y.mean())
     both = 0 < rate < 1
@@ -76,8 +81,8 @@ def _evaluate(p: np.ndarray, targets: np.ndarray, log_loss: float, threshold: fl
         log_loss=log_loss,
         relative_log_loss=log_loss / float(entropy) if both else None,
         brier=float(metrics.brier_score_loss(y, p, pos_label=True)),
-        roc_auc=float(metrics.roc_auc_score(y, p)) if both else None,
-        average_precision=float(metrics.average_precision_score(y, p)) if both else None,
+        roc_auc=float(metrics.roc_auc_score(y, ranking)) if both else None,
+        average_precision=float(metrics.average_precision_score(y, ranking)) if both else None,
         accuracy=float(metrics.accuracy_score(y, predicted)),
         f1=float(metrics.f1_score(y, predicted, zero_division=0.0)),
         ece=expected_calibration_error(p, y),

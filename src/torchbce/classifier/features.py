@@ -100,12 +100,15 @@ class Encoder:
         `first_row` is the number of the table's first row in such a message.
         """
         self._check(table)
+        if len(table) == 0:
+            return sp.csr_matrix((0, self.width), dtype=np.float32)
         return _stack(
             [self._block(column, table[column.name], first_row) for column in self.columns]
         )
 
     def _check(self, table: pl.DataFrame) -> None:
-        missing = [column.name for column in self.columns if column.name not in table.columns]
+        schema = table.schema
+        missing = [column.name for column in self.columns if column.name not in schema]
         if missing:
             raise InputError(
                 f"the model reads {'column' if len(missing) == 1 else 'columns'} "
@@ -113,11 +116,8 @@ class Encoder:
                 f"{listing(table.columns, most=12)}"
             )
         for column in self.columns:
-            dtype = table.schema[column.name]
-            wrong = dtype.is_nested() or dtype.is_temporal() or dtype == pl.Binary
-            if isinstance(column, TextColumn):
-                wrong = dtype not in (pl.String, pl.Null, pl.Categorical, pl.Enum)
-            if wrong:
+            dtype = schema[column.name]
+            if dtype.is_nested() or dtype.is_temporal() or dtype == pl.Binary:
                 kind = column.__struct_config__.tag
                 raise InputError(
                     f"column {column.name!r} is {kind} in the model, but its type here is {dtype}"

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 Architecture = Literal["linear", "mlp"]
 
@@ -40,7 +41,8 @@ class Network(nn.Module):
         self.input_bias = nn.Parameter(torch.zeros(widths[0]))
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.ReLU(), nn.Linear(before, after)]
+            # skip_init: the layer's own initialisation would draw from the global generator.
+            layers += [nn.ReLU(), skip_init(nn.Linear, before, after)]  # type: ignore[no-untyped-call]
         self.rest = nn.Sequential(*layers)
 
     @torch.no_grad()

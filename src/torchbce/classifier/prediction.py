@@ -26,9 +26,10 @@ def predict_file(
     `rows` there were and how many `positives` were predicted. Raises `InputError`.
     """
     rows = positives = 0
+    frame = tables.scan(table)
     with tables.row_writer(output, overwrite, json_lines) as writer:
         numbers = {} if writer.keeps_strings else tables.numeric_columns(table)
-        for first_row, batch in _numbered(tables.batches(table)):
+        for first_row, batch in _numbered(tables.batches(table, frame)):
             if taken := [name for name in APPENDED if name in batch.columns]:
                 raise InputError(
                     f"the table already has {'a column' if len(taken) == 1 else 'columns'} "
@@ -37,7 +38,7 @@ def predict_file(
             answers = classifier.predict(batch, first_row)
             rows += len(batch)
             positives += int((answers["probability"] >= classifier.card.threshold).sum())
-            kept = batch.cast(numbers, strict=False)  # type: ignore[arg-type]
+            kept = batch.cast(numbers)  # type: ignore[arg-type]
             writer.write(pl.concat([kept, answers], how="horizontal"))
     return {"rows": rows, "positives": positives}
 

@@ -31,7 +31,7 @@ def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> No
     Raises `InputError` if the directory exists and is not to be overwritten, or is not a model's,
     or cannot be written.
     """
-    directory = Path(os.path.abspath(directory))
+    directory = Path(os.path.realpath(directory))
     check_output(directory, overwrite)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -63,9 +63,11 @@ def load(directory: Path) -> Classifier:
     if not directory.is_dir():
         raise InputError(f"there is no model directory {str(directory)!r}")
     card = _read_card(directory / CARD)
+    content = _read(directory / TENSORS)
     try:
-        tensors = load_tensors(_read(directory / TENSORS))
-    except SafetensorError as error:
+        tensors = load_tensors(content)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        # A header may name a dtype that torch lacks, or sizes that do not add up.
         raise _damaged(directory / TENSORS, str(error)) from error
 
     expected: dict[str, tuple[int, ...]] = {}
@@ -109,6 +111,8 @@ def _read_card(path: Path) -> Card:
     if len(set(names)) != len(names) or not names:
         raise _damaged(path, "it must name at least one column, and each once")
     for column in card.columns:
+        if column.width == 0:
+            raise _damaged(path, f"column {column.name!r} has no features")
         for values in (getattr(column, "vocabulary", []), getattr(column, "categories", [])):
             if len(set(values)) != len(values):
                 raise _damaged(path, f"column {column.name!r} lists a value twice")

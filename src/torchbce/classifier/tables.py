@@ -4,10 +4,10 @@ CSV is read as strings: what a column means is decided once, in `columns`, and t
 row came with leave it unchanged.
 """
 
-import csv
+import codecs
+import glob
 import gzip
 import io
-import json
 import os
 import sys
 import tempfile
@@ -19,6 +19,7 @@ from typing import IO
 import polars as pl
 
 from torchbce.classifier.errors import InputError, listing
+from torchbce.classifier.table_checks import check_csv, check_json_lines
 
 FORMATS = {
     ".csv": "csv",
@@ -32,12 +33,12 @@ BATCH_ROWS = 8192
 
 def read(path: Path) -> pl.DataFrame:
     """The whole table, checked."""
-    return _collect(path, scan(path))
+    return pl.concat(batches(path), how="vertical")
 
 
-def batches(path: Path) -> Iterator[pl.DataFrame]:
-    """The table in its own order, at most `BATCH_ROWS` rows at a time. It is checked first."""
-    frame = scan(path)
+def batches(path: Path, frame: pl.LazyFrame | None = None) -> Iterator[pl.DataFrame]:
+    """The table in its own order, at most `BATCH_ROWS` rows at a time; `frame` if it is scanned."""
+    frame = scan(path) if frame is None else frame
     try:
         yield from frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
     except pl.exceptions.PolarsError as error:
@@ -45,14 +46,14 @@ def batches(path: Path) -> Iterator[pl.DataFrame]:
 
 
 def numeric_columns(path: Path) -> dict[str, pl.DataType]:
-    """The columns of a CSV that hold numbers alone, and of which type; of other formats, none."""
+    """The columns of a CSV that hold 64-bit numbers alone, and which; of other formats, none."""
     if format_of(path) != "csv":
         return {}
     try:
-        schema = pl.scan_csv(path, infer_schema_length=None).collect_schema()
+        schema = pl.scan_csv(path, infer_schema_length=None, glob=False).collect_schema()
     except pl.exceptions.PolarsError:
         return {}  # then they stay strings, as they came
-    return {name: dtype for name, dtype in schema.items() if dtype.is_numeric()}
+    return {name: dtype for name, dtype in schema.items() if dtype in (pl.Int64, pl.Float64)}
 
 
 def scan(path: Path) -> pl.LazyFrame:
@@ -66,11 +67,13 @@ def scan(path: Path) -> pl.LazyFrame:
         if path.stat().st_size == 0:
             raise InputError(f"{str(path)!r} is empty")
         if kind == "csv":
-            rows = _check_csv(path)
-            return pl.scan_csv(path, infer_schema=False, n_rows=rows)
+            rows = check_csv(path)
+            return pl.scan_csv(path, infer_schema=False, n_rows=rows, glob=False)
         if kind == "jsonl":
-            _check_json_lines(path)
-            return pl.scan_ndjson(path, infer_schema_length=None)
+            check_json_lines(path)
+            if _starts_with_mark(path):  # polars takes it for a value
+                return pl.scan_ndjson(path.read_bytes()[3:], infer_schema_length=None)
+            return pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
         frame = pl.scan_parquet(path, glob=False)
         if frame.select(pl.len()).collect().item() == 0:
             raise InputError(f"{str(path)!r} has a header and no rows")
@@ -79,6 +82,11 @@ def scan(path: Path) -> pl.LazyFrame:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except pl.exceptions.PolarsError as error:
         raise _unreadable(path, error) from error
+
+
+def _starts_with_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == codecs.BOM_UTF8
 
 
 def format_of(path: Path) -> str:
@@ -92,87 +100,9 @@ def format_of(path: Path) -> str:
     )
 
 
-def _collect(path: Path, frame: pl.LazyFrame) -> pl.DataFrame:
-    try:
-        return frame.collect()
-    except pl.exceptions.PolarsError as error:
-        raise _unreadable(path, error) from error
-
-
 def _unreadable(path: Path, error: Exception) -> InputError:
     reason = str(error).strip().splitlines()[0]
     return InputError(f"cannot read {str(path)!r} as {format_of(path)}: {reason}")
-
-
-def _check_csv(path: Path) -> int:
-    """The number of rows, after a pass that finds what polars passes over in silence.
-
-    polars fills short rows with nulls, renames repeated columns, and names no line.
-    """
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    field_limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than 128 KiB
-    line = 0
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            _check_names(path, header)
-            rows, blank_from = 0, None
-            for row in reader:
-                line = reader.line_num
-                if not row:
-                    blank_from = blank_from or line
-                    rows += len(header) == 1  # there, a blank line is an empty value
-                    continue
-                if blank_from and len(header) > 1:
-                    raise InputError(f"{str(path)!r}, line {blank_from}: the line is blank")
-                blank_from = None
-                rows += 1
-                if len(row) != len(header):
-                    raise InputError(
-                        f"{str(path)!r}, line {line}: {len(row)} values where the header names "
-                        f"{len(header)} columns; quote values that hold a comma"
-                    )
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{str(path)!r} is not UTF-8 (byte {error.object[error.start]:#04x} after line "
-            f"{line or 1}); save it as UTF-8, for instance with iconv -f latin1 -t utf-8"
-        ) from error
-    except csv.Error as error:
-        raise InputError(f"{str(path)!r}, line {line + 1}: {error}") from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise InputError(f"cannot read {str(path)!r}: {error}") from error
-    finally:
-        csv.field_size_limit(field_limit)
-    if rows == 0:
-        raise InputError(f"{str(path)!r} has a header and no rows")
-    return rows
-
-
-def _check_names(path: Path, names: list[str]) -> None:
-    if not names:
-        raise InputError(f"{str(path)!r} has no header in its first line")
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
-        raise InputError(f"{str(path)!r} has more than one column {listing(sorted(repeated))}")
-
-
-def _check_json_lines(path: Path) -> None:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise InputError(f"{str(path)!r}, line {number}: not UTF-8") from error
-            except json.JSONDecodeError as error:
-                if not line.strip():
-                    continue
-                raise InputError(f"{str(path)!r}, line {number}: not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"{str(path)!r}, line {number}: expected an object, as "
-                    '{"column": value}, got ' + type(row).__name__
-                )
 
 
 class RowWriter:
@@ -195,6 +125,12 @@ class RowWriter:
             return
         buffer = io.BytesIO()
         if self._kind == "csv":
+            nested = [name for name, dtype in table.schema.items() if dtype.is_nested()]
+            if nested:
+                raise InputError(
+                    f"a CSV cannot hold the lists or structures of {listing(nested)}; give an "
+                    "output that ends in .jsonl or .parquet"
+                )
             table.write_csv(buffer, include_header=self._header)
         else:
             table.write_ndjson(buffer)

@@ -223,6 +223,12 @@ def _batch_size(rows: int) -> int:
 
 
 def _fabric(options: TrainingOptions) -> Fabric:
+    on_cpu = options.device == "cpu" or (
+        options.device == "auto" and torch.accelerator.current_accelerator() is None
+    )
+    if on_cpu and options.precision == "16-mixed":
+        # Fabric would take bfloat16 instead and say so in a warning.
+        raise InputError("precision '16-mixed' needs a GPU; on the CPU give 'bf16-mixed'")
     try:
         return Fabric(accelerator=options.device, devices=1, precision=options.precision)
     except Exception as error:  # Fabric raises many kinds for a device or precision it lacks

@@ -6,11 +6,14 @@ import polars as pl
 from torchbce.classifier.errors import InputError
 
 #: What stands for "no value" in files that have no null.
-MISSING = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null"]
+MISSING = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "#N/A"]
 
 
 def as_text(values: pl.Series) -> pl.Series:
-    """The values as stripped strings, missing ones null; 1, 1.0 and "1.0" are all "1"."""
+    """The values as stripped strings, missing ones null; 1, 1.0 and "1.0" are all "1".
+
+    A table in CSV and the same in Parquet then say the same.
+    """
     if values.dtype == pl.Boolean or values.dtype.is_integer():
         return values.cast(pl.String)
     if values.dtype.is_float():
@@ -23,8 +26,10 @@ def as_text(values: pl.Series) -> pl.Series:
     whole = (
         numbers.is_finite() & (numbers == numbers.round()) & (numbers.abs() < 2**53)
     ).fill_null(False)
-    if not whole.any():
+    broken = (numbers.is_finite() & (numbers != numbers.round())).fill_null(False)
+    if not (whole | broken).any():
         return text
+    text = numbers.cast(pl.String).zip_with(broken, text)
     return numbers.cast(pl.Int64, strict=False).cast(pl.String).zip_with(whole, text)
 
 

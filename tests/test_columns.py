@@ -1,0 +1,167 @@
+"""What columns are taken for, and how the user overrules it."""
+
+import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from torchbce.classifier.columns import Choice, Overrides, choose
+from torchbce.classifier.errors import InputError
+
+ROWS = 24
+WORDS = ["red", "green", "blue"]
+
+
+def look(values: Any, name: str = "c", overrides: Overrides | None = None, **more: Any) -> Choice:
+    """What a column is taken for, beside one that is always kept."""
+    column = values if isinstance(values, pl.Series) else pl.Series(values, **more)
+    table = pl.DataFrame({name: column, "kept": [0.5, 1.5] * (len(column) // 2)})
+    table = table.with_columns(pl.Series("y", [0, 1] * (len(column) // 2)))
+    chosen, kept = choose(table, "y", overrides or Overrides())
+    assert (chosen.name, kept.name, kept.kind) == (name, "kept", "numeric")
+    return chosen
+
+
+def cycle(*values: Any) -> list[Any]:
+    return [values[i % len(values)] for i in range(ROWS)]
+
+
+SENTENCES = [f"this is sentence number {i}" for i in range(ROWS)]
+
+KINDS: list[tuple[str, Any, str, str]] = [
+    ("floats", [i / 7 for i in range(ROWS)], "numeric", "numbers, 24 distinct"),
+    ("integers", cycle(3, 1, 2), "numeric", "numbers, 3 distinct"),
+    ("0 and 1", cycle(0, 1), "numeric", "numbers, 2 distinct"),
+    ("numbers as strings", [f"{i * i}.5" for i in range(ROWS)], "numeric", "numbers, 24 distinct"),
+    ("with markers", ["?", "NA", *map(str, range(ROWS - 2))], "numeric", "numbers, 22 distinct"),
+    ("one number, or missing", cycle(5, None), "numeric", "numbers, 1 distinct"),
+    ("decimals", pl.Series(cycle("1.50", "2.25")).cast(pl.Decimal(9, 2)), "numeric", "2 distinct"),
+    ("words", cycle(*WORDS), "categorical", "3 distinct in 24, as 'red' or 'green'"),
+    ("words, some missing", cycle("red", "blue", None), "categorical", "2 distinct in 16"),
+    ("a word, or missing", cycle("red", ""), "categorical", "1 distinct in 12, as 'red'"),
+    ("booleans", cycle(True, False), "categorical", "2 distinct in 24, as 'true' or 'false'"),
+    ("numbers and words", cycle("1", "x", "2"), "categorical", "3 distinct in 24"),
+    ("enum", pl.Series(cycle(*WORDS), dtype=pl.Enum(WORDS)), "categorical", "3 distinct in 24"),
+    ("long names that repeat", cycle(*SENTENCES[:3]), "categorical", "3 distinct in 24"),
+    ("text", SENTENCES, "text", "5.0 words on average, 24 distinct in 24"),
+    ("text, some missing", [*SENTENCES[:12], *[None] * 12], "text", "12 distinct in 12"),
+    ("constant number", cycle(1.0), "dropped", "constant"),
+    ("constant word", cycle("x"), "dropped", "constant"),
+    ("one number, two spellings", cycle("1", "1.0"), "dropped", "constant"),
+    ("constant boolean", cycle(True), "dropped", "constant"),
+    ("null", pl.Series([None] * ROWS), "dropped", "empty"),
+    ("nan", cycle(float("nan")), "dropped", "empty"),
+    ("markers alone", cycle("", "NA", " ?"), "dropped", "empty"),
+    ("identifier", [f"k{i}" for i in range(ROWS)], "dropped", "no value repeats: an identifier"),
+    ("counter from 0", list(range(ROWS)), "dropped", "counts the rows"),
+    ("counter from 1", [str(i + 1) for i in range(ROWS)], "dropped", "counts the rows"),
+    ("counter as floats", [i + 100.0 for i in range(ROWS)], "dropped", "counts the rows"),
+    ("backwards", list(range(ROWS, 0, -1)), "numeric", "numbers, 24 distinct"),
+    ("dates", [datetime.date(2024, 1, 1)] * ROWS, "dropped", "values of type Date are not used"),
+    ("durations", cycle(datetime.timedelta(1)), "dropped", "values of type Duration"),
+    ("lists", cycle([1], [2, 3]), "dropped", "values of type List(Int64) are not used"),
+    ("objects", cycle({"k": 1}), "dropped", "values of type Struct"),
+    ("bytes", cycle(b"x", b"y"), "dropped", "values of type Binary are not used"),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "why"), [k[1:] for k in KINDS], ids=[k[0] for k in KINDS]
+)
+def test_kinds(values: Any, kind: str, why: str) -> None:
+    choice = look(values)
+    assert choice.kind == kind
+    assert why in choice.reason
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 12"])
+def test_an_index_without_a_name_is_dropped(name: str) -> None:
+    choice = look([i / 7 for i in range(ROWS)], name)
+    assert (choice.kind, choice.reason) == ("dropped", "a row index without a name")
+
+
+def test_in_few_rows_nothing_is_an_identifier() -> None:
+    assert look([f"k{i}" for i in range(18)]).kind == "categorical"
+    assert look(list(range(18))).kind == "numeric"
+    assert look([f"k{i}" for i in range(20)]).kind == "dropped"
+    assert look(list(range(20))).kind == "dropped"
+
+
+def test_a_counter_with_a_gap_is_a_number() -> None:
+    assert look([*range(12), *range(13, 25)]).kind == "numeric"
+    assert look([*range(23), None]).kind == "numeric"
+
+
+def test_the_order_and_the_target() -> None:
+    table = pl.DataFrame({"b": [1.5, 2.5], "y": [0, 1], "a": ["x", "z"]})
+    assert [c.name for c in choose(table, "y", Overrides())] == ["b", "a"]
+
+
+# ------------------------------------------------------------------------------ what the user says
+
+
+@pytest.mark.parametrize("kind", ["text", "categorical", "numeric"])
+def test_overrides(kind: str) -> None:
+    said = Overrides(**{kind: ["c"]})
+    for values in (list(range(ROWS)), cycle("1", "2"), cycle(1.0)):
+        assert look(values, overrides=said) == Choice("c", kind, "as you said")  # type: ignore[arg-type]
+
+
+def test_drop() -> None:
+    assert look(cycle(1, 2), overrides=Overrides(drop=["c"])) == Choice(
+        "c", "dropped", "as you said"
+    )
+
+
+def test_saying_it_twice_is_saying_it_once() -> None:
+    assert look(cycle(1, 2), overrides=Overrides(text=["c", "c"])).kind == "text"
+
+
+TABLE = pl.DataFrame({"length": [1.5, 2.5], "Width": ["a", "b"], "y": [0, 1]})
+
+WRONG: list[tuple[Overrides, str]] = [
+    (
+        Overrides(text=["lenght"]),
+        "column 'lenght' is not in the table; did you mean 'length'?",
+    ),
+    (Overrides(drop=["WIDTH"]), "column 'WIDTH' is not in the table; did you mean 'Width'?"),
+    (
+        Overrides(numeric=["q"]),
+        "column 'q' is not in the table; the names are 'length', 'Width' and 'y'",
+    ),
+    (Overrides(numeric=["y"]), "column 'y' is the target; it cannot be an input too"),
+    (Overrides(drop=["y"]), "column 'y' is the target; it cannot be an input too"),
+    (
+        Overrides(text=["length"], numeric=["length"]),
+        "column 'length' is called both text and numeric",
+    ),
+    (
+        Overrides(categorical=["length"], drop=["length"]),
+        "column 'length' is called both categorical and dropped",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), WRONG, ids=[s for _, s in WRONG])
+def test_overrides_that_are_wrong(overrides: Overrides, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        choose(TABLE, "y", overrides)
+    assert str(caught.value) == sentence
+
+
+def test_nothing_to_learn_from() -> None:
+    with pytest.raises(InputError, match=r"^no column is left to learn from beside the target$"):
+        choose(TABLE.select("y"), "y", Overrides())
+    with pytest.raises(InputError, match=r"learn from \('length': as you said; 'Width': as you"):
+        choose(TABLE, "y", Overrides(drop=["length", "Width"]))
+    constant = TABLE.with_columns(length=1.0).drop("Width")
+    with pytest.raises(InputError, match=r"learn from \('length': constant\)$"):
+        choose(constant, "y", Overrides())
+
+
+def test_a_wide_table_is_looked_at_in_no_time() -> None:
+    wide = pl.DataFrame(np.random.default_rng(0).normal(size=(4, 500)))
+    choices = choose(wide.with_columns(y=pl.Series([0, 1, 0, 1])), "y", Overrides())
+    assert len(choices) == 500

@@ -1,0 +1,143 @@
+"""Which of two values is positive, and what makes a column no target."""
+
+import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from torchbce.classifier.errors import InputError
+from torchbce.classifier.targets import EVIDENT, Target, choose
+
+
+def target_of(values: Any, positive: str | None = None) -> Target:
+    return choose(pl.DataFrame({"x": range(len(values)), "y": values}), "y", positive)
+
+
+@pytest.mark.parametrize(("no", "yes"), EVIDENT, ids=lambda v: str(v))
+@pytest.mark.parametrize("spell", [str, str.upper, str.title, lambda v: f" {v} "])
+def test_evident_pairs(no: str, yes: str, spell: Any) -> None:
+    for values in ([spell(no), spell(yes)], [spell(yes), spell(no), spell(no)]):
+        target = target_of(values)
+        assert (target.negative, target.positive) == (spell(no).strip(), spell(yes).strip())
+        assert target.reason == f"{yes} against {no}"
+        assert target.array(pl.Series(values)).tolist() == [v == spell(yes) for v in values]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0, 1],
+        [0.0, 1.0],
+        [-1, 1],
+        [False, True],
+        pl.Series(["no", "yes"], dtype=pl.Categorical),
+        pl.Series([0, 1], dtype=pl.Int8),
+        ["0.0", "1.0"],
+        ["0", "1.0"],
+    ],
+    ids=repr,
+)
+def test_any_type_will_do(values: Any) -> None:
+    target = target_of(values)
+    array = target.array(pl.Series(values))
+    assert array.dtype == np.float32
+    assert array.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("said", ["spam", " spam "])
+def test_the_user_says_which(said: str) -> None:
+    target = target_of(["ham", "spam", "ham"], said)
+    assert (target.negative, target.positive, target.reason) == ("ham", "spam", "as you said")
+    assert target_of([0, 1], "0").positive == "0"
+    assert target_of([0, 1], "0.0").positive == "0"
+    assert target_of([1.5, 2.5], "1.5").negative == "2.5"
+
+
+def error(values: Any, positive: str | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        target_of(values, positive)
+    return str(caught.value)
+
+
+def test_constant() -> None:
+    assert error([1, 1]) == "target column 'y' holds '1' in every row; two values are needed"
+    assert error(["1", "1.0"]).startswith("target column 'y' holds '1' in every row")
+
+
+def test_missing_values_are_counted() -> None:
+    sentence = "target column 'y' has no value in 2 rows, the first is row 3; drop or fill them"
+    assert error([0, 1, None, 1, None]) == sentence
+    assert error(["a", "b", "NA", "?", "a"]) == sentence
+
+
+def test_three_values_are_listed() -> None:
+    sentence = error(["a", "b", "c", "a", "a", "b"])
+    assert sentence.startswith("target column 'y' holds 3 values, 'a', 'b' and 'c'; exactly two")
+    sentence = error(list("abcdefghij"))
+    assert "holds 10 values" in sentence
+    assert "and 4 more" in sentence
+    assert len(error([f"{'long ' * 50}{i}" for i in range(9)])) < 500
+
+
+def test_unknown_positive() -> None:
+    assert error(["ham", "spam"], "Spam").startswith(
+        "--positive 'Spam' is not a value of target column 'y', which holds "
+    )
+    assert "--positive ''" in error(["ham", "spam"], "")
+
+
+def test_what_is_not_evident_is_asked_for() -> None:
+    for values in (["ham", "spam"], [1, 2], ["on", "off"], ["1", "yes"], ["no", "1"]):
+        sentence = error(values)
+        assert sentence.startswith("target column 'y' holds '")
+        assert "say which is the positive one, for instance --positive '" in sentence
+        assert all(repr(str(value)) in sentence for value in values)
+
+
+def test_the_sentence_is_the_same_each_time() -> None:
+    assert len({error(["ham", "spam", "spam", "ham"]) for _ in range(20)}) == 1
+
+
+def test_unknown_column() -> None:
+    with pytest.raises(InputError, match=r"^target column 'Y' is not in the table; did you mean"):
+        choose(pl.DataFrame({"y": [0, 1]}), "Y", None)
+    with pytest.raises(InputError, match=r"the names are 'y' and 'z'$"):
+        choose(pl.DataFrame({"y": [0, 1], "z": [0, 1]}), "label", None)
+
+
+@pytest.mark.parametrize(
+    "values", [[[1], [0]], [{"k": 1}, {"k": 0}], [datetime.date(2024, 1, 1)] * 2, [b"a", b"b"]]
+)
+def test_types_that_are_no_target(values: Any) -> None:
+    assert error(values).startswith("target column 'y' is of type ")
+
+
+def test_new_data_must_hold_the_same_two_values() -> None:
+    target = Target("y", "no", "yes")
+    assert target.array(pl.Series("y", ["yes", " no", "yes"])).tolist() == [1, 0, 1]
+    assert target.array(pl.Series("y", ["no", "no"])).tolist() == [0, 0]
+    with pytest.raises(InputError, match=r"^target column 'y' holds 'maybe' in row 12; expected"):
+        target.array(pl.Series("y", ["no", "maybe"]), first_row=11)
+    with pytest.raises(InputError, match=r"has no value in 1 rows?, the first is row 11"):
+        target.array(pl.Series("y", [None, "no"]), first_row=11)
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive", "expected"),
+    [
+        ("no", "yes", ["no", "yes"]),
+        ("0", "1", [0, 1]),
+        ("-1", "1", [-1, 1]),
+        ("0", "x", ["0", "x"]),
+        ("1.5", "2.5", ["1.5", "2.5"]),
+        ("false", "true", ["false", "true"]),
+    ],
+)
+def test_labels(negative: str, positive: str, expected: list[Any]) -> None:
+    target = Target("y", negative, positive)
+    labels = target.labels(np.array([False, True, True]))
+    assert labels.name == "predicted"
+    assert labels.to_list() == [expected[0], expected[1], expected[1]]
+    assert len(target.labels(np.zeros(0, dtype=bool))) == 0

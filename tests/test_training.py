@@ -1,0 +1,390 @@
+"""Training: repeatable, calibrated, stopped in time, and without traces in the process."""
+
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+
+from making import numbers, reviews
+from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
+from torchbce.classifier.network import Network, predict_logits
+from torchbce.classifier.training import (
+    BATCH_SIZES,
+    LEAST_GAIN,
+    STEPS_AN_EPOCH,
+    Rows,
+    _batch_size,
+    one_thread,
+    train,
+)
+
+MODELS = ["linear", "mlp"]
+
+
+class Recorded:
+    """Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int]] = []
+        self.epochs: list[tuple[int, float, float | None]] = []
+        self.steps: list[tuple[float, int]] = []
+        self.threads: set[int] = set()
+
+    def start(self, stage: str, steps: int) -> None:
+        self.stages.append((stage, steps))
+
+    def step(self, loss_sum: torch.Tensor, rows: int) -> None:
+        self.steps.append((loss_sum.item(), rows))
+        self.threads.add(torch.get_num_threads())
+
+    def epoch(self, number: int, loss: float, held_out: float | None) -> None:
+        self.epochs.append((number, loss, held_out))
+
+    def end(self) -> None: ...
+
+
+def fitted(
+    table: pl.DataFrame, target: str = "y", progress: Any = None, **options: Any
+) -> Classifier:
+    options.setdefault("epochs", 4)
+    return fit(table, target, options=TrainingOptions(**options), progress=progress)
+
+
+def rows_of(table: pl.DataFrame) -> Rows:
+    features = sp.csr_matrix(table.drop("y").to_numpy().astype(np.float32))
+    return Rows(features, table["y"].to_numpy().astype(np.float32))
+
+
+# ---------------------------------------------------------------------------------- repeatability
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_seed_makes_the_same_bytes(tmp_path: Path, model: str) -> None:
+    table = reviews(40)
+    contents = []
+    for name in ("one", "other"):
+        torch.rand(7)  # the state of the process has no say
+        np.random.default_rng().random()
+        classifier = fitted(table, "kind", model=model, seed=3)
+        save(classifier, tmp_path / name)
+        contents.append(
+            [(tmp_path / name / file).read_bytes() for file in ("model.safetensors", "model.json")]
+        )
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_another_seed_makes_others(model: str) -> None:
+    table = reviews(40)
+    weights = [
+        fitted(table, "kind", model=model, seed=seed).network.input.weight for seed in (0, 1)
+    ]
+    assert not torch.equal(*weights)
+
+
+def test_the_number_of_threads_has_no_say() -> None:
+    before = torch.get_num_threads()
+    weights = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            weights.append(fitted(numbers(), model="mlp").network.input.weight)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_process_is_left_as_it_was(model: str) -> None:
+    before = (torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1].copy())  # type: ignore[index]
+    told = Recorded()
+    fitted(numbers(), model=model, progress=told)
+    assert told.threads == {1}
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert (np.random.get_state()[1] == before[2]).all()  # type: ignore[index]
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+def test_threads_are_given_back_after_an_error() -> None:
+    before = torch.get_num_threads()
+    error = RuntimeError("midway")
+    with pytest.raises(RuntimeError, match="midway"), one_thread():
+        raise error
+    assert torch.get_num_threads() == before
+
+
+def test_training_in_a_thread() -> None:
+    results: list[Classifier] = []
+    thread = threading.Thread(target=lambda: results.append(fitted(numbers())))
+    thread.start()
+    thread.join()
+    assert torch.equal(results[0].network.input.weight, fitted(numbers()).network.input.weight)
+
+
+# -------------------------------------------------------------------------------------- the start
+
+
+@pytest.mark.parametrize("pos_weight", [1.0, 9.0])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_first_loss_is_that_of_the_base_rate(model: Any, pos_weight: float) -> None:
+    """Before the first step the output bias alone predicts, as the weighted prior."""
+    y = np.arange(200) % 10 == 0
+    rows = Rows(sp.csr_matrix((200, 3), dtype=np.float32), y.astype(np.float32))
+    told = Recorded()
+    options = TrainingOptions(model, batch_size=200, learning_rate=1e-9)
+    trained = train(rows, None, 1, pos_weight, options, told, "stage")
+    odds = pos_weight * 20 / 180
+    if model == "linear":
+        share = odds / (1 + odds)
+        expected = -(pos_weight * 20 * math.log(share) + 180 * math.log(1 - share)) / 200
+        assert told.epochs[0][1] == pytest.approx(expected, rel=1e-5)
+        assert trained.network.input_bias.item() == pytest.approx(math.log(odds), abs=1e-5)
+    else:
+        bias = trained.network.state_dict()["rest.3.bias"]
+        assert bias.item() == pytest.approx(math.log(odds), abs=1e-5)
+
+
+def test_a_linear_network_starts_from_zero_and_an_mlp_does_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for model, zero in (("linear", True), ("mlp", False)):
+        network = Network(5, model)  # type: ignore[arg-type]
+        network.initialise(-1.0, generator)
+        assert bool((network.input.weight == 0).all()) == zero
+        assert network.input.weight.abs().max() <= 0.5
+
+
+def test_the_network_is_what_it_says() -> None:
+    """The sparse first layer is a dense one."""
+    random = np.random.default_rng(0)
+    array = random.normal(size=(20, 7)) * (random.random((20, 7)) < 0.4)
+    array[3] = 0
+    features = sp.csr_matrix(array.astype(np.float32))
+    network = Network(7, "mlp")
+    network.initialise(0.5, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        hidden = torch.from_numpy(features.toarray()) @ network.input.weight + network.input_bias
+        expected = network.rest(hidden)[:, 0].double().numpy()
+    np.testing.assert_allclose(predict_logits(network, features), expected, rtol=1e-5, atol=1e-6)
+    assert network.rest[1].out_features == 32
+    assert network.input.weight.shape == (7, 64)
+
+
+# ------------------------------------------------------------------------------------- when to stop
+
+
+def test_noise_stops_early_and_is_worth_nothing() -> None:
+    random = np.random.default_rng(0)
+    table = pl.DataFrame({f"x{i}": random.normal(size=300) for i in range(5)})
+    table = table.with_columns(y=pl.Series(random.integers(0, 2, 300)))
+    told = Recorded()
+    classifier = fitted(table, progress=told, epochs=30)
+    assert classifier.card.epochs <= 3
+    assert classifier.card.held_out.relative_log_loss == pytest.approx(1, abs=0.05)
+    held_out = [number for number, _, loss in told.epochs if loss is not None]
+    assert max(held_out) <= 12
+
+
+def test_patience() -> None:
+    """It waits as long as it was told, and keeps the best epoch and its logits."""
+    told = Recorded()
+    rows = rows_of(numbers(60, effect=2.0))
+    options = TrainingOptions(epochs=30, patience=2, learning_rate=0.5)
+    parts = rows.take(np.arange(40)), rows.take(np.arange(40, 60))
+    trained = train(*parts, 30, 1.0, options, told, "stage")
+    losses = [loss or 0.0 for _, _, loss in told.epochs]
+    assert trained.epochs == np.argmin(losses) + 1
+    worth_beating, gained_at = math.inf, 0
+    for epoch, loss in enumerate(losses, start=1):
+        if loss < worth_beating * (1 - LEAST_GAIN):
+            worth_beating, gained_at = loss, epoch
+    assert len(losses) == gained_at + 2 < 30
+    again = train(parts[0], None, trained.epochs, 1.0, options, Recorded(), "stage")
+    np.testing.assert_array_equal(
+        predict_logits(again.network, parts[1].features), trained.held_out_logits
+    )
+
+
+def test_what_can_be_learned_is_learned_to_the_end() -> None:
+    classifier = fitted(numbers(120, effect=4.0), epochs=10, learning_rate=0.2)
+    assert classifier.card.epochs >= 5
+    relative = classifier.card.held_out.relative_log_loss
+    assert relative is not None
+    assert relative < 0.5
+    assert classifier.card.held_out.roc_auc > 0.95  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("rows", "stages"), [(40, 6), (1999, 6), (2000, 2)])
+def test_the_stages(rows: int, stages: int) -> None:
+    told = Recorded()
+    classifier = fitted(numbers(rows), progress=told, epochs=1)
+    assert len(told.stages) == stages
+    assert told.stages[-1][0] == "all rows"
+    seen = classifier.card.held_out.confusion
+    assert seen.tn + seen.fp + seen.fn + seen.tp == (rows if stages == 6 else rows // 10)
+    assert (classifier.card.rows, classifier.card.positives) == (rows, rows // 2)
+
+
+def test_few_positives_among_many_rows() -> None:
+    table = numbers(2500).with_columns(y=pl.Series(np.arange(2500) < 3).cast(pl.Int64))
+    seen = fitted(table, epochs=1).card.held_out.confusion
+    assert seen.tp + seen.fn == 3
+
+
+def test_the_batches() -> None:
+    assert [_batch_size(n) for n in (4, 1024, 2047, 2048, 5000, 10**6)] == [16, 16, 16, 32, 64, 512]
+    for rows in (10, 3000, 10**5):
+        size = _batch_size(rows)
+        assert BATCH_SIZES[0] <= size <= BATCH_SIZES[1]
+        assert size in BATCH_SIZES or rows // size >= STEPS_AN_EPOCH
+    told = Recorded()
+    train(rows_of(numbers(50)), None, 2, 1.0, TrainingOptions(batch_size=20), told, "stage")
+    assert told.stages == [("stage", 6)]
+    assert [rows for _, rows in told.steps] == [20, 40, 50] * 2
+    assert told.epochs[1][1] == pytest.approx(told.steps[-1][0] / 50)
+
+
+# --------------------------------------------------------------------------------- rare positives
+
+
+def imbalanced(rows: int) -> pl.DataFrame:
+    random = np.random.default_rng(1)
+    y = random.random(rows) < 0.1
+    return pl.DataFrame({"x": random.normal(size=rows) + 1.5 * y, "y": y.astype(int)})
+
+
+def test_weights_leave_the_probabilities_calibrated() -> None:
+    table = imbalanced(600)
+    rate = table["y"].mean()
+    options: dict[str, Any] = {"epochs": 6, "learning_rate": 0.1}
+    classifiers = {w: fitted(table, pos_weight=w, **options) for w in (None, "balanced", 3.0)}
+    weighted = classifiers["balanced"]
+    assert weighted.card.pos_weight == pytest.approx((1 - rate) / rate)  # type: ignore[operator]
+    assert classifiers[None].card.pos_weight == 1
+    assert classifiers[3.0].card.pos_weight == 3
+    for classifier in classifiers.values():
+        p = classifier.probabilities(table)
+        assert p.mean() == pytest.approx(rate, abs=0.03)
+        assert classifier.card.held_out.ece < 0.06
+        assert classifier.card.held_out.relative_log_loss < 0.9  # type: ignore[operator]
+        raw = predict_logits(classifier.network, classifier.encoder.transform(table))
+        logits = classifier.logits(table)
+        np.testing.assert_allclose(
+            raw, logits + math.log(classifier.card.pos_weight), rtol=0, atol=1e-12
+        )
+        np.testing.assert_allclose(p, 1 / (1 + np.exp(-logits)), rtol=1e-12)
+    raw = predict_logits(weighted.network, weighted.encoder.transform(table))
+    assert (1 / (1 + np.exp(-raw))).mean() > rate + 0.1  # type: ignore[operator]
+
+
+def test_the_threshold_is_of_the_corrected_probability() -> None:
+    table = imbalanced(300)
+    classifier = fitted(table, pos_weight="balanced")
+    answer = classifier.predict(table)
+    assert answer.columns == ["probability", "predicted"]
+    assert (answer["predicted"] == (answer["probability"] >= 0.5).cast(pl.Int64)).all()
+
+
+# ------------------------------------------------------------------------------------------ limits
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("rows", [*range(4, 24), 33])
+def test_every_number_of_rows(model: str, rows: int) -> None:
+    y = [1, 1, *[0] * (rows - 2)]
+    table = pl.DataFrame({"x": [float(i * i) for i in range(rows)], "y": y})
+    classifier = fitted(table, model=model, epochs=1)
+    p = classifier.probabilities(table)
+    assert ((p > 0) & (p < 1)).all()
+
+
+def test_two_rows_of_each_value_are_needed() -> None:
+    for y, word in (([1, 0, 0, 0, 0], "'1'"), ([1, 1, 1, 0], "'0'")):
+        table = pl.DataFrame({"x": [1.0, 2.0, 3.0, 5.0, 4.0][: len(y)], "y": y})
+        with pytest.raises(InputError, match=rf"^only 1 row of target column 'y' holds {word}"):
+            fitted(table)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"epochs": 0}, "epochs must be above 0, got 0"),
+    ({"epochs": -1}, "epochs must be above 0, got -1"),
+    ({"batch_size": 0}, "batch-size must be above 0, got 0"),
+    ({"learning_rate": 0.0}, "learning-rate must be above 0, got 0.0"),
+    ({"learning_rate": math.nan}, "learning-rate must be above 0, got nan"),
+    ({"learning_rate": math.inf}, "learning-rate must be .*, got inf"),
+    ({"weight_decay": -0.1}, "weight-decay must be 0 or above, got -0.1"),
+    ({"weight_decay": math.nan}, "weight-decay must be 0 or above, got nan"),
+    ({"patience": 0}, "patience must be above 0, got 0"),
+    ({"pos_weight": 0.0}, "pos-weight must be above 0, got 0.0"),
+    ({"pos_weight": -2.0}, "pos-weight must be above 0, got -2.0"),
+    ({"pos_weight": math.inf}, "pos-weight must be .*, got inf"),
+    ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1, got -1"),
+    ({"seed": 2**63}, r"seed must be from 0 to 2\^63 - 1, got 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), WRONG, ids=[str(w[0]) for w in WRONG])
+def test_options_are_checked(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=f"^{sentence}"):
+        TrainingOptions(**options)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])
+def test_any_seed(seed: int) -> None:
+    fitted(numbers(8), seed=seed, epochs=1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_divergence_is_told(model: str) -> None:
+    table = numbers(100).with_columns(a=pl.Series([1e3] + [0.0] * 99))
+    with pytest.raises(
+        InputError, match=r"^training diverged in epoch \d+: the loss is .*lower --"
+    ):
+        fitted(table, model=model, learning_rate=1e38, epochs=5)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("model", MODELS)
+def test_precisions(model: str, precision: str) -> None:
+    table = numbers(60)
+    exact = fitted(table, model=model, learning_rate=0.02)
+    classifier = fitted(table, model=model, learning_rate=0.02, precision=precision)
+    assert all(p.dtype == torch.float32 for p in classifier.network.parameters())
+    difference = np.abs(classifier.probabilities(table) - exact.probabilities(table)).max()
+    assert difference < (1e-4 if precision == "64-true" else 0.1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(
+        InputError, match=r"^cannot train on device 'cuda' with precision '32-true'"
+    ):
+        fitted(numbers(), device="cuda")
+
+
+def test_a_precision_that_is_not_there() -> None:
+    with pytest.raises(InputError, match=r"^cannot train on device 'cpu' with precision '8-bit'"):
+        fitted(numbers(), precision="8-bit")
+
+
+def test_auto_is_a_device() -> None:
+    fitted(numbers(), device="auto", epochs=1)
+
+
+def test_the_card_tells_how_it_was_trained() -> None:
+    card = fitted(reviews(24), "kind", weight_decay=0.01, seed=5).card
+    assert card.training["weight_decay"] == 0.01
+    assert card.training["seed"] == 5
+    assert set(card.versions) == {"torchbce", "python", "torch", "scikit-learn", "polars", "numpy"}
+    assert (card.target.column, card.target.positive) == ("kind", "yes")
+    assert [column.name for column in card.columns] == ["review", "place", "stars"]
+    assert card.dropped == {}
+    assert fitted(numbers().with_columns(k=pl.lit(1))).card.dropped == {"k": "constant"}
