@@ -38,6 +38,8 @@ format: $(INSTALLED)  ## format the code and apply the linter's safe fixes
 bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; minutes)
 	$(BIN)/python benchmarks/classifier.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/session.py
 
 clean:  ## remove .venv and what the targets made
 	rm -rf $(VENV) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -16,21 +16,21 @@ def load(name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def save(name: str, results: dict[str, Any], table: str) -> None:
-    """Write the results and their table, and put the table into README.md."""
+def save(name: str, results: dict[str, Any], table: str, document: str = "README.md") -> None:
+    """Write the results and their table, and put the table into a document."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
     (RESULTS / f"{name}.md").write_text(table)
-    insert(name, table)
+    insert(name, table, document)
 
 
-def insert(name: str, content: str) -> None:
-    """Put the content into README.md, in the place that bears the name."""
-    readme = ROOT / "README.md"
+def insert(name: str, content: str, document: str = "README.md") -> None:
+    """Put the content into a document, in the place that bears the name."""
+    path = ROOT / document
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-    text = readme.read_text()
-    readme.write_text(pattern.sub(lambda _: start + content + end, text))
+    text = path.read_text()
+    path.write_text(pattern.sub(lambda _: start + content + end, text))
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

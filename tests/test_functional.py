@@ -1,5 +1,6 @@
 """What the functions accept, refuse and return; equal to PyTorch where PyTorch is right."""
 
+import contextlib
 import inspect
 import math
 import re
@@ -274,7 +275,9 @@ def test_an_empty_batch_costs_nothing(
     loss: Callable[..., Tensor], shape: tuple[int, ...], reduction: str
 ) -> None:
     layer = torch.nn.Parameter(torch.tensor(2.0))
-    value = loss(layer * torch.zeros(shape), torch.zeros(shape), reduction=reduction)
+    warned = pytest.warns(UserWarning, match="over no elements")
+    with warned if reduction == "mean" else contextlib.nullcontext():
+        value = loss(layer * torch.zeros(shape), torch.zeros(shape), reduction=reduction)
     value.backward()
     assert value.item() == 0.0
     assert layer.grad.item() == 0.0
@@ -283,14 +286,14 @@ def test_an_empty_batch_costs_nothing(
 
 @both_losses
 def test_unknown_reduction(loss: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match="reduction must be one of 'none', 'mean', 'sum'; got 'm'"):
+    with pytest.raises(ValueError, match=r"reduction must be one of 'none', 'mean', .*; got 'm'"):
         loss(values(2), alternating(2), reduction="m")
 
 
 # ------------------------------------------------------------------------- PyTorch's signatures
 
 
-@pytest.mark.parametrize("name", functional.__all__)
+@pytest.mark.parametrize("name", [loss.__name__ for loss in LOSSES])
 def test_positional_order_is_pytorchs(name: str) -> None:
     theirs = list(inspect.signature(getattr(F, name)).parameters.values())
     ours = list(inspect.signature(getattr(functional, name)).parameters.values())
@@ -301,7 +304,7 @@ def test_positional_order_is_pytorchs(name: str) -> None:
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
 
 
-@pytest.mark.parametrize("name", functional.__all__)
+@pytest.mark.parametrize("name", [loss.__name__ for loss in LOSSES])
 @pytest.mark.parametrize("size_average", [None, True, False])
 @pytest.mark.parametrize("reduce", [None, True, False])
 def test_legacy_arguments(name: str, size_average: bool | None, reduce: bool | None) -> None:

@@ -48,9 +48,13 @@ def test_the_session_is_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) ->
         assert float(printed) == pytest.approx(float(expected), abs=2e-3)
 
 
-@pytest.mark.parametrize("name", ["classifier", "cost"])
-def test_tables_are_those_that_were_measured(name: str) -> None:
-    assert _between(name) == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [("classifier", "README.md"), ("cost", "README.md"), ("accuracy", "docs/losses.md")],
+)
+def test_tables_are_those_that_were_measured(name: str, document: str) -> None:
+    document = (ROOT / document).read_text()
+    assert _between(name, document) == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
 
 
 def test_links_lead_somewhere() -> None:
@@ -60,7 +64,7 @@ def test_links_lead_somewhere() -> None:
         assert (ROOT / link).exists(), link
 
 
-def _between(name: str) -> str:
-    found = re.search(f"<!-- {name} -->\n(.*?)<!-- end of {name} -->", README, re.DOTALL)
+def _between(name: str, document: str = README) -> str:
+    found = re.search(f"<!-- {name} -->\n(.*?)<!-- end of {name} -->", document, re.DOTALL)
     assert found is not None
     return found[1]

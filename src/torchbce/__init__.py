@@ -1,7 +1,23 @@
 """Binary cross-entropy for PyTorch: exact in both tails, and a road from table to classifier."""
 
 from torchbce import functional, imbalance
-from torchbce.modules import BCELoss, BCEWithLogitsLoss
+from torchbce.modules import (
+    AsymmetricLoss,
+    BCELoss,
+    BCEWithLogitsLoss,
+    BCEWithLogProbsLoss,
+    PolyBCELoss,
+    SigmoidFocalLoss,
+)
 
-__all__ = ["BCELoss", "BCEWithLogitsLoss", "functional", "imbalance"]
+__all__ = [
+    "AsymmetricLoss",
+    "BCELoss",
+    "BCEWithLogProbsLoss",
+    "BCEWithLogitsLoss",
+    "PolyBCELoss",
+    "SigmoidFocalLoss",
+    "functional",
+    "imbalance",
+]
 __version__ = "0.1.0"

@@ -1,7 +1,6 @@
 """Checks of what a caller hands to a loss. Each raises before anything is computed."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -84,51 +83,170 @@ _WEIGHT_REMEDY = {
 }
 
 
-def unit_range(name: Literal["target", "input"], values: Tensor) -> None:
-    """Raise if a value lies outside [0, 1], or is NaN, naming the value and its index.
+def align_mask(mask: Tensor, input: Tensor) -> Tensor:
+    """A mask in the shape of `input`: equal already, or differing by trailing ones."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"mask must be a bool tensor, false where an element is ignored; got {came}"
+        )
+    if _without_trailing_ones(mask.shape) == _without_trailing_ones(input.shape):
+        return mask.reshape(input.shape)
+    if _broadcasts_into(mask.shape, input.shape):
+        return mask.expand(input.shape)
+    raise ValueError(
+        f"mask has shape {tuple(mask.shape)}, which does not broadcast to the input's shape "
+        f"{tuple(input.shape)}; give one value an element, or a row (N, 1)"
+    )
 
-    Only values that can be read without a side effect are looked at: not those of another device
-    (reading would synchronise), of a compiled graph, of a functorch transform, or of a tensor
-    subclass.
+
+def fraction(name: str, value: float) -> None:
+    """Raise unless an option lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def alpha(value: float | None) -> None:
+    """Raise unless the share of positives is None or lies in [0, 1]."""
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(
+            f"alpha must lie in [0, 1], got {value}: it weighs positives against 1 - alpha of "
+            "negatives. For a weight of positives alone use pos_weight; for none give alpha=None."
+        )
+
+
+def margin(value: float) -> None:
+    """Raise unless a margin of probability lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"margin must lie in [0, 1), got {value}")
+
+
+def epsilon(value: float) -> None:
+    """Raise unless the coefficient of the Poly-1 loss stays at 0 or above."""
+    if not -1 <= value < math.inf:
+        raise ValueError(f"epsilon must be finite and at least -1, got {value}")
+
+
+def exponent(name: str, value: float) -> None:
+    """Raise unless a focusing parameter is a finite number of 0 or above."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def sparse_elements(target: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+    """The index, [dimensions, stored], and the values, [stored], of a sparse target."""
+    if target.layout == torch.sparse_csr:
+        target = target.to_sparse()
+    if target.layout != torch.sparse_coo:
+        raise TypeError(
+            f"a sparse target must be of layout torch.sparse_coo or torch.sparse_csr, got "
+            f"{target.layout}; convert it with .to_sparse()"
+        )
+    if target.shape != input.shape or target.dense_dim():
+        raise ValueError(
+            f"input has shape {tuple(input.shape)} and the sparse target has shape "
+            f"{tuple(target.shape)}; a sparse target must have input's shape and be sparse in "
+            "each dimension"
+        )
+    target = target.coalesce()
+    return target.indices(), target.values()
+
+
+def value_range(
+    name: str, values: Tensor, valid: Tensor | None = None, index: Tensor | None = None
+) -> None:
+    """Raise if a value lies outside its range, or is NaN, naming the value and its index.
+
+    Values are looked at where that has no side effect: on the CPU (reading those of another device
+    would synchronise). A compiled graph makes the same check when it runs.
+
+    Args:
+        name: "target" or "probabilities", in [0, 1]; "log_probs", in [-inf, 0]; or "logits", which
+            may be anything.
+        values: what is checked.
+        valid: false where an element is ignored.
+        index: where the values stand in a sparse tensor, [dimensions, values].
     """
-    if values.dtype == torch.bool or not _readable(values):
+    if name == "logits" or values.dtype == torch.bool:
         return
-    values = values.detach()
+    if torch.compiler.is_compiling():
+        if values.device.type == "cpu":
+            values = values.detach()
+            _check_range_when_run(values if valid is None else torch.where(valid, values, 0), name)
+        return
+    plain, plain_valid = readable(values), None if valid is None else readable(valid)
+    if plain is None or (valid is not None and plain_valid is None):
+        return
+    if plain_valid is not None:
+        plain = torch.where(plain_valid, plain, 0) if plain.shape == plain_valid.shape else plain
+    _check_range(plain, name, index)
+
+
+def _check_range(values: Tensor, name: str, index: Tensor | None = None) -> None:
+    low, high = (-math.inf, 0) if name == "log_probs" else (0, 1)
     # One pass each, no temporary; NaN makes amin and amax NaN, which fails the comparison.
-    if values.numel() == 0 or (bool(values.amin() >= 0) and bool(values.amax() <= 1)):
+    if values.numel() == 0 or (bool(values.amin() >= low) and bool(values.amax() <= high)):
         return
-    wrong = ~((values >= 0) & (values <= 1))
-    index = tuple(int(i) for i in wrong.nonzero()[0])
-    value = values[index].item()
-    place = f"{name}[{', '.join(map(str, index))}]" if index else name
-    raise ValueError(f"{place} is {value}; {_range_remedy(name, value)}")
+    wrong = ~((values >= low) & (values <= high))
+    at = tuple(int(i) for i in wrong.nonzero()[0])
+    value = values[at].item()
+    remedy = _range_remedy(name, value)
+    if index is not None:
+        at = tuple(int(i) for i in index[:, at[0]])
+    name = "target" if name == "target" else "input"
+    place = f"{name}[{', '.join(map(str, at))}]" if at else name
+    raise ValueError(f"{place} is {value}; {remedy}")
+
+
+@torch.library.custom_op("torchbce::check_range", mutates_args=())
+def _check_range_when_run(values: Tensor, name: str) -> None:
+    _check_range(values, name)
+
+
+@_check_range_when_run.register_fake
+def _(values: Tensor, name: str) -> None:
+    return None
+
+
+@_check_range_when_run.register_vmap
+def _(info: object, in_dims: object, values: Tensor, name: str) -> tuple[None, None]:
+    _check_range_when_run(values, name)
+    return None, None
+
+
+# Without results to use it would be taken for dead code.
+torch.fx.node.has_side_effect(torch.ops.torchbce.check_range.default)
 
 
 def _range_remedy(name: str, value: float) -> str:
     if math.isnan(value):
         return (
-            "NaN is not a probability: look for a division by zero or a diverged step before it."
-            if name == "input"
-            else "NaN is not a target: drop or impute the missing labels."
+            "NaN is not a target: drop or impute the missing labels, or give ignore_index=nan."
+            if name == "target"
+            else "NaN is not a probability: look for a division by 0 or a diverged step before it."
         )
-    if name == "input":
+    if name == "log_probs":
+        return (
+            "log-probabilities are at most 0. These look like logits: use "
+            "binary_cross_entropy_with_logits, or apply torch.nn.functional.logsigmoid first."
+        )
+    if name == "probabilities":
         return (
             "probabilities must lie in [0, 1]. These look like logits: use "
             "binary_cross_entropy_with_logits, or apply torch.sigmoid first."
         )
     return (
         "targets must lie in [0, 1]. Divide masks of 0 and 255 by 255; one-hot encode class "
-        "indices with torch.nn.functional.one_hot."
+        "indices with torch.nn.functional.one_hot; name a marker such as -100 with ignore_index."
     )
 
 
-def _readable(values: Tensor) -> bool:
-    return (
-        not torch.compiler.is_compiling()
-        and type(values) in (Tensor, torch.nn.Parameter)
-        and values.device.type == "cpu"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(values)
-    )
+def readable(values: Tensor) -> Tensor | None:
+    """The values without gradients and transforms, if reading them has no side effect."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(values):
+        values = torch._C._functorch.get_unwrapped(values)
+    plain = type(values) in (Tensor, torch.nn.Parameter) and values.device.type == "cpu"
+    return values.detach() if plain else None
 
 
 def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:

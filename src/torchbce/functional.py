@@ -1,13 +1,22 @@
-"""The losses as functions: check, align, and call the definition."""
+"""The losses as functions: the formula, the options, and one call."""
 
 from torch import Tensor
 from torch.nn import _reduction as _torch_reduction
 
 from torchbce import _checks, reference
+from torchbce._contract import Options, documented, evaluate
 
-__all__ = ["binary_cross_entropy", "binary_cross_entropy_with_logits"]
+__all__ = [
+    "asymmetric_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_log_probs",
+    "binary_cross_entropy_with_logits",
+    "poly_binary_cross_entropy",
+    "sigmoid_focal_loss",
+]
 
 
+@documented
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -16,6 +25,10 @@ def binary_cross_entropy_with_logits(
     reduce: bool | None = None,
     reduction: str = "mean",
     pos_weight: Tensor | float | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Binary cross-entropy of logits, accurate in both tails.
 
@@ -29,24 +42,19 @@ def binary_cross_entropy_with_logits(
 
     Args:
         input: logits z (log-odds, in nats), any shape, any floating dtype.
-        target: y in [0, 1], of input's shape or differing from it by trailing dimensions of size
-            1 only, as (N,) and (N, 1); any float, bool or integer dtype.
-        weight: w, a number or a tensor that broadcasts to input's shape. The values of a tensor
-            are used as they are; a number must be finite and not negative.
+        <target>
+        <weight>
         size_average: deprecated, as in PyTorch: use `reduction`.
         reduce: deprecated, as in PyTorch: use `reduction`.
-        reduction: "none", "mean" (over the number of elements, weights or not) or "sum".
-        pos_weight: p, the weight of the positive part: a number or a tensor that broadcasts to
-            input's shape, for instance (C,) for an input of shape (N, C).
+        <reduction>
+        <pos_weight>
+        <masking>
 
     Returns:
-        The loss in nats. For "none" of input's shape and dtype; otherwise 0-dimensional, float64
-        for float64 input and float32 for every other. Of an empty input, 0.
+        <returns>
 
     Raises:
-        TypeError: if input is not floating, or an argument is not a tensor or a number.
-        ValueError: if shapes do not match, a target on the CPU lies outside [0, 1] (the value and
-            its index are named), or the reduction is unknown.
+        <raises>
 
     Example:
         >>> import torch
@@ -62,15 +70,11 @@ def binary_cross_entropy_with_logits(
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy_with_logits.html
     """
     reduction = _reduction_name(size_average, reduce, reduction)
-    _checks.input_dtype("input", input)
-    _checks.target_dtype(target)
-    target = _checks.align_target(input, target)
-    weight = _checks.align_weight("weight", weight, input)
-    pos_weight = _checks.align_weight("pos_weight", pos_weight, input)
-    _checks.unit_range("target", target)
-    return reference.binary_cross_entropy_with_logits(input, target, weight, pos_weight, reduction)
+    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    return evaluate(reference.logits_parts, input, target, options)
 
 
+@documented
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -80,36 +84,39 @@ def binary_cross_entropy(
     reduction: str = "mean",
     *,
     eps: float | None = None,
+    pos_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Binary cross-entropy of probabilities. It applies no sigmoid: for logits use
-    `binary_cross_entropy_with_logits`, which is accurate where a probability has rounded to 1.
+    r"""Binary cross-entropy of probabilities, which it takes as they are: it applies no sigmoid.
 
     .. math::
-        \ell = -w \, [\, y \log p + (1 - y) \log(1 - p) \,]
+        \ell = -w \, [\, p \, y \log q + (1 - y) \log(1 - q) \,]
 
     Each logarithm is at least -100, as in PyTorch, so that no element costs more than 100 w; with
-    `eps`, p is clamped into [eps, 1 - eps] instead. Where the floor or the clamp holds, the loss
-    is flat and its gradient 0; elsewhere the gradient is exact, 1 at p = y = 0 included.
+    `eps`, q is clamped into [eps, 1 - eps] instead. Where the floor or the clamp holds, the loss
+    is flat and its gradient 0; elsewhere the gradient is exact, 1 at q = y = 0 included. Where
+    there are logits, `binary_cross_entropy_with_logits` is accurate beyond the point at which a
+    probability rounds to 1. Safe under autocast: it computes in float32 at least.
 
     Args:
-        input: probabilities p in [0, 1], any shape, any floating dtype.
-        target: y in [0, 1], of input's shape or differing from it by trailing dimensions of size
-            1 only; any float, bool or integer dtype.
-        weight: w, a number or a tensor that broadcasts to input's shape. The values of a tensor
-            are used as they are; a number must be finite and not negative.
+        input: probabilities q in [0, 1], any shape, any floating dtype.
+        <target>
+        <weight>
         size_average: deprecated, as in PyTorch: use `reduction`.
         reduce: deprecated, as in PyTorch: use `reduction`.
-        reduction: "none", "mean" (over the number of elements, weights or not) or "sum".
+        <reduction>
         eps: the clamp, in (0, 0.5), exact in every dtype: 1 - eps is never rounded.
+        <pos_weight>
+        <masking>
 
     Returns:
-        The loss in nats. For "none" of input's shape and dtype; otherwise 0-dimensional, float64
-        for float64 input and float32 for every other. Of an empty input, 0.
+        <returns>
 
     Raises:
-        TypeError: if input is not floating, or an argument is not a tensor or a number.
-        ValueError: if shapes do not match, a probability or target on the CPU lies outside [0, 1]
-            (the value and its index are named, NaN told apart), or reduction or eps is wrong.
+        <raises>
+            Likewise if a probability on the CPU lies outside [0, 1]; NaN is told apart.
 
     Example:
         >>> import torch
@@ -126,19 +133,248 @@ def binary_cross_entropy(
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy.html
     """
-    reduction = _reduction_name(size_average, reduce, reduction)
     _checks.eps(eps)
-    _checks.input_dtype("input", input)
-    _checks.target_dtype(target)
-    target = _checks.align_target(input, target)
-    weight = _checks.align_weight("weight", weight, input)
-    _checks.unit_range("input", input)
-    _checks.unit_range("target", target)
-    return reference.binary_cross_entropy(input, target, weight, reduction, eps)
+    reduction = _reduction_name(size_average, reduce, reduction)
+    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    return evaluate(
+        lambda p: reference.probability_parts(p, eps), input, target, options, "probabilities"
+    )
+
+
+@documented
+def binary_cross_entropy_with_log_probs(
+    input: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | float | None = None,
+    pos_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Binary cross-entropy of log-probabilities.
+
+    .. math::
+        \ell = -w \, [\, p \, y \, x + (1 - y) \log(1 - e^x) \,]
+
+    with the second logarithm as :math:`\log(-\mathrm{expm1}(x))` above :math:`-\log 2` and
+    :math:`\mathrm{log1p}(-e^x)` below, where neither cancels.
+
+    Args:
+        input: log-probabilities x of the positive class, at most 0, any shape, any floating dtype.
+        <target>
+        <weight>
+        <pos_weight>
+        <masking>
+        <reduction>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+            Likewise if a log-probability on the CPU is above 0 or NaN.
+
+    Example:
+        >>> import torch
+        >>> from torchbce.functional import binary_cross_entropy_with_log_probs
+        >>> log_p = torch.log(torch.tensor([0.8, 0.2, 0.95, 0.05]))
+        >>> round(binary_cross_entropy_with_log_probs(log_p, torch.tensor([1, 0, 1, 0])).item(), 4)
+        0.1372
+        >>> rare = torch.tensor([-200.0], dtype=torch.float64)  # p = 1e-87
+        >>> f"{binary_cross_entropy_with_log_probs(rare, torch.tensor([0])).item():.4e}"
+        '1.3839e-87'
+
+    References:
+        Mächler, Accurately Computing log(1 - exp(-|a|)), 2012.
+    """
+    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    return evaluate(reference.log_probability_parts, input, target, options, "log_probs")
+
+
+@documented
+def sigmoid_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float | None = None,
+    gamma: float = 2.0,
+    weight: Tensor | float | None = None,
+    pos_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""The focal loss: binary cross-entropy with easy examples weighed down.
+
+    .. math::
+        \ell = w \, [\, p \, \alpha \, y \, \sigma(-z)^\gamma (-\log \sigma(z))
+             + (1 - \alpha) (1 - y) \, \sigma(z)^\gamma (-\log \sigma(-z)) \,]
+
+    With `gamma` 0 and no `alpha` it is binary cross-entropy. It is linear in a soft target. Its
+    derivatives are finite for every gamma.
+
+    Args:
+        input: logits z, any shape, any floating dtype.
+        <target>
+        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; None weighs
+            neither.
+        gamma: the focusing exponent, 0 or above.
+        <weight>
+        <pos_weight>
+        <masking>
+        <reduction>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Example:
+        >>> import torch
+        >>> from torchbce.functional import sigmoid_focal_loss
+        >>> logits, targets = torch.tensor([2.0, -1.0]), torch.tensor([1, 1])
+        >>> sigmoid_focal_loss(logits, targets, reduction="none")
+        tensor([0.0018, 0.7019])
+
+    References:
+        Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+    """
+    _checks.alpha(alpha)
+    _checks.exponent("gamma", gamma)
+    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    return evaluate(lambda z: reference.focal_parts(z, alpha, gamma), input, target, options)
+
+
+@documented
+def asymmetric_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma_pos: float = 1.0,
+    gamma_neg: float = 4.0,
+    margin: float = 0.05,
+    weight: Tensor | float | None = None,
+    pos_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""The asymmetric loss: easy negatives weighed down more than positives, the easiest to 0.
+
+    .. math::
+        \ell = w \, [\, p \, y \, \sigma(-z)^{\gamma_+} (-\log \sigma(z))
+             + (1 - y) \, q^{\gamma_-} (-\log(1 - q)) \,],
+        \qquad q = \max(\sigma(z) - m, 0)
+
+    The gradient is that of the formula, through the focusing factors too.
+
+    Args:
+        input: logits z, any shape, any floating dtype.
+        <target>
+        gamma_pos: the focusing exponent of positives, 0 or above.
+        gamma_neg: the focusing exponent of negatives, 0 or above.
+        margin: m in [0, 1), taken off the probability of negatives; 0 takes nothing off.
+        <weight>
+        <pos_weight>
+        <masking>
+        <reduction>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Example:
+        >>> import torch
+        >>> from torchbce.functional import asymmetric_loss
+        >>> logits, targets = torch.tensor([2.0, 2.0, -4.0]), torch.tensor([1, 0, 0])
+        >>> asymmetric_loss(logits, targets, reduction="none")
+        tensor([0.0151, 0.8464, 0.0000])
+
+    References:
+        Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
+    """
+    _checks.exponent("gamma_pos", gamma_pos)
+    _checks.exponent("gamma_neg", gamma_neg)
+    _checks.margin(margin)
+    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    return evaluate(
+        lambda z: reference.asymmetric_parts(z, gamma_pos, gamma_neg, margin),
+        input,
+        target,
+        options,
+    )
+
+
+@documented
+def poly_binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    *,
+    epsilon: float = 1.0,
+    gamma: float = 0.0,
+    alpha: float | None = None,
+    weight: Tensor | float | None = None,
+    pos_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""The Poly-1 loss: the first term of cross-entropy's series in 1 - p weighed anew.
+
+    .. math::
+        \ell = \mathrm{focal}_{\alpha, \gamma}(z, y)
+             + w \, \epsilon \, [\, p \, \alpha \, y \, \sigma(-z)^{\gamma + 1}
+             + (1 - \alpha) (1 - y) \, \sigma(z)^{\gamma + 1} \,]
+
+    With `epsilon` 0 it is the focal loss, with `gamma` 0 as well binary cross-entropy.
+
+    Args:
+        input: logits z, any shape, any floating dtype.
+        <target>
+        epsilon: what is added to the coefficient of the first term, -1 or above.
+        gamma: the focusing exponent, 0 or above.
+        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; None weighs
+            neither.
+        <weight>
+        <pos_weight>
+        <masking>
+        <reduction>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Example:
+        >>> import torch
+        >>> from torchbce.functional import poly_binary_cross_entropy
+        >>> logits, targets = torch.tensor([2.0, -1.0]), torch.tensor([1, 1])
+        >>> poly_binary_cross_entropy(logits, targets, reduction="none")
+        tensor([0.2461, 2.0443])
+
+    References:
+        Leng et al., PolyLoss: A Polynomial Expansion Perspective of Classification Loss
+        Functions, ICLR 2022.
+    """
+    _checks.alpha(alpha)
+    _checks.exponent("gamma", gamma)
+    _checks.epsilon(epsilon)
+    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    return evaluate(
+        lambda z: reference.poly_parts(z, epsilon, gamma, alpha), input, target, options
+    )
 
 
 def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     if size_average is not None or reduce is not None:
         return _torch_reduction.legacy_get_string(size_average, reduce)
-    _checks.reduction(reduction)
     return reduction

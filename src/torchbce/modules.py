@@ -1,28 +1,57 @@
-"""The losses as modules: PyTorch's own classes, so that `isinstance` and `state_dict` agree."""
+"""The losses as modules, which store the options and call the function.
+
+Those that PyTorch has subclass PyTorch's, so that `isinstance` and `state_dict` agree.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from torchbce import _checks, functional
 
-__all__ = ["BCELoss", "BCEWithLogitsLoss"]
+__all__ = [
+    "AsymmetricLoss",
+    "BCELoss",
+    "BCEWithLogProbsLoss",
+    "BCEWithLogitsLoss",
+    "PolyBCELoss",
+    "SigmoidFocalLoss",
+]
+
+Weight = Tensor | float | None
 
 
-class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+class _Loss(nn.Module):
+    """Weights as buffers, other options as attributes, and the function called with them all.
+
+    Weights are buffers as in PyTorch: they move with `.to(...)` and stand in the `state_dict`.
+    """
+
+    _function: str
+    _options: tuple[str, ...] = ("label_smoothing", "ignore_index", "reduction")
+
+    def _store(self, weight: Weight, pos_weight: Weight, **options: float | str | None) -> None:
+        _checks.reduction(str(options["reduction"]))
+        self.register_buffer("weight", _as_buffer("weight", weight))
+        self.register_buffer("pos_weight", _as_buffer("pos_weight", pos_weight))
+        for name, value in options.items():
+            setattr(self, name, value)
+        self._options = tuple(options)
+
+    def forward(self, input: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss of one batch; `mask` is false where an element is ignored."""
+        function = getattr(functional, self._function)
+        options = {name: getattr(self, name) for name in self._options}
+        loss: Tensor = function(
+            input, target, weight=self.weight, pos_weight=self.pos_weight, mask=mask, **options
+        )
+        return loss
+
+
+class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
     """`torchbce.functional.binary_cross_entropy_with_logits` as a module.
 
-    The formula, shapes and errors are the function's. Weights are buffers, as in PyTorch: they
-    move with `.to(...)` and stand in the `state_dict`.
-
-    Args:
-        weight: a number or a tensor that broadcasts to the input's shape.
-        size_average: deprecated, as in PyTorch: use `reduction`.
-        reduce: deprecated, as in PyTorch: use `reduction`.
-        reduction: "none", "mean" or "sum".
-        pos_weight: a number or a tensor that broadcasts to the input's shape.
-
-    Raises:
-        ValueError: if the reduction is unknown or a number given as weight is negative.
+    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
+    the call.
 
     Example:
         >>> import torch, torchbce
@@ -36,44 +65,34 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
     """
 
+    _function = "binary_cross_entropy_with_logits"
+
     def __init__(
         self,
-        weight: Tensor | float | None = None,
+        weight: Weight = None,
         size_average: bool | None = None,
         reduce: bool | None = None,
         reduction: str = "mean",
-        pos_weight: Tensor | float | None = None,
+        pos_weight: Weight = None,
+        *,
+        label_smoothing: float = 0.0,
+        ignore_index: float | None = None,
     ) -> None:
-        _checks.reduction(reduction)
-        super().__init__(
-            _as_buffer("weight", weight),
-            size_average,
-            reduce,
-            reduction,
-            _as_buffer("pos_weight", pos_weight),
-        )
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(
-            input, target, self.weight, reduction=self.reduction, pos_weight=self.pos_weight
+        nn.BCEWithLogitsLoss.__init__(self, None, size_average, reduce, reduction)
+        self._store(
+            weight,
+            pos_weight,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=self.reduction,
         )
 
 
-class BCELoss(nn.BCELoss):
+class BCELoss(_Loss, nn.BCELoss):
     """`torchbce.functional.binary_cross_entropy` as a module: it takes probabilities.
 
-    The formula, shapes and errors are the function's.
-
-    Args:
-        weight: a number or a tensor that broadcasts to the input's shape.
-        size_average: deprecated, as in PyTorch: use `reduction`.
-        reduce: deprecated, as in PyTorch: use `reduction`.
-        reduction: "none", "mean" or "sum".
-        eps: clamp probabilities into [eps, 1 - eps] instead of flooring each logarithm at -100.
-
-    Raises:
-        ValueError: if the reduction is unknown, eps is outside (0, 0.5), or a number given as
-            weight is negative.
+    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
+    the call.
 
     Example:
         >>> import torch, torchbce
@@ -85,27 +104,205 @@ class BCELoss(nn.BCELoss):
         https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
     """
 
+    _function = "binary_cross_entropy"
+
     def __init__(
         self,
-        weight: Tensor | float | None = None,
+        weight: Weight = None,
         size_average: bool | None = None,
         reduce: bool | None = None,
         reduction: str = "mean",
         *,
         eps: float | None = None,
+        pos_weight: Weight = None,
+        label_smoothing: float = 0.0,
+        ignore_index: float | None = None,
     ) -> None:
-        _checks.reduction(reduction)
         _checks.eps(eps)
-        super().__init__(_as_buffer("weight", weight), size_average, reduce, reduction)
-        self.eps = eps
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return functional.binary_cross_entropy(
-            input, target, self.weight, reduction=self.reduction, eps=self.eps
+        nn.BCELoss.__init__(self, None, size_average, reduce, reduction)
+        self._store(
+            weight,
+            pos_weight,
+            eps=eps,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=self.reduction,
         )
 
 
-def _as_buffer(name: str, weight: Tensor | float | None) -> Tensor | None:
+class BCEWithLogProbsLoss(_Loss):
+    """`torchbce.functional.binary_cross_entropy_with_log_probs` as a module.
+
+    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
+    the call.
+
+    Example:
+        >>> import torch, torchbce
+        >>> log_p = torch.log(torch.tensor([0.8, 0.2]))
+        >>> round(torchbce.BCEWithLogProbsLoss()(log_p, torch.tensor([1, 0])).item(), 4)
+        0.2231
+
+    References:
+        Mächler, Accurately Computing log(1 - exp(-|a|)), 2012.
+    """
+
+    _function = "binary_cross_entropy_with_log_probs"
+
+    def __init__(
+        self,
+        *,
+        weight: Weight = None,
+        pos_weight: Weight = None,
+        label_smoothing: float = 0.0,
+        ignore_index: float | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        self._store(
+            weight,
+            pos_weight,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+
+
+class SigmoidFocalLoss(_Loss):
+    """`torchbce.functional.sigmoid_focal_loss` as a module.
+
+    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
+    the call.
+
+    Example:
+        >>> import torch, torchbce
+        >>> criterion = torchbce.SigmoidFocalLoss(gamma=2.0)
+        >>> round(criterion(torch.tensor([2.0, -1.0]), torch.tensor([1, 1])).item(), 4)
+        0.3518
+
+    References:
+        Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+    """
+
+    _function = "sigmoid_focal_loss"
+
+    def __init__(
+        self,
+        *,
+        alpha: float | None = None,
+        gamma: float = 2.0,
+        weight: Weight = None,
+        pos_weight: Weight = None,
+        label_smoothing: float = 0.0,
+        ignore_index: float | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        _checks.alpha(alpha)
+        _checks.exponent("gamma", gamma)
+        self._store(
+            weight,
+            pos_weight,
+            alpha=alpha,
+            gamma=gamma,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+
+
+class AsymmetricLoss(_Loss):
+    """`torchbce.functional.asymmetric_loss` as a module.
+
+    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
+    the call.
+
+    Example:
+        >>> import torch, torchbce
+        >>> criterion = torchbce.AsymmetricLoss(reduction="sum")
+        >>> round(criterion(torch.tensor([2.0, 2.0]), torch.tensor([1, 0])).item(), 4)
+        0.8615
+
+    References:
+        Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
+    """
+
+    _function = "asymmetric_loss"
+
+    def __init__(
+        self,
+        *,
+        gamma_pos: float = 1.0,
+        gamma_neg: float = 4.0,
+        margin: float = 0.05,
+        weight: Weight = None,
+        pos_weight: Weight = None,
+        label_smoothing: float = 0.0,
+        ignore_index: float | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        _checks.exponent("gamma_pos", gamma_pos)
+        _checks.exponent("gamma_neg", gamma_neg)
+        _checks.margin(margin)
+        self._store(
+            weight,
+            pos_weight,
+            gamma_pos=gamma_pos,
+            gamma_neg=gamma_neg,
+            margin=margin,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+
+
+class PolyBCELoss(_Loss):
+    """`torchbce.functional.poly_binary_cross_entropy` as a module.
+
+    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
+    the call.
+
+    Example:
+        >>> import torch, torchbce
+        >>> criterion = torchbce.PolyBCELoss(epsilon=1.0)
+        >>> round(criterion(torch.tensor([2.0, -1.0]), torch.tensor([1, 1])).item(), 4)
+        1.1452
+
+    References:
+        Leng et al., PolyLoss, ICLR 2022.
+    """
+
+    _function = "poly_binary_cross_entropy"
+
+    def __init__(
+        self,
+        *,
+        epsilon: float = 1.0,
+        gamma: float = 0.0,
+        alpha: float | None = None,
+        weight: Weight = None,
+        pos_weight: Weight = None,
+        label_smoothing: float = 0.0,
+        ignore_index: float | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        _checks.alpha(alpha)
+        _checks.exponent("gamma", gamma)
+        _checks.epsilon(epsilon)
+        self._store(
+            weight,
+            pos_weight,
+            epsilon=epsilon,
+            gamma=gamma,
+            alpha=alpha,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+
+
+def _as_buffer(name: str, weight: Weight) -> Tensor | None:
     """A number becomes a 0-dimensional buffer of the default dtype."""
     if weight is None or isinstance(weight, Tensor):
         return weight

@@ -1,0 +1,41 @@
+"""Run under torchrun: every loss of unevenly sharded tensors equals that of the whole ones."""
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from family import ONE_OF_EACH, targets
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for loss in ONE_OF_EACH:
+        for rows, cols, dim in [(5, 3, 0), (4, 5, 1), (1, 4, 0)]:
+            x, y = loss.inputs(rows, cols), targets(rows, cols)
+            w = torch.rand(cols, generator=torch.Generator().manual_seed(2)).double() + 0.5
+            shards = [distribute_tensor(t, mesh, [Shard(dim)]) for t in (x, y)]
+            everywhere = distribute_tensor(w, mesh, [Replicate()])
+            for reduction in ("mean", "sum", "weighted_mean", "batch_mean"):
+                x.requires_grad_()
+                shards[0].requires_grad_()
+                expected = loss(x, y, weight=w, reduction=reduction)
+                got = loss(*shards, weight=everywhere, reduction=reduction)
+                assert isinstance(got, DTensor)
+                place = f"{loss.name} {reduction} {rows}x{cols} sharded over {dim}"
+                torch.testing.assert_close(
+                    got.full_tensor(), expected, msg=lambda m, place=place: f"{place}: {m}"
+                )
+                (wanted,) = torch.autograd.grad(expected, x)
+                (gradient,) = torch.autograd.grad(got, shards[0])
+                torch.testing.assert_close(
+                    gradient.full_tensor(), wanted, msg=lambda m, place=place: f"{place}: {m}"
+                )
+    if dist.get_rank() == 0:
+        print("all losses agree")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
