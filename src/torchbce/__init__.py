@@ -1,6 +1,6 @@
 """Binary cross-entropy for PyTorch: exact in both tails, and a road from table to classifier."""
 
-from torchbce import functional, imbalance
+from torchbce import dropin, functional, imbalance
 from torchbce.modules import (
     AsymmetricLoss,
     BCELoss,
@@ -17,6 +17,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "PolyBCELoss",
     "SigmoidFocalLoss",
+    "dropin",
     "functional",
     "imbalance",
 ]

@@ -95,8 +95,8 @@ def combine(
             negative_counts & (weight != 0),
         )
     # The product is avoided, not repaired afterwards: the gradient of a repaired NaN is NaN.
-    positive = torch.where(positive_counts | ~positive.isinf(), positive, 0.0)
-    negative = torch.where(negative_counts | ~negative.isinf(), negative, 0.0)
+    positive = torch.where(positive_counts | (positive != math.inf), positive, 0.0)
+    negative = torch.where(negative_counts | (negative != math.inf), negative, 0.0)
     loss = positive_share * positive + negative_share * negative
     return loss if weight is None else weight * loss
 
@@ -161,15 +161,21 @@ def poly_parts(
     )
 
 
-@_wide
 def probability_parts(p: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
     """`-log p` and `-log(1 - p)`, each at most 100; or of p clamped into [eps, 1 - eps].
 
     Where a logarithm is floored or p is clamped the loss is flat and its gradient 0. Everywhere
-    else the derivatives are the exact `-1 / p` and `1 / (1 - p)`: 1 at p = y = 0.
+    else the derivatives are the exact `-1 / p` and `1 / (1 - p)`: 1 at p = y = 0. But where `1 / p`
+    is beyond the dtype (p below 2.9e-39 in float32) it is taken as 0 too: a softmax or sigmoid
+    that ends there has a slope of 0, and infinity times 0 is NaN.
     """
+    return _probability_parts(p, eps, 1 / torch.finfo(p.dtype).max)
+
+
+@_wide
+def _probability_parts(p: Tensor, eps: float | None, least: float) -> tuple[Tensor, Tensor]:
     log_p, log_not_p = _floored_logs(p) if eps is None else _clamped_logs(p, eps)
-    return -log_p, -log_not_p
+    return -torch.where(p < least, log_p.detach(), log_p), -log_not_p
 
 
 @_wide

@@ -1,0 +1,374 @@
+"""PyTorch's own two losses, made accurate in place.
+
+`install()` sets `torch.nn.functional.binary_cross_entropy_with_logits` and
+`torch.nn.functional.binary_cross_entropy` to the functions below. `nn.BCEWithLogitsLoss` and
+`nn.BCELoss` look theirs up there at every call, so that they follow: also when they were imported
+by name, and the instances that were made before.
+
+The contract is PyTorch's, not this package's: its signature, broadcasting, output dtype, errors
+and warnings, its NaN for the mean of nothing. What it refuses is handed to PyTorch's own function,
+which then raises its own error. Only the numbers differ: exact tails, limits at infinities,
+correct second derivatives, one rounding in half precision.
+
+Not reached:
+
+- the function under another name: `from torch.nn.functional import ...` executed before
+  `install()`, as in `torch.distributions` (Bernoulli, Geometric). Executed while the drop-in is
+  installed, such a name keeps the replacement after `uninstall()`;
+- `torch.binary_cross_entropy_with_logits` and other calls below `torch.nn.functional`, in C++ too,
+  and code that spells the loss otherwise, with `logsigmoid` or `softplus` for example;
+- a `__torch_function__` that looks the function up in a table: it sees what the call sees, the
+  replacement, and a table filled before `install()` holds PyTorch's;
+- TorchScript: `torch.jit.script` compiles PyTorch's function; and programs that were traced or
+  exported before. (`torch.compile` notices the change, and compiles again.)
+- complex targets, which PyTorch accepts.
+
+One gradient is another one. PyTorch divides that of `binary_cross_entropy` by p (1 - p) or by
+1e-12, whichever is larger. Here it is exact, 1 at p = y = 0 included; and where the floor of -100
+holds, at p = 0 for y = 1 and at p = 1 for y = 0, it is that of the floored loss, 0 and not 1e12.
+It is 0 too where 1 / p would overflow, for p below 2.9e-39 in float32.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import _reduction as _torch_reduction
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from torchbce import reference
+
+__all__ = ["install", "installed", "uninstall"]
+
+_pytorch_binary_cross_entropy = F.binary_cross_entropy
+_pytorch_binary_cross_entropy_with_logits = F.binary_cross_entropy_with_logits
+
+
+def install() -> None:
+    r"""Make PyTorch's binary cross-entropies accurate, for the whole process, until `uninstall()`.
+
+    .. math::
+        \ell = w \, [\, p \, y \, (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,],
+        \qquad \ell = -w \, [\, y \log p + (1 - y) \log(1 - p) \,]
+
+    A second call changes nothing. What the replacement does not reach stands at the head of this
+    module.
+
+    Returns:
+        None.
+
+    Example:
+        >>> import torch, torchbce.dropin
+        >>> criterion = torch.nn.BCEWithLogitsLoss()
+        >>> logits, targets = torch.tensor([-40.0]), torch.tensor([0.0])
+        >>> criterion(logits, targets).item()
+        0.0
+        >>> torchbce.dropin.install()
+        >>> f"{criterion(logits, targets).item():.4g}"
+        '4.248e-18'
+        >>> torchbce.dropin.uninstall()
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
+    """
+    with _patch.lock:
+        _patch.permanent = True
+        _patch.apply()
+
+
+def uninstall() -> None:
+    """Put back the very functions that `install()` found, in open `installed()` contexts too.
+
+    Without a drop-in installed it does nothing.
+
+    Returns:
+        None.
+
+    Example:
+        >>> import torch, torchbce.dropin
+        >>> before = torch.nn.functional.binary_cross_entropy
+        >>> torchbce.dropin.install()
+        >>> torchbce.dropin.uninstall()
+        >>> torch.nn.functional.binary_cross_entropy is before
+        True
+    """
+    with _patch.lock:
+        _patch.permanent = False
+        _patch.revert()
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """The drop-in for the length of a `with` block, or as a decorator for that of a call.
+
+    Blocks nest, and threads may hold them at the same time: the drop-in, which is the whole
+    process's, goes when the last block ends, unless `install()` was called.
+
+    Returns:
+        A context manager whose value is None.
+
+    Example:
+        >>> import torch, torchbce.dropin
+        >>> with torchbce.dropin.installed():
+        ...     torch.nn.BCEWithLogitsLoss()(torch.tensor(float("inf")), torch.tensor(1.0)).item()
+        0.0
+        >>> torch.nn.BCEWithLogitsLoss()(torch.tensor(float("inf")), torch.tensor(1.0)).item()
+        nan
+    """
+    with _patch.lock:
+        _patch.blocks += 1
+        _patch.apply()
+    try:
+        yield
+    finally:
+        with _patch.lock:
+            _patch.blocks -= 1
+            if _patch.blocks == 0 and not _patch.permanent:
+                _patch.revert()
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    r"""PyTorch's function of this name, accurate.
+
+    .. math::
+        \ell = w \, [\, p \, y \, (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,]
+
+    which holds for y outside [0, 1] too, where the loss may be negative.
+
+    Args:
+        input: logits z of a floating dtype.
+        target: y of input's shape and a floating dtype; any values.
+        weight: w, broadcasting into input's shape; it must not require grad.
+        size_average: deprecated: use `reduction`.
+        reduce: deprecated: use `reduction`.
+        reduction: "none", "mean" or "sum".
+        pos_weight: p, broadcasting into input's shape; it must not require grad.
+
+    Returns:
+        The loss in target's dtype, whatever the others' dtypes; under autocast, which takes
+        half-precision tensors as float32, never in half precision.
+
+    Raises:
+        Exception: whatever PyTorch's function raises for the same arguments.
+
+    Example:
+        >>> import torch
+        >>> loss = binary_cross_entropy_with_logits(torch.tensor([-40.0]), torch.tensor([0.0]))
+        >>> f"{loss.item():.4g}"
+        '4.248e-18'
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy_with_logits.html
+    """
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _pytorch_binary_cross_entropy_with_logits(
+            input, target, weight, size_average, reduce, reduction, pos_weight
+        )
+    if has_torch_function_variadic(input, target, weight, pos_weight):
+        return handle_torch_function(
+            binary_cross_entropy_with_logits,
+            (input, target, weight, pos_weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            pos_weight=pos_weight,
+        )
+    reduction = _reduction_name(size_average, reduce, reduction)
+    if not (
+        target.size() == input.size()
+        and _is_real(input)
+        and _is_real(target)
+        and _is_weight_of(input, weight)
+        and _is_weight_of(input, pos_weight)
+        # PyTorch subtracts 1 from it, which it has not defined for bool.
+        and (pos_weight is None or pos_weight.dtype != torch.bool)
+    ):
+        return _pytorch_binary_cross_entropy_with_logits(
+            input, target, weight, reduction=reduction, pos_weight=pos_weight
+        )
+
+    z, y = _autocast(input), _autocast(target)
+    dtype = reference.compute_dtype(torch.promote_types(z.dtype, y.dtype))
+    loss = reference.binary_cross_entropy_with_logits(
+        z.to(dtype), y, weight, pos_weight, reduction="none"
+    )
+    return _reduced(loss, reduction).to(y.dtype)
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""PyTorch's function of this name, accurate: it takes probabilities.
+
+    .. math::
+        \ell = -w \, [\, y \log p + (1 - y) \log(1 - p) \,]
+
+    Each logarithm is at least -100, as in PyTorch.
+
+    Args:
+        input: probabilities p in [0, 1], of a floating dtype.
+        target: y in [0, 1], of input's shape and dtype.
+        weight: w, broadcasting into input's shape; it must not require grad.
+        size_average: deprecated: use `reduction`.
+        reduce: deprecated: use `reduction`.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        The loss in input's dtype; under autocast, which takes half-precision tensors as float32,
+        never in half precision.
+
+    Raises:
+        Exception: whatever PyTorch's function raises for the same arguments.
+
+    Example:
+        >>> import torch
+        >>> p = torch.tensor([0.8, 0.2, 0.95, 0.05])
+        >>> round(binary_cross_entropy(p, torch.tensor([1.0, 0.0, 1.0, 0.0])).item(), 4)
+        0.1372
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy.html
+    """
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _pytorch_binary_cross_entropy(input, target, weight, size_average, reduce, reduction)
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            binary_cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+        )
+    reduction = _reduction_name(size_average, reduce, reduction)
+    if not (
+        target.size() == input.size()
+        and _is_real(input)
+        and _is_real(target)
+        and _autocast(input).dtype == _autocast(target).dtype
+        and _is_weight_of(input, weight)
+        # On every other device autocast refuses this loss.
+        and (input.device.type == "cpu" or not _autocasts(input))
+    ):
+        return _pytorch_binary_cross_entropy(input, target, weight, reduction=reduction)
+
+    p, y = _autocast(input), _autocast(target)
+    _assert_unit_range("input", p)
+    _assert_unit_range("target", y)
+    dtype = reference.compute_dtype(p.dtype)
+    probability = p.to(dtype)
+    loss = reference.binary_cross_entropy(probability, y, weight, reduction="none")
+    return _reduced(loss, reduction).to(p.dtype)
+
+
+class _Patch:
+    """Which functions stand in `torch.nn.functional`, and who asked for it. Hold `lock`."""
+
+    def __init__(self, *replacements: Callable[..., Tensor]) -> None:
+        self.lock = threading.Lock()
+        self.permanent = False
+        self.blocks = 0
+        self.replacements = {function.__name__: function for function in replacements}
+        self.found: dict[str, Callable[..., Tensor]] = {}
+
+    def apply(self) -> None:
+        if not self.found:
+            self.found = {name: getattr(F, name) for name in self.replacements}
+            for name, function in self.replacements.items():
+                setattr(F, name, function)
+
+    def revert(self) -> None:
+        for name, function in self.found.items():
+            setattr(F, name, function)
+        self.found = {}
+
+
+_patch = _Patch(binary_cross_entropy, binary_cross_entropy_with_logits)
+
+
+def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction that PyTorch understands, with its warnings and its error."""
+    if size_average is not None or reduce is not None:
+        number = _torch_reduction.legacy_get_enum(size_average, reduce)
+    else:
+        number = _torch_reduction.get_enum(reduction)
+    return ("none", "mean", "sum")[number]
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Whether PyTorch computes with it: dense, and of one of four dtypes."""
+    return tensor.layout == torch.strided and tensor.dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    )
+
+
+def _is_weight_of(input: Tensor, weight: Tensor | None) -> bool:
+    """Whether PyTorch takes `weight`: any real dtype, no gradient, broadcasting into `input`."""
+    if weight is None:
+        return True
+    return (
+        isinstance(weight, Tensor)
+        and weight.layout == torch.strided
+        and not weight.is_complex()
+        and not (weight.requires_grad and torch.is_grad_enabled())
+        and weight.dim() <= input.dim()
+        and all(
+            size in (1, full)
+            for size, full in zip(reversed(weight.size()), reversed(input.size()), strict=False)
+        )
+    )
+
+
+def _autocasts(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """`tensor` as autocast hands it on: both losses are on its float32 list."""
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.float() if half and _autocasts(tensor) else tensor
+
+
+def _assert_unit_range(name: str, values: Tensor) -> None:
+    """PyTorch's error for a value outside [0, 1]; a failed assertion of the device on a GPU."""
+    # A compiled graph checks nothing in PyTorch either.
+    if torch.compiler.is_compiling() or values.numel() == 0:
+        return
+    while torch._C._functorch.is_functorch_wrapped_tensor(values):
+        values = torch._C._functorch.get_unwrapped(values)
+    low, high = values.detach().aminmax()  # NaN if there is one, and then neither holds
+    torch._assert_async(
+        (low >= 0) & (high <= 1), f"all elements of {name} should be between 0 and 1"
+    )
+
+
+def _reduced(loss: Tensor, reduction: str) -> Tensor:
+    """The mean of nothing is NaN, as in PyTorch."""
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
