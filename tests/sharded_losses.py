@@ -32,6 +32,15 @@ def main() -> None:
                 torch.testing.assert_close(
                     gradient.full_tensor(), wanted, msg=lambda m, place=place: f"{place}: {m}"
                 )
+            mask = torch.ones(rows, cols, dtype=torch.bool)
+            mask[-1] = False
+            shards.append(distribute_tensor(mask, mesh, [Shard(dim)]))
+            for reduction in ("mean", "batch_mean"):
+                if rows == 1:
+                    continue
+                expected = loss(x, y, mask=mask, reduction=reduction)
+                got = loss(*shards[:2], mask=shards[2], reduction=reduction)
+                torch.testing.assert_close(got.full_tensor(), expected)
     if dist.get_rank() == 0:
         print("all losses agree")
     dist.destroy_process_group()

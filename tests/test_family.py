@@ -7,13 +7,14 @@ import pickle
 import threading
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 from torch import Tensor
 
 from family import FAMILY, ONE_OF_EACH, Loss, targets
 from torchbce import functional
-from torchbce._contract import Options
+from torchbce._contract import Options, documented
 
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.function.__name__)
@@ -285,3 +286,88 @@ def test_a_mask_must_be_bool() -> None:
 def test_focal_takes_alpha_and_gamma_by_name_alone() -> None:
     with pytest.raises(TypeError, match="positional"):
         functional.sigmoid_focal_loss(torch.zeros(3), torch.zeros(3), 0.25, 2.0)  # type: ignore[misc]
+
+
+def test_a_log_probability_of_zero_has_a_finite_gradient() -> None:
+    """A log-softmax rounds to 0 from a logit of 17 on in float32."""
+    for logit in (10.0, 17.0, 120.0):
+        z = torch.tensor(logit, requires_grad=True)
+        loss = functional.binary_cross_entropy_with_log_probs(
+            torch.nn.functional.logsigmoid(z), torch.tensor(1)
+        )
+        (gradient,) = torch.autograd.grad(loss, z)
+        torch.testing.assert_close(gradient, -torch.sigmoid(-z.detach()), rtol=1e-4, atol=1e-6)
+    certain = torch.zeros(1)
+    wrong = functional.binary_cross_entropy_with_log_probs(certain, torch.zeros(1))
+    assert wrong == math.inf
+
+
+@sparse_warnings
+def test_ignore_index_zero_ignores_what_a_sparse_target_leaves_out() -> None:
+    x, y = torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    for target in (y, y.to_sparse()):
+        loss = functional.binary_cross_entropy_with_logits(
+            x, target, ignore_index=0, reduction="none"
+        )
+        torch.testing.assert_close(loss, y * math.log(2))
+
+
+@one_of_each
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.uint16, torch.float64], ids=str)
+def test_ignored_and_aligned_at_once(loss: Loss, dtype: torch.dtype) -> None:
+    x, y = loss.inputs(3, 1), torch.tensor([1, 0, 100]).to(dtype)
+    expected = loss(x[:2], y[:2])
+    assert loss(x, y, ignore_index=100) == expected
+    assert loss(x, y, mask=torch.tensor([True, True, False])) == expected
+    with pytest.raises(ValueError, match=r"target\[2, 0\] is 100"):
+        loss(x, y)
+
+
+def test_ignore_index_is_compared_as_it_was_written() -> None:
+    y = torch.tensor([0.1, 1.0], dtype=torch.bfloat16)
+    loss = functional.binary_cross_entropy_with_logits(
+        torch.zeros(2), y, ignore_index=0.1, reduction="none"
+    )
+    assert loss.tolist() == [0.0, pytest.approx(math.log(2))]
+
+
+@one_of_each
+def test_a_masked_weight_reaches_no_gradient(loss: Loss) -> None:
+    x, y = loss.inputs(2), torch.ones(2)
+    p = torch.tensor([1.0, 1.0], requires_grad=True)
+    mask = torch.tensor([True, False])
+    nan = torch.tensor([1.0, math.nan])
+    (gradient,) = torch.autograd.grad(loss(x, y, weight=nan, pos_weight=p, mask=mask), p)
+    assert gradient.isfinite().all()
+    assert gradient[1] == 0
+
+
+def test_alpha_of_zero_or_one_at_infinite_logits() -> None:
+    z = torch.tensor([-math.inf, math.inf])
+    for alpha, y in [(0.0, 1.0), (1.0, 0.0)]:
+        loss = functional.sigmoid_focal_loss(z, torch.full((2,), y), alpha=alpha, reduction="none")
+        assert loss.tolist() == [0.0, 0.0]
+    assert functional.sigmoid_focal_loss(torch.tensor(math.nan), torch.tensor(1), alpha=0.0).isnan()
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, -0.99, -0.5])
+@pytest.mark.parametrize("z", [-5.0, 0.0, 2.0, 2.9, 3.0, 10.0, 30.0, 40.0, 80.0])
+def test_poly_with_a_negative_epsilon_does_not_cancel(epsilon: float, z: float) -> None:
+    with mpmath.workdps(80):
+        p = 1 / (1 + mpmath.exp(-mpmath.mpf(z)))
+        truth = float(-mpmath.log(p) + mpmath.mpf(epsilon) * (1 - p))
+    loss = functional.poly_binary_cross_entropy(
+        torch.tensor(z, dtype=torch.float64), torch.tensor(1), epsilon=epsilon
+    )
+    # At the seam of the series the other form has lost a factor of about 40 of its precision.
+    assert loss.item() == pytest.approx(truth, rel=2e-14, abs=0)
+
+
+def test_descriptions_reach_a_docstring_that_the_compiler_dedented() -> None:
+    def dedented() -> Tensor: ...  # type: ignore[empty-body]
+
+    dedented.__doc__ = "A loss.\n\nArgs:\n    <masking>\n\nReturns:\n    <returns>\n"
+    text = str(documented(dedented).__doc__)
+    assert "<" not in text
+    assert "\n    mask: bool" in text
+    assert "\n        and no part in the denominator" in text

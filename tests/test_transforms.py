@@ -75,6 +75,19 @@ def test_the_range_is_checked_under_vmap() -> None:
         torch.func.vmap(loss)(loss.inputs(4, 3), y)
 
 
+def test_the_range_is_checked_where_a_mask_of_another_batching_keeps() -> None:
+    loss = ONE_OF_EACH[0]
+    x, y = torch.zeros(3, 3), torch.zeros(3, 3)
+    y[0, 1] = 7.0
+    mask = y != 7
+    by_columns = torch.func.vmap(lambda x, y, m: loss(x, y, mask=m), in_dims=(1, 1, 1))
+    assert by_columns(x, y, mask).isfinite().all()
+    with pytest.raises(ValueError, match=r"7\.0; targets must lie"):
+        by_columns(x, y, mask.T)
+    shared = torch.func.vmap(lambda x, y: loss(x, y, mask=mask[0]))
+    assert shared(x, y).isfinite().all()
+
+
 @one_of_each
 def test_compiled_by_inductor(loss: Loss, fresh_compiler: None) -> None:
     def call(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
@@ -117,6 +130,22 @@ def test_export(loss: Loss) -> None:
     torch.testing.assert_close(exported(x, y), loss(x, y))
     with pytest.raises(ValueError, match=r"is 2\.0; targets must lie"):
         exported(x, torch.full_like(y, 2.0))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_export_of_any_number_of_rows(rows: int) -> None:
+    loss = ONE_OF_EACH[0]
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return loss(x, y, pos_weight=torch.tensor([1.0, 2.0, 3.0]).double())
+
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(
+        Model(), (loss.inputs(4, 3), targets(4, 3)), dynamic_shapes=({0: batch}, {0: batch})
+    ).module()
+    x, y = loss.inputs(rows, 3), targets(rows, 3)
+    torch.testing.assert_close(exported(x, y), Model()(x, y))
 
 
 @one_of_each

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchbce import reference
+from torchbce.reference import compute_dtype
 
 
 def input_dtype(name: str, tensor: Tensor) -> None:
@@ -64,13 +65,13 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
             raise TypeError(f"{name} must be a tensor or a number, got {type(weight).__name__}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {weight}")
-        return torch.tensor(float(weight), dtype=torch.float64, device=input.device)
+        return torch.tensor(float(weight), dtype=compute_dtype(input.dtype), device=input.device)
     if weight.is_complex():
         raise TypeError(f"{name} must be real, got {weight.dtype}")
-    if _without_trailing_ones(weight.shape) == _without_trailing_ones(input.shape):
-        return weight.reshape(input.shape)
     if _broadcasts_into(weight.shape, input.shape):
         return weight
+    if _without_trailing_ones(weight.shape) == _without_trailing_ones(input.shape):
+        return weight.reshape(input.shape)
     raise ValueError(
         f"{name} has shape {tuple(weight.shape)}, which does not broadcast to the input's shape "
         f"{tuple(input.shape)}; {_WEIGHT_REMEDY[name]}"
@@ -90,10 +91,10 @@ def align_mask(mask: Tensor, input: Tensor) -> Tensor:
         raise TypeError(
             f"mask must be a bool tensor, false where an element is ignored; got {came}"
         )
-    if _without_trailing_ones(mask.shape) == _without_trailing_ones(input.shape):
-        return mask.reshape(input.shape)
     if _broadcasts_into(mask.shape, input.shape):
         return mask.expand(input.shape)
+    if _without_trailing_ones(mask.shape) == _without_trailing_ones(input.shape):
+        return mask.reshape(input.shape)
     raise ValueError(
         f"mask has shape {tuple(mask.shape)}, which does not broadcast to the input's shape "
         f"{tuple(input.shape)}; give one value an element, or a row (N, 1)"
@@ -169,17 +170,14 @@ def value_range(
     """
     if name == "logits" or values.dtype == torch.bool:
         return
+    values = values.detach() if valid is None else torch.where(valid, values.detach(), 0)
     if torch.compiler.is_compiling():
         if values.device.type == "cpu":
-            values = values.detach()
-            _check_range_when_run(values if valid is None else torch.where(valid, values, 0), name)
+            _check_range_when_run(values, name)
         return
-    plain, plain_valid = readable(values), None if valid is None else readable(valid)
-    if plain is None or (valid is not None and plain_valid is None):
-        return
-    if plain_valid is not None:
-        plain = torch.where(plain_valid, plain, 0) if plain.shape == plain_valid.shape else plain
-    _check_range(plain, name, index)
+    plain = readable(values)
+    if plain is not None:
+        _check_range(plain, name, index)
 
 
 def _check_range(values: Tensor, name: str, index: Tensor | None = None) -> None:

@@ -4,6 +4,8 @@ A loss is a pair of functions of its input (`reference.*_parts`); the options th
 are a frozen record; `evaluate` checks, aligns, masks, smooths, weighs and reduces.
 """
 
+import re
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from torchbce import _checks, reference
 F = TypeVar("F", bound=Callable[..., Tensor])
 #: An input of each domain with a finite loss, which stands where an element is ignored.
 NEUTRAL = {"logits": 0.0, "probabilities": 0.5, "log_probs": -1.0}
+
+#: Dtypes whose targets are checked as they are, so that an error says 255 and not 255.0.
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 Parts = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -38,7 +43,8 @@ OPTIONS = {
     "target": """\
         target: y in [0, 1], of input's shape or differing from it by trailing dimensions of size
             1 only, as (N,) and (N, 1); any float, bool or integer dtype; or a sparse COO or CSR
-            tensor of input's shape, whose missing elements are 0 and which is never made dense.""",
+            tensor of input's shape, whose missing elements are 0 and which is never made dense (not
+            under torch.compile, which PyTorch 2.13 cannot trace with one).""",
     "weight": """\
         weight: w, a number or a tensor that broadcasts to input's shape. The values of a tensor
             are used as they are; a number must be finite and not negative.""",
@@ -67,10 +73,14 @@ OPTIONS = {
 
 def documented(function: F) -> F:
     """Put the shared descriptions into a docstring, where it names them in <angle brackets>."""
-    text = function.__doc__ or ""
-    for name, description in OPTIONS.items():
-        text = text.replace(f"        <{name}>", description)
-    function.__doc__ = text
+
+    def described(place: re.Match[str]) -> str:
+        return textwrap.indent(textwrap.dedent(OPTIONS[place[2]]), place[1])
+
+    # Python 3.13 takes the common indentation off a docstring, earlier ones leave it.
+    function.__doc__ = re.sub(
+        r"^( *)<(\w+)>$", described, function.__doc__ or "", flags=re.MULTILINE
+    )
     return function
 
 
@@ -89,14 +99,15 @@ def evaluate(
         return _sparse(parts, input, target, weight, pos_weight, mask, options, domain)
 
     dtype = reference.compute_dtype(input.dtype)
-    y = _checks.align_target(input, target).to(dtype)
-    valid = _valid(y, mask, options.ignore_index)
-    _checks.value_range("target", y if target.is_floating_point() else target, valid)
-    _checks.value_range(domain, input, valid)
-    x = input.to(dtype)
+    target = _checks.align_target(input, target)
+    x, y = input.to(dtype), target.to(dtype)
+    valid = _valid(target, y, mask, options.ignore_index)
+    _checks.value_range("target", target if target.dtype in INTEGERS else y, valid)
+    _checks.value_range(domain, x, valid)
     if valid is not None:
         # Replaced before anything is computed: a NaN there reaches neither sum nor gradient.
         x, y = torch.where(valid, x, NEUTRAL[domain]), torch.where(valid, y, 0.5)
+        weight, pos_weight = _kept(weight, valid), _kept(pos_weight, valid)
     loss = reference.combine(*parts(x), _smooth(y, options), weight, pos_weight)
     return _reduced(loss, input.dtype, weight, valid, options)
 
@@ -115,20 +126,23 @@ def _sparse(
     index, values = _checks.sparse_elements(target, input)
     dtype = reference.compute_dtype(input.dtype)
     y = values.to(dtype)
-    at = tuple(index)
-    stored_valid = _valid(y, None if mask is None else mask[at], options.ignore_index)
+    at = index.unbind()
+    zero = torch.zeros((), dtype=dtype, device=input.device)
+    stored_mask = None if mask is None else mask[at]
+    stored_valid = _valid(values, y, stored_mask, options.ignore_index)
     _checks.value_range("target", y, stored_valid, index)
     valid = mask
     if stored_valid is not None:
-        everywhere = torch.ones(input.shape, dtype=torch.bool, device=input.device)
-        valid = (everywhere if mask is None else mask).index_put(at, stored_valid)
+        elsewhere = _valid(zero, zero, mask, options.ignore_index)
+        assert elsewhere is not None  # for the type checker: something is ignored
+        valid = elsewhere.expand(input.shape).index_put(at, stored_valid)
         y = torch.where(stored_valid, y, 0.5)
-    _checks.value_range(domain, input, valid)
     x = input.to(dtype)
+    _checks.value_range(domain, x, valid)
     if valid is not None:
         x = torch.where(valid, x, NEUTRAL[domain])
+        weight, pos_weight = _kept(weight, valid), _kept(pos_weight, valid)
 
-    zero = torch.zeros((), dtype=dtype, device=input.device)
     negatives = reference.combine(*parts(x), _smooth(zero, options), weight, pos_weight)
     stored = reference.combine(
         *parts(x[at]),
@@ -139,12 +153,24 @@ def _sparse(
     return _reduced(negatives.index_put(at, stored), input.dtype, weight, valid, options)
 
 
-def _valid(y: Tensor, mask: Tensor | None, ignore_index: float | None) -> Tensor | None:
-    """False where an element is ignored; None where none can be."""
+def _valid(
+    target: Tensor, y: Tensor, mask: Tensor | None, ignore_index: float | None
+) -> Tensor | None:
+    """False where an element is ignored; None where none can be.
+
+    A float is compared in the target's own dtype, where 0.1 is what the user wrote; an integer as
+    a float, since -100 does not fit a uint8.
+    """
     if ignore_index is None:
         return mask
-    kept = ~y.isnan() if ignore_index != ignore_index else y != ignore_index
+    values = target if target.is_floating_point() else y
+    kept = ~y.isnan() if ignore_index != ignore_index else values != ignore_index
     return kept if mask is None else kept & mask
+
+
+def _kept(weight: Tensor | None, valid: Tensor) -> Tensor | None:
+    """The weight, 1 where an element is ignored: a NaN there reaches no gradient either."""
+    return None if weight is None else torch.where(valid, weight, 1.0)
 
 
 def _smooth(y: Tensor, options: Options) -> Tensor:

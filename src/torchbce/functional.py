@@ -214,7 +214,7 @@ def sigmoid_focal_loss(
              + (1 - \alpha) (1 - y) \, \sigma(z)^\gamma (-\log \sigma(-z)) \,]
 
     With `gamma` 0 and no `alpha` it is binary cross-entropy. It is linear in a soft target. Its
-    derivatives are finite for every gamma.
+    derivatives are finite at every finite logit, for every gamma.
 
     Args:
         input: logits z, any shape, any floating dtype.

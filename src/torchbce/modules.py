@@ -23,7 +23,8 @@ Weight = Tensor | float | None
 class _Loss(nn.Module):
     """Weights as buffers, other options as attributes, and the function called with them all.
 
-    Weights are buffers as in PyTorch: they move with `.to(...)` and stand in the `state_dict`.
+    Weights are buffers as in PyTorch: they move with `.to(...)` and stand in the `state_dict`. A
+    number becomes one of the default dtype.
     """
 
     _function: str
@@ -31,6 +32,7 @@ class _Loss(nn.Module):
 
     def _store(self, weight: Weight, pos_weight: Weight, **options: float | str | None) -> None:
         _checks.reduction(str(options["reduction"]))
+        _checks.fraction("label_smoothing", float(options["label_smoothing"] or 0))
         self.register_buffer("weight", _as_buffer("weight", weight))
         self.register_buffer("pos_weight", _as_buffer("pos_weight", pos_weight))
         for name, value in options.items():

@@ -156,9 +156,28 @@ def poly_parts(
     positive, negative = logits_parts(z)
     return _share(
         alpha,
-        _power(negative, gamma) * positive + epsilon * _power(negative, gamma + 1),
-        _power(positive, gamma) * negative + epsilon * _power(positive, gamma + 1),
+        _power(negative, gamma) * _poly(positive, negative, epsilon),
+        _power(positive, gamma) * _poly(negative, positive, epsilon),
     )
+
+
+def _poly(minus_log: Tensor, minus_log_miss: Tensor, epsilon: float) -> Tensor:
+    """`-log p + epsilon (1 - p)` from -log p and -log(1 - p).
+
+    Where epsilon is negative that cancels as p nears 1. With the rest of the series after its first
+    term, r = -log p - (1 - p), it is `(1 + epsilon) (-log p) - epsilon r`, a sum of non-negative
+    terms; r is its own series q^2 / 2 + q^3 / 3 + ... where q = 1 - p is small.
+    """
+    miss = torch.exp(-minus_log_miss)
+    if epsilon >= 0:
+        return minus_log + epsilon * miss
+    small = miss < 0.05  # 12 terms: 0.05^12 is 2e-16
+    q = torch.where(small, miss, 0.0)
+    series = torch.zeros_like(q)
+    for power in range(13, 1, -1):
+        series = (series + 1 / power) * q
+    rest = torch.where(small, series * q, minus_log - miss)
+    return _times(1 + epsilon, minus_log) - epsilon * rest
 
 
 def probability_parts(p: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
@@ -181,13 +200,14 @@ def _probability_parts(p: Tensor, eps: float | None, least: float) -> tuple[Tens
 @_wide
 def log_probability_parts(log_p: Tensor) -> tuple[Tensor, Tensor]:
     """`-log p` and `-log(1 - exp(log p))`, the second by whichever of two forms cancels nothing."""
-    near_zero = log_p > -math.log(2)
-    negative = torch.where(
+    certain, near_zero = log_p == 0, log_p > -math.log(2)
+    log_not_p = torch.where(
         near_zero,
-        torch.log(-torch.expm1(torch.where(near_zero, log_p, -1.0))),
+        torch.log(-torch.expm1(torch.where(near_zero & ~certain, log_p, -1.0))),
         torch.log1p(-torch.exp(torch.where(near_zero, -1.0, log_p))),
     )
-    return -log_p, -negative
+    # p has rounded to 1: infinite for a negative, and no slope to spread NaN from to a positive.
+    return -log_p, -torch.where(certain, -math.inf, log_not_p)
 
 
 def reduce(
@@ -216,7 +236,7 @@ def reduce(
     if reduction == "sum":
         return total
     if reduction == "mean" or (reduction == "weighted_mean" and weight is None):
-        return total / (max(loss.numel(), 1) if valid is None else valid.sum().clamp(min=1))
+        return total / (max(loss.numel(), 1) if valid is None else _count(valid))
     if reduction == "weighted_mean":
         assert weight is not None
         counted = weight.to(loss.dtype).expand(loss.shape)
@@ -225,18 +245,30 @@ def reduce(
         weights = counted.sum()
         return total / torch.where(weights == 0, 1.0, weights)
     if reduction == "batch_mean":
-        if valid is None or loss.dim() == 0:
-            return total / max(loss.shape[0] if loss.dim() else 1, 1)
-        rows = valid.reshape(loss.shape[0], -1).any(dim=1) if loss.numel() else valid.sum()
-        return total / rows.sum().clamp(min=1)
+        if loss.dim() == 0:
+            return total
+        if valid is None:
+            return total / max(loss.shape[0], 1)
+        labels = tuple(range(1, loss.dim()))
+        # A sum and a comparison: of a mask sharded over labels, any() would count a row per shard.
+        return total / _count(valid.sum(dim=labels) > 0 if labels else valid)
     raise ValueError(f"unknown reduction {reduction!r}, expected one of {REDUCTIONS}")
+
+
+def _count(valid: Tensor) -> Tensor:
+    return valid.sum().clamp(min=1)
 
 
 def _share(alpha: float | None, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """The parts weighted by alpha and 1 - alpha; None weighs neither."""
     if alpha is None:
         return positive, negative
-    return alpha * positive, (1 - alpha) * negative
+    return _times(alpha, positive), _times(1 - alpha, negative)
+
+
+def _times(factor: float, part: Tensor) -> Tensor:
+    """The product, where 0 * inf is 0."""
+    return factor * part if factor else torch.where(part.isnan(), part, 0.0)
 
 
 def _power(minus_log: Tensor, exponent: float) -> Tensor:
