@@ -366,7 +366,7 @@ def test_poly_with_a_negative_epsilon_does_not_cancel(epsilon: float, z: float) 
 def test_descriptions_reach_a_docstring_that_the_compiler_dedented() -> None:
     def dedented() -> Tensor: ...  # type: ignore[empty-body]
 
-    dedented.__doc__ = "A loss.\n\nArgs:\n    <masking>\n\nReturns:\n    <returns>\n"
+    dedented.__doc__ = "A loss.\n\nArgs:\n    <ignoring>\n    <mask>\n\nReturns:\n    <returns>\n"
     text = str(documented(dedented).__doc__)
     assert "<" not in text
     assert "\n    mask: bool" in text

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchbce import _checks, reference
 
-F = TypeVar("F", bound=Callable[..., Tensor])
+F = TypeVar("F", bound=Callable[..., object])
 #: An input of each domain with a finite loss, which stands where an element is ignored.
 NEUTRAL = {"logits": 0.0, "probabilities": 0.5, "log_probs": -1.0}
 
@@ -38,7 +38,7 @@ class Options:
     reduction: str = "mean"
 
 
-#: Shared by the docstrings of the functions, which hold one more option or two each.
+#: Shared by the docstrings of functions and modules, which have an option or two of their own.
 OPTIONS = {
     "target": """\
         target: y in [0, 1], of input's shape or differing from it by trailing dimensions of size
@@ -55,10 +55,11 @@ OPTIONS = {
     "pos_weight": """\
         pos_weight: p, the weight of the positive part: a number or a tensor that broadcasts to
             input's shape, for instance (C,) for an input of shape (N, C).""",
-    "masking": """\
+    "ignoring": """\
         label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
         ignore_index: elements with this target (NaN allowed) are ignored: no loss, no gradient,
-            and no part in the denominator of a mean, whatever their logit.
+            and no part in the denominator of a mean, whatever their logit.""",
+    "mask": """\
         mask: bool, of input's shape as a target: false where an element is ignored.""",
     "returns": """\
         The loss in nats. For "none" of input's shape and dtype, 0 where ignored; otherwise

@@ -48,7 +48,8 @@ def binary_cross_entropy_with_logits(
         reduce: deprecated, as in PyTorch: use `reduction`.
         <reduction>
         <pos_weight>
-        <masking>
+        <ignoring>
+        <mask>
 
     Returns:
         <returns>
@@ -109,7 +110,8 @@ def binary_cross_entropy(
         <reduction>
         eps: the clamp, in (0, 0.5), exact in every dtype: 1 - eps is never rounded.
         <pos_weight>
-        <masking>
+        <ignoring>
+        <mask>
 
     Returns:
         <returns>
@@ -166,7 +168,8 @@ def binary_cross_entropy_with_log_probs(
         <target>
         <weight>
         <pos_weight>
-        <masking>
+        <ignoring>
+        <mask>
         <reduction>
 
     Returns:
@@ -224,7 +227,8 @@ def sigmoid_focal_loss(
         gamma: the focusing exponent, 0 or above.
         <weight>
         <pos_weight>
-        <masking>
+        <ignoring>
+        <mask>
         <reduction>
 
     Returns:
@@ -281,7 +285,8 @@ def asymmetric_loss(
         margin: m in [0, 1), taken off the probability of negatives; 0 takes nothing off.
         <weight>
         <pos_weight>
-        <masking>
+        <ignoring>
+        <mask>
         <reduction>
 
     Returns:
@@ -345,7 +350,8 @@ def poly_binary_cross_entropy(
             neither.
         <weight>
         <pos_weight>
-        <masking>
+        <ignoring>
+        <mask>
         <reduction>
 
     Returns:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbce import _checks, functional
+from torchbce._contract import documented
 
 __all__ = [
     "AsymmetricLoss",
@@ -27,6 +28,9 @@ class _Loss(nn.Module):
     number becomes one of the default dtype.
     """
 
+    label_smoothing: float
+    ignore_index: float | None
+    reduction: str
     _function: str
     _options: tuple[str, ...] = ("label_smoothing", "ignore_index", "reduction")
 
@@ -49,11 +53,25 @@ class _Loss(nn.Module):
         return loss
 
 
+@documented
 class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
     """`torchbce.functional.binary_cross_entropy_with_logits` as a module.
 
-    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
-    the call.
+    The formula and the errors are the function's; `mask` is an argument of the call.
+
+    Args:
+        <weight>
+        size_average: deprecated, as in PyTorch: use `reduction`.
+        reduce: deprecated, as in PyTorch: use `reduction`.
+        <reduction>
+        <pos_weight>
+        <ignoring>
+
+    Returns:
+        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+
+    Raises:
+        <raises>
 
     Example:
         >>> import torch, torchbce
@@ -90,11 +108,26 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
         )
 
 
+@documented
 class BCELoss(_Loss, nn.BCELoss):
     """`torchbce.functional.binary_cross_entropy` as a module: it takes probabilities.
 
-    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
-    the call.
+    The formula and the errors are the function's; `mask` is an argument of the call.
+
+    Args:
+        <weight>
+        size_average: deprecated, as in PyTorch: use `reduction`.
+        reduce: deprecated, as in PyTorch: use `reduction`.
+        <reduction>
+        eps: clamp probabilities into [eps, 1 - eps] instead of flooring each logarithm at -100.
+        <pos_weight>
+        <ignoring>
+
+    Returns:
+        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+
+    Raises:
+        <raises>
 
     Example:
         >>> import torch, torchbce
@@ -106,6 +139,7 @@ class BCELoss(_Loss, nn.BCELoss):
         https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
     """
 
+    eps: float | None
     _function = "binary_cross_entropy"
 
     def __init__(
@@ -132,11 +166,23 @@ class BCELoss(_Loss, nn.BCELoss):
         )
 
 
+@documented
 class BCEWithLogProbsLoss(_Loss):
     """`torchbce.functional.binary_cross_entropy_with_log_probs` as a module.
 
-    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
-    the call.
+    The formula and the errors are the function's; `mask` is an argument of the call.
+
+    Args:
+        <weight>
+        <pos_weight>
+        <ignoring>
+        <reduction>
+
+    Returns:
+        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+
+    Raises:
+        <raises>
 
     Example:
         >>> import torch, torchbce
@@ -169,11 +215,25 @@ class BCEWithLogProbsLoss(_Loss):
         )
 
 
+@documented
 class SigmoidFocalLoss(_Loss):
     """`torchbce.functional.sigmoid_focal_loss` as a module.
 
-    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
-    the call.
+    The formula and the errors are the function's; `mask` is an argument of the call.
+
+    Args:
+        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; or None.
+        gamma: the focusing exponent, 0 or above.
+        <weight>
+        <pos_weight>
+        <ignoring>
+        <reduction>
+
+    Returns:
+        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+
+    Raises:
+        <raises>
 
     Example:
         >>> import torch, torchbce
@@ -185,6 +245,8 @@ class SigmoidFocalLoss(_Loss):
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
 
+    alpha: float | None
+    gamma: float
     _function = "sigmoid_focal_loss"
 
     def __init__(
@@ -212,11 +274,26 @@ class SigmoidFocalLoss(_Loss):
         )
 
 
+@documented
 class AsymmetricLoss(_Loss):
     """`torchbce.functional.asymmetric_loss` as a module.
 
-    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
-    the call.
+    The formula and the errors are the function's; `mask` is an argument of the call.
+
+    Args:
+        gamma_pos: the focusing exponent of positives, 0 or above.
+        gamma_neg: the focusing exponent of negatives, 0 or above.
+        margin: in [0, 1), taken off the probability of negatives; 0 takes nothing off.
+        <weight>
+        <pos_weight>
+        <ignoring>
+        <reduction>
+
+    Returns:
+        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+
+    Raises:
+        <raises>
 
     Example:
         >>> import torch, torchbce
@@ -228,6 +305,9 @@ class AsymmetricLoss(_Loss):
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
 
+    gamma_pos: float
+    gamma_neg: float
+    margin: float
     _function = "asymmetric_loss"
 
     def __init__(
@@ -258,11 +338,26 @@ class AsymmetricLoss(_Loss):
         )
 
 
+@documented
 class PolyBCELoss(_Loss):
     """`torchbce.functional.poly_binary_cross_entropy` as a module.
 
-    The formula, the arguments' meaning and the errors are the function's; `mask` is an argument of
-    the call.
+    The formula and the errors are the function's; `mask` is an argument of the call.
+
+    Args:
+        epsilon: what is added to the coefficient of the first term, -1 or above.
+        gamma: the focusing exponent, 0 or above.
+        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; or None.
+        <weight>
+        <pos_weight>
+        <ignoring>
+        <reduction>
+
+    Returns:
+        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+
+    Raises:
+        <raises>
 
     Example:
         >>> import torch, torchbce
@@ -274,6 +369,9 @@ class PolyBCELoss(_Loss):
         Leng et al., PolyLoss, ICLR 2022.
     """
 
+    epsilon: float
+    gamma: float
+    alpha: float | None
     _function = "poly_binary_cross_entropy"
 
     def __init__(
