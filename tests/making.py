@@ -11,6 +11,19 @@ from torchbce.cli import app
 KIND = ["good", "great", "lovely", "fine", "warm"]
 UNKIND = ["bad", "awful", "dull", "poor", "cold"]
 
+#: The figures of `torchbce evaluate --json`, in their order.
+METRICS = [
+    "log_loss",
+    "relative_log_loss",
+    "brier",
+    "roc_auc",
+    "average_precision",
+    "accuracy",
+    "f1",
+    "ece",
+    "confusion",
+]
+
 
 def reviews(rows: int = 24, seed: int = 0) -> pl.DataFrame:
     """A text, a category and a number (some missing), each of which tells the target a little."""

@@ -20,24 +20,13 @@ import polars as pl
 import pytest
 from typer.testing import Result
 
-from making import csv_of, done, names_in, numbers, reviews, torchbce
+from making import METRICS, csv_of, done, names_in, numbers, reviews, torchbce
 from torchbce.classifier import load, prediction, tables
 from torchbce.classifier.storage import CARD, TENSORS
 
 TABLE = reviews(24)
 FAST = ("--epochs", "2")
 PROCESS = [sys.executable, "-m", "torchbce.cli"]
-METRICS = [
-    "log_loss",
-    "relative_log_loss",
-    "brier",
-    "roc_auc",
-    "average_precision",
-    "accuracy",
-    "f1",
-    "ece",
-    "confusion",
-]
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from making import METRICS
 from torchbce.classifier import Metrics, evaluate_logits, evaluate_probabilities
 from torchbce.classifier.evaluation import ECE_BINS, expected_calibration_error
-
-KEYS = [
-    "log_loss",
-    "relative_log_loss",
-    "brier",
-    "roc_auc",
-    "average_precision",
-    "accuracy",
-    "f1",
-    "ece",
-    "confusion",
-]
 
 
 def sample(rows: int = 500, seed: int = 0, rate: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +172,7 @@ def test_the_keys_of_the_json() -> None:
     for y in ([0, 1], [1, 1]):
         got = evaluate_probabilities(np.array([0.2, 0.7]), np.array(y, dtype=np.float32))
         as_json = msgspec.json.decode(msgspec.json.encode(got))
-        assert list(as_json) == KEYS
+        assert list(as_json) == METRICS
         assert set(as_json["confusion"]) == {"tn", "fp", "fn", "tp"}
         assert (as_json["roc_auc"] is None) == (y == [1, 1])
         assert msgspec.json.decode(msgspec.json.encode(got), type=Metrics) == got

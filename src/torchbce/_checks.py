@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from torchbce import reference
-from torchbce.reference import compute_dtype
 
 
 def input_dtype(name: str, tensor: Tensor) -> None:
@@ -65,10 +64,12 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
             raise TypeError(f"{name} must be a tensor or a number, got {type(weight).__name__}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {weight}")
-        return torch.tensor(float(weight), dtype=compute_dtype(input.dtype), device=input.device)
+        return torch.tensor(
+            float(weight), dtype=reference.compute_dtype(input.dtype), device=input.device
+        )
     if weight.is_complex():
         raise TypeError(f"{name} must be real, got {weight.dtype}")
-    if _broadcasts_into(weight.shape, input.shape):
+    if broadcasts_into(weight.shape, input.shape):
         return weight
     if _without_trailing_ones(weight.shape) == _without_trailing_ones(input.shape):
         return weight.reshape(input.shape)
@@ -91,7 +92,7 @@ def align_mask(mask: Tensor, input: Tensor) -> Tensor:
         raise TypeError(
             f"mask must be a bool tensor, false where an element is ignored; got {came}"
         )
-    if _broadcasts_into(mask.shape, input.shape):
+    if broadcasts_into(mask.shape, input.shape):
         return mask.expand(input.shape)
     if _without_trailing_ones(mask.shape) == _without_trailing_ones(input.shape):
         return mask.reshape(input.shape)
@@ -241,10 +242,16 @@ def _range_remedy(name: str, value: float) -> str:
 
 def readable(values: Tensor) -> Tensor | None:
     """The values without gradients and transforms, if reading them has no side effect."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(values):
-        values = torch._C._functorch.get_unwrapped(values)
+    values = unwrapped(values)
     plain = type(values) in (Tensor, torch.nn.Parameter) and values.device.type == "cpu"
     return values.detach() if plain else None
+
+
+def unwrapped(values: Tensor) -> Tensor:
+    """The values of all rows at once, where a functorch transform shows one."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(values):
+        values = torch._C._functorch.get_unwrapped(values)
+    return values
 
 
 def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:
@@ -254,7 +261,8 @@ def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:
     return sizes
 
 
-def _broadcasts_into(shape: torch.Size, into: torch.Size) -> bool:
+def broadcasts_into(shape: torch.Size, into: torch.Size) -> bool:
+    """Whether a shape broadcasts to another without enlarging it."""
     return len(shape) <= len(into) and all(
         size in (1, full) for size, full in zip(reversed(shape), reversed(into), strict=False)
     )

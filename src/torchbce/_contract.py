@@ -17,13 +17,13 @@ from torch import Tensor
 from torchbce import _checks, reference
 
 F = TypeVar("F", bound=Callable[..., object])
+Parts = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 #: An input of each domain with a finite loss, which stands where an element is ignored.
 NEUTRAL = {"logits": 0.0, "probabilities": 0.5, "log_probs": -1.0}
 
 #: Dtypes whose targets are checked as they are, so that an error says 255 and not 255.0.
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-Parts = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ standard error. Exit status 0: done; 2: the input is wrong, and one sentence say
 interrupted; 1: a fault of this program.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -57,11 +58,10 @@ def answers(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            # Loaded here, with all it needs: whoever interrupts that sees no stack trace either.
-            from torchbce.classifier.errors import InputError
-
             command(*args, **kwargs)
             sys.stdout.flush()
+        except typer.Exit:
+            raise
         except (KeyboardInterrupt, typer.Abort):
             _say("torchbce: interrupted")
             raise typer.Exit(130) from None
@@ -69,37 +69,35 @@ def answers(command: Callable[P, None]) -> Callable[P, None]:
             # Whoever read the results has read enough. Python flushes once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except ImportError as error:
-            if kwargs.get("debug"):
-                raise
-            _say(f"torchbce: {error}. {INSTALL}")
-            raise typer.Exit(2) from None
-        except InputError as error:
-            if kwargs.get("debug"):
-                raise
-            _say(f"torchbce: {error}")
-            raise typer.Exit(2) from None
-        except OSError as error:
-            if kwargs.get("debug"):
-                raise
-            place = f" {error.filename!r}" if error.filename else ""
-            _say(f"torchbce: {error.strerror or error}{place}")
-            raise typer.Exit(2) from None
-        except MemoryError:
-            _say("torchbce: out of memory; give fewer rows or columns, or a machine with more")
-            raise typer.Exit(2) from None
-        except typer.Exit:
-            raise
         except Exception as error:
             if kwargs.get("debug"):
                 raise
-            _say(
-                f"torchbce: internal error: {type(error).__name__}: {error}\n"
-                "This is a fault of torchbce; run again with --debug to see where."
-            )
-            raise typer.Exit(1) from None
+            sentence, status = _explain(error)
+            _say(f"torchbce: {sentence}")
+            raise typer.Exit(status) from None
 
     return wrapper
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What went wrong, and the exit status that says whose fault it is."""
+    if isinstance(error, ImportError):
+        return f"{error}. {INSTALL}", 2
+    # Not before: it loads the classifier's libraries, of which one may be missing.
+    from torchbce.classifier import InputError
+
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, OSError):
+        place = f" {error.filename!r}" if error.filename else ""
+        return f"{error.strerror or error}{place}", 2
+    if isinstance(error, MemoryError):
+        return "out of memory; give fewer rows or columns, or a machine with more", 2
+    return (
+        f"internal error: {type(error).__name__}: {error}\n"
+        "This is a fault of torchbce; run again with --debug to see where.",
+        1,
+    )
 
 
 @app.callback(invoke_without_command=True)
@@ -347,9 +345,7 @@ def _report_fit(fitted: "Classifier", output: Path, seconds: float, as_json: boo
             "features": fitted.encoder.width,
             "epochs": card.epochs,
             "target": msgspec.to_builtins(card.target),
-            "columns": [
-                {"name": c.name, "kind": c.kind, "reason": c.reason} for c in fitted.choices
-            ],
+            "columns": [dataclasses.asdict(choice) for choice in fitted.choices],
             "held_out": msgspec.to_builtins(card.held_out),
         }
         print(json.dumps(result))

@@ -39,7 +39,7 @@ from torch.nn import _reduction as _torch_reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from torchbce import reference
+from torchbce import _checks, reference
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -276,9 +276,8 @@ def binary_cross_entropy(
     p, y = _autocast(input), _autocast(target)
     _assert_unit_range("input", p)
     _assert_unit_range("target", y)
-    dtype = reference.compute_dtype(p.dtype)
-    probability = p.to(dtype)
-    loss = reference.binary_cross_entropy(probability, y, weight, reduction="none")
+    wide = p.to(reference.compute_dtype(p.dtype))
+    loss = reference.binary_cross_entropy(wide, y, weight, reduction="none")
     return _reduced(loss, reduction).to(p.dtype)
 
 
@@ -335,11 +334,7 @@ def _is_weight_of(input: Tensor, weight: Tensor | None) -> bool:
         and weight.layout == torch.strided
         and not weight.is_complex()
         and not (weight.requires_grad and torch.is_grad_enabled())
-        and weight.dim() <= input.dim()
-        and all(
-            size in (1, full)
-            for size, full in zip(reversed(weight.size()), reversed(input.size()), strict=False)
-        )
+        and _checks.broadcasts_into(weight.size(), input.size())
     )
 
 
@@ -359,9 +354,9 @@ def _assert_unit_range(name: str, values: Tensor) -> None:
     # A compiled graph checks nothing in PyTorch either.
     if torch.compiler.is_compiling() or values.numel() == 0:
         return
-    while torch._C._functorch.is_functorch_wrapped_tensor(values):
-        values = torch._C._functorch.get_unwrapped(values)
-    low, high = values.detach().aminmax()  # NaN if there is one, and then neither holds
+    low, high = (
+        _checks.unwrapped(values).detach().aminmax()
+    )  # NaN if there is one, and then neither holds
     torch._assert_async(
         (low >= 0) & (high <= 1), f"all elements of {name} should be between 0 and 1"
     )

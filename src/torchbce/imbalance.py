@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from torchbce import _checks
-from torchbce.reference import compute_dtype
+from torchbce import _checks, reference
 
 __all__ = ["correct_logits", "pos_weight_from_counts", "prior_bias"]
 
@@ -104,7 +103,7 @@ def correct_logits(logits: Tensor, pos_weight: Tensor | float) -> Tensor:
     assert p is not None  # for the type checker: only None gives None
     if logits.device.type == "cpu" and not bool((p > 0).all()):
         raise ValueError(f"every pos_weight must be above 0, got {p.tolist()}")
-    return logits - torch.log(p.to(compute_dtype(logits.dtype))).to(logits.dtype)
+    return logits - torch.log(p.to(reference.compute_dtype(logits.dtype))).to(logits.dtype)
 
 
 def _counts(positives: Tensor | float, negatives: Tensor | float) -> tuple[Tensor, Tensor]:

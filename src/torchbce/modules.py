@@ -32,7 +32,7 @@ class _Loss(nn.Module):
     ignore_index: float | None
     reduction: str
     _function: str
-    _options: tuple[str, ...] = ("label_smoothing", "ignore_index", "reduction")
+    _options: tuple[str, ...]
 
     def _store(self, weight: Weight, pos_weight: Weight, **options: float | str | None) -> None:
         _checks.reduction(str(options["reduction"]))

@@ -33,8 +33,6 @@ BIN_ROWS = 100
 # Standardised values beyond this (a typing error in new data) are cut, so that no logit overflows.
 FARTHEST = 1e6
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-
 
 class TextColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
     """TF-IDF of word 1- and 2-grams, logarithmic in the count, rows of norm 1."""
@@ -152,14 +150,16 @@ def fit(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, sp.csr
     idf: dict[str, np.ndarray] = {}
     blocks: list[sp.csr_matrix] = []
     for choice in choices:
-        values = table[choice.name] if choice.kind != "dropped" else pl.Series()
-        column: Column | None = None
+        if choice.kind == "dropped":
+            continue
+        values = table[choice.name]
+        column: Column | None
         if choice.kind == "text":
             column, idf[choice.name], block = _fit_text(values)
         elif choice.kind == "categorical":
             column = _fit_categories(values)
             block = _one_hot(column, values)
-        elif choice.kind == "numeric":
+        else:
             column = _fit_numbers(values)
             block = _numbers(column, values, 1) if column else None
         if column is not None and column.width:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 import polars as pl
+import torch
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from torchbce.classifier import columns, features, targets
@@ -16,7 +17,7 @@ from torchbce.classifier.evaluation import evaluate_logits
 from torchbce.classifier.model import FORMAT, Card, Classifier
 from torchbce.classifier.targets import Target
 from torchbce.classifier.training import Progress, Rows, Trained, TrainingOptions, train
-from torchbce.imbalance import pos_weight_from_counts
+from torchbce.imbalance import correct_logits, pos_weight_from_counts
 
 #: The part of the rows that is held out to find when to stop.
 HELD_OUT = 0.1
@@ -114,7 +115,8 @@ def fit(
             stage,
         )
         trials.append(trial)
-        logits[held_out] = trial.held_out_logits - np.log(pos_weight)
+        raw = torch.from_numpy(trial.held_out_logits)
+        logits[held_out] = correct_logits(raw, pos_weight).numpy()
     epochs = round(float(np.mean([trial.epochs for trial in trials])))
     final = train(rows, None, epochs, pos_weight, options, progress, "all rows")
 

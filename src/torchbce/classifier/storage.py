@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,9 +17,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from torchbce.classifier.errors import InputError, listing
-from torchbce.classifier.features import Encoder, TextColumn
+from torchbce.classifier.features import Column, Encoder, TextColumn
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.network import HIDDEN, Network
+from torchbce.classifier.network import Network
 from torchbce.classifier.tables import refuse_existing
 
 CARD = "model.json"
@@ -70,17 +71,14 @@ def load(directory: Path) -> Classifier:
         # A header may name a dtype that torch lacks, or sizes that do not add up.
         raise _damaged(directory / TENSORS, str(error)) from error
 
-    expected: dict[str, tuple[int, ...]] = {}
-    idf_names = {
-        c.name: f"idf.{i}" for i, c in enumerate(card.columns) if isinstance(c, TextColumn)
-    }
-    widths = {column.name: column.width for column in card.columns}
-    expected |= {idf_names[name]: (widths[name],) for name in idf_names}
-    expected |= _network_shapes(sum(widths.values()), HIDDEN[card.architecture])
+    with torch.device("meta"):  # its shapes without its memory; load_state_dict brings the values
+        network = Network(sum(column.width for column in card.columns), card.architecture)
+    texts = _idf_names(card.columns)
+    expected = {key: (column.width,) for key, column in texts.items()}
+    expected |= {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
-        wrong = sorted(set(found.items()) ^ set(expected.items()))
-        names = sorted({name for name, _ in wrong})
+        names = sorted({name for name, _ in found.items() ^ expected.items()})
         raise _damaged(
             directory / TENSORS,
             f"the tensors {listing(names)} do not fit {CARD}; both must come from one fit",
@@ -89,8 +87,7 @@ def load(directory: Path) -> Classifier:
         if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
             raise _damaged(directory / TENSORS, f"tensor {name!r} must be finite float32")
 
-    idf = {name: tensors.pop(key).numpy() for name, key in idf_names.items()}
-    network = Network(sum(widths.values()), card.architecture)
+    idf = {column.name: tensors.pop(key).numpy() for key, column in texts.items()}
     network.load_state_dict(tensors, assign=True)
     return Classifier(card, Encoder(card.columns, idf), network.eval())
 
@@ -126,27 +123,16 @@ class _Format(msgspec.Struct):
     format: int
 
 
-def _network_shapes(features: int, hidden: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's tensors, without making it: a card may claim any size."""
-    widths = (*hidden, 1)
-    shapes: dict[str, tuple[int, ...]] = {
-        "input.weight": (features, widths[0]),
-        "input_bias": (widths[0],),
-    }
-    for layer, (before, after) in enumerate(itertools.pairwise(widths)):
-        shapes[f"rest.{2 * layer + 1}.weight"] = (after, before)
-        shapes[f"rest.{2 * layer + 1}.bias"] = (after,)
-    return shapes
-
-
 def _tensors(classifier: Classifier) -> dict[str, torch.Tensor]:
     tensors = dict(classifier.network.state_dict())
-    for index, column in enumerate(classifier.encoder.columns):
-        if isinstance(column, TextColumn):
-            tensors[f"idf.{index}"] = torch.from_numpy(
-                np.array(classifier.encoder.idf[column.name])
-            )
+    for key, column in _idf_names(classifier.encoder.columns).items():
+        tensors[key] = torch.from_numpy(np.array(classifier.encoder.idf[column.name]))
     return tensors
+
+
+def _idf_names(columns: Sequence[Column]) -> dict[str, TextColumn]:
+    """The text columns, by the names of their tensors."""
+    return {f"idf.{i}": c for i, c in enumerate(columns) if isinstance(c, TextColumn)}
 
 
 def _read(path: Path) -> bytes:
