@@ -199,7 +199,7 @@ def test_a_module_stores_and_nothing_more(loss: Loss) -> None:
 
 @every_loss
 def test_every_loss_and_module_takes_every_option(loss: Loss) -> None:
-    options = set(Options.__dataclass_fields__)
+    options = set(Options._fields)
     assert options <= set(inspect.signature(loss.function).parameters)
     assert options - {"mask"} <= set(inspect.signature(loss.module).parameters)
     assert "mask" in inspect.signature(loss.module.forward).parameters

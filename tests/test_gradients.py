@@ -203,6 +203,7 @@ def test_compiled_equals_eager(loss: Callable[..., Tensor], reduction: str) -> N
         value.sum().backward()
         results.append((value.detach(), z.grad))
     (eager, eager_gradient), (graph, graph_gradient) = results
-    assert torch.equal(eager, graph)
-    assert torch.equal(eager_gradient, graph_gradient)
+    # The graph is the definition, which rounds correctly; a kernel is within a unit of the truth.
+    torch.testing.assert_close(eager, graph, rtol=2 * 2**-23, atol=0)
+    torch.testing.assert_close(eager_gradient, graph_gradient, rtol=2 * 2**-23, atol=0)
     assert eager_gradient.abs().min() > 0

@@ -14,6 +14,7 @@ from mpmath import mp, mpf
 from numpy.typing import NDArray
 from torch import Tensor
 
+import torchbce
 import truth
 from torchbce.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
@@ -122,17 +123,20 @@ def ulps64(value: Tensor, true: NDArray[np.float64], dtype: torch.dtype) -> NDAr
     return np.asarray(np.abs(value.double().numpy() - true) / spacing)
 
 
+@pytest.mark.parametrize("backend", ["reference", "numba"])
 @pytest.mark.parametrize("target", [0.0, 1.0])
-def test_float32_sweep(target: float) -> None:
+def test_float32_sweep(target: float, backend: str) -> None:
     logits = float32_sample()
     logits = logits[np.isfinite(logits)]
     assert logits.size > 420_000
     assert (np.abs(logits[logits != 0]) < np.finfo(np.float32).tiny).any()
     true_loss, true_gradient = truth64(logits.astype(np.float64), target)
-    loss, gradient = evaluate(torch.from_numpy(logits), target)
+    with torchbce.backend(backend):
+        loss, gradient = evaluate(torch.from_numpy(logits), target)
 
-    assert ulps64(loss, true_loss, torch.float32).max() <= LOSS_ULPS
-    assert ulps64(gradient, true_gradient, torch.float32).max() <= GRADIENT_ULPS
+    # `benchmarks/exact.py` measures 0.82 and 0.94 over all logits.
+    assert ulps64(loss, true_loss, torch.float32).max() <= 1
+    assert ulps64(gradient, true_gradient, torch.float32).max() <= 1
 
 
 def test_the_vectorised_ulps_are_the_scalar_ones() -> None:

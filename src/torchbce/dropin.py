@@ -29,6 +29,7 @@ holds, at p = 0 for y = 1 and at p = 1 for y = 0, it is that of the floored loss
 It is 0 too where 1 / p would overflow, for p below 2.9e-39 in float32.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from torch.nn import _reduction as _torch_reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from torchbce import _checks, reference
+from torchbce import _autograd, _backends, _checks, kernels, reference
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -202,11 +203,7 @@ def binary_cross_entropy_with_logits(
         )
 
     z, y = _autocast(input), _autocast(target)
-    dtype = reference.compute_dtype(torch.promote_types(z.dtype, y.dtype))
-    loss = reference.binary_cross_entropy_with_logits(
-        z.to(dtype), y, weight, pos_weight, reduction="none"
-    )
-    return _reduced(loss, reduction).to(y.dtype)
+    return _value(reference.logits_parts, z, y, weight, pos_weight, reduction).to(y.dtype)
 
 
 def binary_cross_entropy(
@@ -274,11 +271,60 @@ def binary_cross_entropy(
         return _pytorch_binary_cross_entropy(input, target, weight, reduction=reduction)
 
     p, y = _autocast(input), _autocast(target)
-    _assert_unit_range("input", p)
-    _assert_unit_range("target", y)
-    wide = p.to(reference.compute_dtype(p.dtype))
-    loss = reference.binary_cross_entropy(wide, y, weight, reduction="none")
-    return _reduced(loss, reduction).to(p.dtype)
+    return _value(reference.probability_parts, p, y, weight, None, reduction).to(p.dtype)
+
+
+def _value(
+    parts: Callable[..., tuple[Tensor, Tensor]],
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: str,
+) -> Tensor:
+    """The loss, by a kernel where there is one, before it is rounded to the dtype to return."""
+    # A kernel rounds element-wise losses to x's dtype, and knows no float64.
+    fits = x.dtype == y.dtype or (x.dtype == torch.float32 and y.dtype != torch.float64)
+    options = (weight, pos_weight, None)
+    if fits and x.numel() and _backends.chosen(x, y, *options) is _backends.NUMBA:
+        divisor = float(x.numel()) if reduction == "mean" else 1.0
+        elements = (x, y, *options, None)
+        value, _ = _autograd.evaluate(_call(parts, reduction), divisor, elements)
+        return value
+    return _definition(parts, reduction, x, y, *options)
+
+
+@functools.cache
+def _call(parts: Callable[..., tuple[Tensor, Tensor]], reduction: str) -> _autograd.Call:
+    own = (None,) if parts is reference.probability_parts else ()
+    program = kernels.cpu().program(parts, own, 0.0, None)
+    checked = parts is reference.probability_parts
+    definition = functools.partial(_definition, parts, reduction)
+    return _autograd.Call(program, reduction, definition, checked)
+
+
+def _definition(
+    parts: Callable[..., tuple[Tensor, Tensor]],
+    reduction: str,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    mask: None,
+) -> Tensor:
+    dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
+    wide = x.to(dtype)
+    if parts is reference.probability_parts:
+        _assert_unit_range("input", x)
+        _assert_unit_range("target", y)
+        both = reference.probability_parts(wide, None)
+    else:
+        both = reference.logits_parts(wide)
+    loss = reference.combine(*both, y.to(dtype), weight, pos_weight)
+    # The mean of nothing is NaN, as in PyTorch.
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
 
 
 class _Patch:
@@ -360,10 +406,3 @@ def _assert_unit_range(name: str, values: Tensor) -> None:
     torch._assert_async(
         (low >= 0) & (high <= 1), f"all elements of {name} should be between 0 and 1"
     )
-
-
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
-    """The mean of nothing is NaN, as in PyTorch."""
-    if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()

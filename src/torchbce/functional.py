@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import _reduction as _torch_reduction
 
 from torchbce import _checks, reference
-from torchbce._contract import Options, documented, evaluate
+from torchbce._contract import Loss, Options, documented, evaluate
 
 __all__ = [
     "asymmetric_loss",
@@ -14,6 +14,9 @@ __all__ = [
     "poly_binary_cross_entropy",
     "sigmoid_focal_loss",
 ]
+
+_LOGITS = Loss(reference.logits_parts)
+_LOG_PROBS = Loss(reference.log_probability_parts, domain="log_probs")
 
 
 @documented
@@ -72,7 +75,7 @@ def binary_cross_entropy_with_logits(
     """
     reduction = _reduction_name(size_average, reduce, reduction)
     options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
-    return evaluate(reference.logits_parts, input, target, options)
+    return evaluate(_LOGITS, input, target, options)
 
 
 @documented
@@ -139,7 +142,7 @@ def binary_cross_entropy(
     reduction = _reduction_name(size_average, reduce, reduction)
     options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
     return evaluate(
-        lambda p: reference.probability_parts(p, eps), input, target, options, "probabilities"
+        Loss(reference.probability_parts, (eps,), "probabilities"), input, target, options
     )
 
 
@@ -193,7 +196,7 @@ def binary_cross_entropy_with_log_probs(
         Mächler, Accurately Computing log(1 - exp(-|a|)), 2012.
     """
     options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
-    return evaluate(reference.log_probability_parts, input, target, options, "log_probs")
+    return evaluate(_LOG_PROBS, input, target, options)
 
 
 @documented
@@ -250,7 +253,7 @@ def sigmoid_focal_loss(
     _checks.alpha(alpha)
     _checks.exponent("gamma", gamma)
     options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
-    return evaluate(lambda z: reference.focal_parts(z, alpha, gamma), input, target, options)
+    return evaluate(Loss(reference.focal_parts, (alpha, gamma)), input, target, options)
 
 
 @documented
@@ -309,12 +312,8 @@ def asymmetric_loss(
     _checks.exponent("gamma_neg", gamma_neg)
     _checks.margin(margin)
     options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
-    return evaluate(
-        lambda z: reference.asymmetric_parts(z, gamma_pos, gamma_neg, margin),
-        input,
-        target,
-        options,
-    )
+    own = (gamma_pos, gamma_neg, margin)
+    return evaluate(Loss(reference.asymmetric_parts, own), input, target, options)
 
 
 @documented
@@ -375,9 +374,7 @@ def poly_binary_cross_entropy(
     _checks.exponent("gamma", gamma)
     _checks.epsilon(epsilon)
     options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
-    return evaluate(
-        lambda z: reference.poly_parts(z, epsilon, gamma, alpha), input, target, options
-    )
+    return evaluate(Loss(reference.poly_parts, (epsilon, gamma, alpha)), input, target, options)
 
 
 def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:

@@ -5,16 +5,18 @@ It counts the losses that the drop-in computed, so that a run which never reache
 
 import functools
 
-import torchbce.dropin
-from torchbce import reference
+from torchbce import dropin, reference
 
 _computed = {"binary_cross_entropy": 0, "binary_cross_entropy_with_logits": 0}
+_names = {
+    reference.probability_parts: "binary_cross_entropy",
+    reference.logits_parts: "binary_cross_entropy_with_logits",
+}
 
 
 def pytest_configure(config):
-    for name in _computed:
-        setattr(reference, name, _counted(name, getattr(reference, name)))
-    torchbce.dropin.install()
+    dropin._value = _counted(dropin._value)
+    dropin.install()
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -22,10 +24,10 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"drop-in computed {name}: {times}")
 
 
-def _counted(name, function):
+def _counted(function):
     @functools.wraps(function)
-    def counted(*args, **kwargs):
-        _computed[name] += 1
-        return function(*args, **kwargs)
+    def counted(parts, *args):
+        _computed[_names[parts]] += 1
+        return function(parts, *args)
 
     return counted

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from sklearn import metrics
 
+from torchbce._backends import backend
 from torchbce.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 #: Bins of equal width for the expected calibration error, as in Guo et al.
@@ -34,6 +35,7 @@ class Metrics(msgspec.Struct, frozen=True):
     confusion: Confusion
 
 
+@backend("reference")  # no kernel to compile for one call
 def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> Metrics:
     """The figures of logits: the log loss is exact where a probability would round to 1."""
     z, y = torch.from_numpy(logits), torch.from_numpy(targets)
@@ -43,6 +45,7 @@ def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 
     return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold, ranking)
 
 
+@backend("reference")
 def evaluate_probabilities(
     probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5
 ) -> Metrics:

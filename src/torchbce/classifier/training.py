@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from lightning_fabric import Fabric
 
+from torchbce._backends import backend
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.network import (
     Architecture,
@@ -130,6 +131,8 @@ def one_thread() -> Iterator[None]:
 
 
 @one_thread()
+# The kernels would save less in a training of this kind than it takes to compile them once.
+@backend("reference")
 def train(
     rows: Rows,
     held_out: Rows | None,

@@ -1,0 +1,334 @@
+"""From PyTorch tensors to a kernel: where their elements lie, which kernel, how many threads."""
+
+import functools
+import hashlib
+import math
+import os
+import struct
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from numba import cfunc, types
+from torch import Tensor
+
+from torchbce import reference
+from torchbce.kernels import cpu_loops as loops
+from torchbce.kernels import cpu_memory, cpu_threads
+
+CODES = {
+    torch.float32: loops.FLOAT32,
+    torch.bfloat16: loops.BFLOAT16,
+    torch.float16: loops.FLOAT16,
+    torch.float64: loops.FLOAT64,
+    torch.bool: loops.BOOL,
+    torch.uint8: loops.UINT8,
+    torch.int8: loops.INT8,
+    torch.int16: loops.INT16,
+    torch.int32: loops.INT32,
+    torch.int64: loops.INT64,
+}
+
+_SIGNATURE = types.void(types.int64)
+
+#: Below two chunks a thread, 0.1 ms, waking another one takes longer than it saves.
+_ELEMENTS_PER_THREAD = 2 * loops.CHUNK
+
+
+class Elements(NamedTuple):
+    """What a kernel reads. Each tensor broadcasts to the input's shape, and is on the CPU.
+
+    Attributes:
+        input: [...] float32, bfloat16 or float16.
+        target: [...] of any dtype of `CODES`; or the values that a sparse target stores, [stored].
+        weight, pos_weight: of any dtype of `CODES`.
+        mask: bool, false where an element is ignored.
+        positions: of the stored elements of a sparse target in the flattened input, [stored],
+            int64, ascending; None for a dense target.
+    """
+
+    input: Tensor
+    target: Tensor
+    weight: Tensor | None = None
+    pos_weight: Tensor | None = None
+    mask: Tensor | None = None
+    positions: Tensor | None = None
+
+
+class Program(NamedTuple):
+    """Which loss, with what constants and options."""
+
+    loss: str
+    constants: tuple[float, float, float, float, float]
+    smoothing: float = 0.0
+    ignore_index: float | None = None
+
+
+@functools.lru_cache(maxsize=256)
+def program(
+    parts: Callable[..., tuple[Tensor, Tensor]],
+    own: tuple[float | None, ...],
+    smoothing: float,
+    ignore_index: float | None,
+) -> Program:
+    """The program of a loss that `reference` defines, with its own constants.
+
+    The first two constants of a kernel weigh positives and negatives. A loss that focuses on
+    nothing is cross-entropy.
+    """
+
+    def focused(
+        name: str, alpha: float | None, gamma_pos: float, gamma_neg: float, last: float = 0.0
+    ) -> tuple[str, tuple[float, ...]]:
+        if alpha is None and gamma_pos == gamma_neg == last == 0:
+            return "logits", (1.0, 1.0)
+        a, b = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+        return name, (a, b, gamma_pos, gamma_neg, last)
+
+    c: Any = own
+    if parts is reference.focal_parts:
+        loss, constants = focused("focal", c[0], c[1], c[1])
+    elif parts is reference.poly_parts:
+        loss, constants = focused("poly", c[2], c[1], c[1], c[0])
+    elif parts is reference.asymmetric_parts:
+        loss, constants = focused("asymmetric" if c[2] else "focal", None, *c)
+    elif parts is reference.probability_parts:
+        eps = c[0]
+        logs = (0.0, 0.0, 0.0) if eps is None else (eps, -math.log(eps), -math.log1p(-eps))
+        loss, constants = "probability", (1.0, 1.0, *logs)
+    elif parts is reference.log_probability_parts:
+        loss, constants = "log_probability", (1.0, 1.0)
+    else:
+        loss, constants = "logits", (1.0, 1.0)
+    filled = tuple(float(value) for value in (*constants, 0.0, 0.0, 0.0)[:5])
+    return Program(loss, filled, smoothing, ignore_index)  # type: ignore[arg-type]
+
+
+#: Two flat operands and no third, behind the record.
+_FLAT = struct.Struct(loops.RECORD.format + "12q")
+
+
+def launch(
+    program: Program,
+    elements: Elements,
+    losses: Tensor | None,
+    gradient: Tensor | None,
+    scale: float = 1.0,
+    upstream: Tensor | None = None,
+    sums: bool = True,
+) -> tuple[float, float, float, bool]:
+    """One pass over the elements.
+
+    Args:
+        program: the loss and its options.
+        elements: what is read.
+        losses: where the element losses go, from `memory_for_losses`; None for nowhere.
+        gradient: where the gradient goes, from `memory_for_gradient`; None for nowhere.
+        scale: a number that multiplies the gradient.
+        upstream: what multiplies it too, of input's dtype, broadcasting to its shape.
+        sums: whether the sums of losses and weights are wanted.
+
+    Returns:
+        The sum of the losses, the sum of the weights, the number of elements that count, and
+        whether a value seemed to be outside its range (or was -0).
+    """
+    x, y, weight, pos_weight, mask, positions = elements
+    loss, constants, smoothing, ignore_index = program
+    n, x_code, y_code = x.numel(), CODES[x.dtype], CODES[y.dtype]
+    flags = (loops.SUMS if sums else 0) | (0 if gradient is None else loops.GRADIENT)
+    marker = 0.0
+    if ignore_index is not None:
+        flags |= loops.IGNORE | (loops.IGNORE_NAN if math.isnan(ignore_index) else 0)
+        marker = _as_in(ignore_index, y.dtype)
+    chunks = -(-n // loops.CHUNK)
+    threads = min(torch.get_num_threads(), n // _ELEMENTS_PER_THREAD) or 1
+    work = array("d", bytes(8 * (1 + threads + loops.LEFT * chunks)))
+    losses_at = 0 if losses is None else losses.data_ptr()
+    gradient_at = 0 if gradient is None else gradient.data_ptr()
+
+    # fmt: off
+    weights: tuple[int, ...] | None = None
+    ignores = mask is not None or ignore_index is not None
+    if weight is None and pos_weight is None and not ignores and smoothing == 0:
+        flat = upstream is None and positions is None and x.is_contiguous() and y.is_contiguous()
+    else:
+        flat = False
+        weights = tuple(loops.FLOAT32 if w is None else CODES[w.dtype] for w in elements[2:4])
+    if flat:
+        record = _FLAT.pack(
+            n, threads, work.buffer_info()[0], 4, losses_at, gradient_at, flags,
+            smoothing, marker, scale, *constants,
+            loops.FLAT, x.data_ptr(), x_code, 0, loops.FLAT, y.data_ptr(), y_code, 0, 0, 0, 0, 0,
+        )
+    else:
+        table, width = _table(elements, upstream)
+        record = loops.RECORD.pack(
+            n, threads, work.buffer_info()[0], width, losses_at, gradient_at, flags,
+            smoothing, marker, scale, *constants,
+        ) + table.tobytes()
+    # fmt: on
+    memory = (work, elements, losses, gradient, upstream)
+    cpu_threads.run(_kernel(loss, x_code, y_code, weights), record, threads, memory)
+    if chunks == 1:
+        _, _, loss_sum, weight_sum, count, wrong = work
+    else:
+        # In a fixed order, whichever threads the chunks went to.
+        columns = (work[1 + threads + i :: loops.LEFT] for i in range(loops.LEFT))
+        loss_sum, weight_sum, count, wrong = map(sum, columns)
+    return loss_sum, weight_sum, count if ignores else n, wrong != 0
+
+
+def memory_for_gradient(elements: Elements) -> Tensor:
+    """Of input's shape and dtype, in the order in which a kernel walks over it."""
+    return cpu_memory.reused(*_layout(elements))
+
+
+def memory_for_losses(elements: Elements) -> Tensor:
+    """Of input's shape and dtype, in the order in which a kernel walks over it."""
+    x, strides = _layout(elements)
+    memory = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
+    return cpu_memory.in_huge_pages(memory)
+
+
+def _layout(elements: Elements) -> tuple[Tensor, tuple[int, ...]]:
+    """The input, and the strides of memory in the order in which a kernel walks over it."""
+    x, order = elements[0], _order(elements)
+    if order is None:
+        return x, (x.stride() if x.is_contiguous() else _contiguous(x.shape))
+    strides = dict(zip(order, _contiguous([x.shape[d] for d in order]), strict=True))
+    return x, tuple(strides[d] for d in range(x.dim()))
+
+
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * max(size, 1))
+    return tuple(reversed(strides[: len(shape)]))
+
+
+# ------------------------------------------------------------------------ where elements lie
+
+
+def _order(elements: Elements) -> list[int] | None:
+    """The dimensions of the input from the outermost in memory to the innermost.
+
+    None for the order in which they stand: that of a contiguous input, of one that repeats
+    elements, and the one in which a sparse target counts its positions.
+    """
+    x, positions = elements[0], elements[5]
+    if x.is_contiguous() or positions is not None:
+        return None
+    strides = x.stride()
+    if any(stride == 0 and size > 1 for size, stride in zip(x.shape, strides, strict=True)):
+        return None
+    order = sorted(range(x.dim()), key=lambda d: -strides[d])
+    return None if order == list(range(x.dim())) else order
+
+
+def _table(elements: Elements, upstream: Tensor | None) -> tuple["array[int]", int]:
+    """The operands as rows of equal width, in the order of `loops.INPUT` and its neighbours."""
+    x, y, *options, positions = elements
+    order = _order(elements)
+    if positions is None:
+        targets = _row(y, x.shape, order)
+    else:
+        stored = (y.data_ptr(), CODES[y.dtype], y.numel(), positions.data_ptr())
+        targets = [loops.SPARSE, *stored]
+    others = [_row(tensor, x.shape, order) for tensor in (*options, upstream)]
+    rows = [_row(x, x.shape, order), targets, others.pop(), *others]
+    width = max(map(len, rows))
+    return array("q", [v for row in rows for v in [*row, *[0] * (width - len(row))]]), width
+
+
+def _row(tensor: Tensor | None, shape: torch.Size, order: Sequence[int] | None) -> list[int]:
+    if tensor is None:
+        return [loops.ABSENT]
+    dimensions = range(len(shape)) if order is None else order
+    strides = tensor.expand(shape).stride()
+    merged = _merged([shape[d] for d in dimensions], [strides[d] for d in dimensions])
+    kind = loops.STRIDED
+    if all(stride == 0 for _, stride in merged):
+        kind = loops.SCALAR
+    elif len(merged) == 1 and merged[0][1] == 1:
+        kind = loops.FLAT
+    sizes, steps = [size for size, _ in merged], [stride for _, stride in merged]
+    return [kind, tensor.data_ptr(), CODES[tensor.dtype], len(merged), *sizes, *steps]
+
+
+def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Sizes and strides, those of neighbours merged that one step walks through."""
+    merged: list[tuple[int, int]] = []
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 1:
+            continue
+        if merged and merged[-1][1] == size * stride:
+            size *= merged.pop()[0]
+        merged.append((size, stride))
+    return merged
+
+
+def _as_in(number: float, dtype: torch.dtype) -> float:
+    """A number as its dtype has it, of an integer dtype as float32 has it."""
+    wide = dtype if dtype.is_floating_point else torch.float32
+    return torch.tensor(number, dtype=wide, device="cpu").item()
+
+
+# --------------------------------------------------------------------------------- the kernels
+
+_compiling = threading.RLock()
+_alive: list[Any] = []  # Numba frees the code with the object
+_compiled: dict[tuple[str, int, int, tuple[int, ...] | None], Any] = {}
+
+
+def _kernel(loss: str, input: int, target: int, weights: tuple[int, ...] | None) -> Any:
+    """The compiled kernel: from this process, else from disk, else made now."""
+    key = loss, input, target, weights
+    found = _compiled.get(key)
+    if found is None:
+        with _compiling:
+            found = _compiled.get(key)
+            if found is None:
+                found = _compiled[key] = _compile(*key)
+    return found
+
+
+def _compile(loss: str, input: int, target: int, weights: tuple[int, ...] | None) -> Any:
+    codes = [input, target, *(weights or ())]
+    name = "_".join(["visit", loss, *map(str, codes), _FINGERPRINT or ""])
+    function = loops.specialised(loss, input, target, weights, name)
+    try:
+        compiled = cfunc(_SIGNATURE, cache=_FINGERPRINT is not None, error_model="numpy")(function)
+    except Exception:
+        # No folder may be written, the disk is full, or what lies there cannot be read. What is
+        # wrong with the kernel itself shows without the cache too.
+        compiled = cfunc(_SIGNATURE, error_model="numpy")(function)
+    _alive.append(compiled)
+    return cpu_threads.Kernel(compiled.address)
+
+
+def _code() -> str | None:
+    """A hash of the code of the kernels as it was imported; None where there are no sources.
+
+    It stands in the names of compiled kernels, since Numba looks at one file of a cached function.
+    """
+    folder = Path(__file__).parent
+    names = ("cpu_intrinsics.py", "cpu_math.py", "cpu_loops.py")
+    try:
+        sources = b"".join((folder / name).read_bytes() for name in names)
+    except OSError:
+        return None
+    return hashlib.sha256(sources).hexdigest()[:16]
+
+
+_FINGERPRINT = _code()
+
+if hasattr(os, "register_at_fork"):  # nothing forks on Windows
+    # A child forked from the middle of a compilation would wait for Numba's locks for ever.
+    os.register_at_fork(
+        before=_compiling.acquire,
+        after_in_parent=_compiling.release,
+        after_in_child=_compiling.release,
+    )
