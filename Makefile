@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Stamped on success, so that an interrupted install is done again.
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench exact clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,11 +35,15 @@ format: $(INSTALLED)  ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; minutes)
+bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; half an hour)
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/classifier.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/session.py
+
+exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (minutes)
+	$(BIN)/python benchmarks/exact.py
 
 clean:  ## remove .venv and what the targets made
 	rm -rf $(VENV) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

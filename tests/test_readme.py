@@ -50,11 +50,29 @@ def test_the_session_is_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("name", "document"),
-    [("classifier", "README.md"), ("cost", "README.md"), ("accuracy", "docs/losses.md")],
+    [
+        ("classifier", "README.md"),
+        ("cost", "README.md"),
+        ("kernels", "README.md"),
+        ("accuracy", "docs/losses.md"),
+        ("exact", "docs/losses.md"),
+    ],
 )
 def test_tables_are_those_that_were_measured(name: str, document: str) -> None:
     document = (ROOT / document).read_text()
     assert _between(name, document) == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
+
+
+def test_the_tables_of_the_kernels_are_those_that_were_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    kernels = importlib.import_module("kernels")
+    results = importlib.import_module("_results").load("kernels")
+    document = (ROOT / "docs" / "kernels.md").read_text()
+    assert _between("kernels-time", document) == kernels.time_table(results["time"])
+    assert _between("kernels-memory", document) == kernels.memory_table(results["memory"])
+    assert _between("kernels") == kernels.summary(results)
 
 
 def test_links_lead_somewhere() -> None:
