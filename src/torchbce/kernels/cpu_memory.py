@@ -1,7 +1,7 @@
 """Memory for gradients: in huge pages, and used again once nobody else holds it.
 
 What the system gives is filled with zeros at the first touch, page by page: for a gradient of
-64 MiB that took 15 to 35 ms, as long as computing it. `benchmarks/kernels.py` measures both.
+64 MiB that took 15 to 35 ms on two cores, as long as computing it.
 """
 
 import ctypes
