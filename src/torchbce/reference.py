@@ -48,34 +48,6 @@ def _wide(parts: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Te
     return rounded
 
 
-def binary_cross_entropy_with_logits(
-    logits: Tensor,
-    targets: Tensor,
-    weight: Tensor | None = None,
-    pos_weight: Tensor | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    r"""`w [p y (-log sigma(z)) + (1 - y) (-log sigma(-z))]`, as a sum of non-negative terms."""
-    dtype = compute_dtype(logits.dtype)
-    loss = combine(*logits_parts(logits.to(dtype)), targets.to(dtype), weight, pos_weight)
-    return reduce(loss, reduction, logits.dtype)
-
-
-def binary_cross_entropy(
-    probabilities: Tensor,
-    targets: Tensor,
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    eps: float | None = None,
-) -> Tensor:
-    r"""`-w [y log p + (1 - y) log(1 - p)]`, each logarithm at least -100; or p clamped by `eps`."""
-    dtype = compute_dtype(probabilities.dtype)
-    loss = combine(
-        *probability_parts(probabilities.to(dtype), eps), targets.to(dtype), weight, None
-    )
-    return reduce(loss, reduction, probabilities.dtype)
-
-
 def combine(
     positive: Tensor,
     negative: Tensor,

@@ -1,6 +1,5 @@
 """From PyTorch tensors to a kernel: where their elements lie, which kernel, how many threads."""
 
-import functools
 import hashlib
 import math
 import os
@@ -67,7 +66,6 @@ class Program(NamedTuple):
     ignore_index: float | None = None
 
 
-@functools.lru_cache(maxsize=256)
 def program(
     parts: Callable[..., tuple[Tensor, Tensor]],
     own: tuple[float | None, ...],
@@ -133,7 +131,7 @@ def launch(
 
     Returns:
         The sum of the losses, the sum of the weights, the number of elements that count, and
-        whether a value seemed to be outside its range (or was -0).
+        whether a value was outside its range.
     """
     x, y, weight, pos_weight, mask, positions = elements
     loss, constants, smoothing, ignore_index = program
