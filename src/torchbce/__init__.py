@@ -3,6 +3,10 @@
 from torchbce import dropin, functional, imbalance
 from torchbce._backends import backend, backend_for
 from torchbce.kernels.cpu_memory import empty_cache
+from torchbce.linear.head import LinearBCELoss
+from torchbce.linear.loss import linear_binary_cross_entropy
+from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
+from torchbce.linear.pairwise import pairwise_sigmoid_loss
 from torchbce.modules import (
     AsymmetricLoss,
     BCELoss,
@@ -17,6 +21,9 @@ __all__ = [
     "BCELoss",
     "BCEWithLogProbsLoss",
     "BCEWithLogitsLoss",
+    "FusedRowwiseAdagrad",
+    "FusedSGD",
+    "LinearBCELoss",
     "PolyBCELoss",
     "SigmoidFocalLoss",
     "backend",
@@ -25,5 +32,7 @@ __all__ = [
     "empty_cache",
     "functional",
     "imbalance",
+    "linear_binary_cross_entropy",
+    "pairwise_sigmoid_loss",
 ]
 __version__ = "0.1.0"

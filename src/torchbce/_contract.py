@@ -203,7 +203,7 @@ def _by_kernel(
     elements = (input, target, weight, pos_weight, mask, positions)
     value, count = _autograd.evaluate(call, divisor, elements, sparse)
     if count == 0 and "mean" in reduction:
-        _warn_of_nothing(reduction)
+        warn_of_nothing(reduction)
     return value
 
 
@@ -321,11 +321,11 @@ def _reduced(
     if valid is not None:
         loss = torch.where(valid, loss, 0.0)
     if "mean" in options.reduction and _nothing_counts(loss, valid):
-        _warn_of_nothing(options.reduction)
+        warn_of_nothing(options.reduction)
     return reference.reduce(loss, options.reduction, input_dtype, weight, valid)
 
 
-def _warn_of_nothing(reduction: str) -> None:
+def warn_of_nothing(reduction: str) -> None:
     """Warn at the line that asked for the loss: the first outside this package and PyTorch."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):

@@ -1,0 +1,266 @@
+"""The arguments of linear + cross-entropy: checked, and brought into the form that is computed."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchbce import _checks, reference
+from torchbce._contract import Options, evaluate, warn_of_nothing
+from torchbce.linear import targets
+from torchbce.linear.autograd import Call
+from torchbce.linear.chunks import LOSS
+from torchbce.linear.sharding import Shard
+from torchbce.linear.targets import Labels, Operands
+
+REDUCTIONS = ("mean", "sum", "batch_mean", "none")
+
+
+class Settings(NamedTuple):
+    """The options of linear + cross-entropy, as `linear_binary_cross_entropy` describes them."""
+
+    pos_weight: Tensor | float | None = None
+    label_weight: Tensor | None = None
+    row_weight: Tensor | None = None
+    mask: Tensor | None = None
+    ignored: Tensor | None = None
+    label_smoothing: float = 0.0
+    reduction: str = "mean"
+    chunk_labels: int | None = None
+
+
+def check(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    labels: int,
+    options: Settings,
+) -> None:
+    """Raise unless types, shapes, dtypes and devices fit; values are looked at in `prepare`."""
+    _reduction(options.reduction)
+    _checks.fraction("label_smoothing", options.label_smoothing)
+    chunk = options.chunk_labels
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"chunk_labels must be an integer of 1 or above, or None; got {chunk!r}")
+    check_head(input, weight, bias)
+    _checks.target_dtype(target)
+    lead = input.shape[:-1]
+    logits = (*lead, labels)
+    if target.layout is torch.strided and target.dtype == torch.int64:
+        _listed("target", target, lead, logits)
+    elif target.shape != logits:
+        lists = ""
+        if target.dim() == len(logits) and not target.is_floating_point():
+            lists = "; lists of positive labels are int64, padded with -1: target.long()"
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}; the logits of input {tuple(input.shape)} and "
+            f"{labels} labels have shape {logits}, and a dense or sparse target must too{lists}"
+        )
+    given = {name: getattr(options, name) for name in Settings._fields[:5]}
+    for name, tensor in {"target": target, **given}.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        _same_device(name, tensor, input)
+        if tensor.requires_grad:
+            raise ValueError(
+                f"{name} requires grad; linear + cross-entropy is differentiated by input, "
+                f"weight and bias alone. Give {name}.detach(), or take the loss of logits"
+            )
+    _weight("label_weight", options.label_weight, (labels,))
+    _weight("row_weight", options.row_weight, tuple(lead))
+    p = options.pos_weight
+    if isinstance(p, Tensor):
+        if p.numel() != 1:
+            _weight("pos_weight", p, (labels,))
+    elif p is not None:
+        _checks.align_weight("pos_weight", p, input)
+    mask = options.mask
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(
+                f"mask must be a bool tensor, false where an element is ignored; got {came}"
+            )
+        if not _checks.broadcasts_into(mask.shape, torch.Size(logits)):
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)}, which does not broadcast to the shape of "
+                f"the logits, {logits}"
+            )
+    if options.ignored is not None:
+        if not isinstance(options.ignored, Tensor) or options.ignored.dtype != torch.int64:
+            raise TypeError(
+                "ignored must be an int64 tensor that lists labels by row, padded with -1; for one "
+                "value an element use mask"
+            )
+        _listed("ignored", options.ignored, lead, logits)
+
+
+def check_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise unless a linear layer takes these."""
+    for name, tensor in {"input": input, "weight": weight, "bias": bias}.items():
+        if tensor is not None:
+            _checks.input_dtype(name, tensor)
+            _same_device(name, tensor, input)
+    if weight.dim() != 2 or input.dim() < 1 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"input has shape {tuple(input.shape)} and weight {tuple(weight.shape)}; they must be "
+            "(..., D) and (L, D), as torch.nn.functional.linear takes them"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias has shape {tuple(bias.shape)} and weight {tuple(weight.shape)}; bias must have "
+            f"one number a label: ({weight.shape[0]},)"
+        )
+    dtypes = {t.dtype for t in (input, weight, bias) if t is not None}
+    if len(dtypes) > 1 and (
+        torch.float64 in dtypes or not torch.is_autocast_enabled(input.device.type)
+    ):
+        raise TypeError(
+            f"input is {input.dtype}, weight {weight.dtype}"
+            + ("" if bias is None else f" and bias {bias.dtype}")
+            + "; they must be of one dtype, or of several of 32 bits or fewer under "
+            "torch.autocast. Convert one: input.to(weight.dtype)"
+        )
+
+
+def _reduction(name: str) -> None:
+    if name not in REDUCTIONS:
+        expected = ", ".join(map(repr, REDUCTIONS))
+        raise ValueError(f"reduction must be one of {expected}; got {name!r}")
+
+
+def _listed(name: str, lists: Tensor, lead: torch.Size, logits: tuple[int, ...]) -> None:
+    if lists.dim() != len(logits) or lists.shape[:-1] != lead:
+        raise ValueError(
+            f"{name} has shape {tuple(lists.shape)} and dtype int64, which lists labels by row: "
+            f"its shape must be {tuple(lead)} and one dimension more, of the longest row's length"
+        )
+
+
+def _same_device(name: str, tensor: Tensor, input: Tensor) -> None:
+    if tensor.device != input.device and not (tensor.dim() == 0 and tensor.device.type == "cpu"):
+        raise ValueError(
+            f"{name} is on {tensor.device} and input on {input.device}; move one of them with "
+            f".to({str(input.device)!r})"
+        )
+
+
+def _weight(name: str, weight: object, shape: tuple[int, ...]) -> None:
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor) or weight.is_complex():
+        raise TypeError(
+            f"{name} must be a real tensor of shape {shape}, got {type(weight).__name__}"
+        )
+    if weight.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(weight.shape)}; it must have shape {shape}")
+
+
+def prepare(
+    input: Tensor,
+    target: Tensor,
+    options: Settings,
+    shard: Shard,
+    here: int,
+) -> tuple[Call, Operands]:
+    """A call and its operands, of arguments that `check` let pass; raises for bad values."""
+    finite(input)
+    labels = Labels(input.shape[:-1], shard.labels, shard.first, here)
+    part = slice(shard.first, shard.first + here)
+    dtype = reference.compute_dtype(input.dtype)
+    mask = _masked(options.mask, labels)
+    everywhere, ignored = targets.unlabelled(options.ignored, labels)
+    counts = targets.counted(mask, everywhere, labels)
+    p = options.pos_weight
+    if p is not None:
+        p = torch.as_tensor(p, device=input.device).to(dtype)
+        p = p.reshape(()) if p.numel() == 1 else p[part]
+    u, v = options.label_weight, options.row_weight
+    operands = Operands(
+        *targets.positives(target, labels),
+        None if mask is None else mask[:, part],
+        ignored,
+        p,
+        None if u is None else u[part].to(dtype),
+        None if v is None else v.reshape(-1).to(dtype),
+    )
+    divisor = _divisor(options.reduction, labels, counts)
+    if divisor == 0:
+        warn_of_nothing(options.reduction)
+    call = Call(
+        labels.lead,
+        options.reduction,
+        divisor or 1.0,
+        options.label_smoothing,
+        options.chunk_labels,
+        shard.group,
+        definition=functools.partial(dense_loss, target=target, options=options),
+    )
+    return call, operands
+
+
+def finite(input: Tensor, name: str = "input") -> None:
+    """Raise, on the CPU, if a value of the input is not finite."""
+    plain = _checks.readable(input)
+    if plain is None or bool(plain.isfinite().all()):
+        return
+    at = tuple(int(i) for i in (~plain.isfinite()).nonzero()[0])
+    place = ", ".join(map(str, at))
+    raise ValueError(
+        f"{name}[{place}] is {plain[at].item()}; hidden values must be finite. Look for a diverged "
+        "step, a division by 0 or an overflow of half precision before this layer"
+    )
+
+
+def _masked(mask: Tensor | None, labels: Labels) -> Tensor | None:
+    """A mask as [rows, labels], without memory of that size where it is broadcast."""
+    if mask is None:
+        return None
+    mask = mask.expand(*mask.shape[:-1], labels.all) if mask.dim() else mask.expand(labels.all)
+    if mask.shape[:-1].numel() == 1:
+        return mask.reshape(labels.all).expand(labels.rows, labels.all)
+    return mask.expand(labels.shape).reshape(labels.rows, labels.all)
+
+
+def _divisor(reduction: str, labels: Labels, counts: Tensor | None) -> float:
+    """What the sum is divided by; 0 for a mean over nothing."""
+    if reduction in ("sum", "none"):
+        return 1.0
+    if reduction == "mean":
+        return float(labels.rows * labels.all if counts is None else counts.sum().item())
+    first = labels.lead[:1].numel()
+    if counts is None:
+        return float(first if labels.rows * labels.all else 0)
+    return float((counts.view(first, -1).sum(1) > 0).sum().item())
+
+
+def dense_loss(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *, target: Tensor, options: Settings
+) -> Tensor:
+    """The definition: the loss of all logits at once, in plain PyTorch."""
+    dtype = reference.compute_dtype(input.dtype)
+    with torch.autocast(input.device.type, enabled=False):
+        b = None if bias is None else bias.to(dtype)
+        logits = F.linear(input.to(dtype), weight.to(dtype), b)
+    labels = Labels(input.shape[:-1], weight.shape[0], 0, weight.shape[0])
+    if target.layout is torch.strided:
+        target = targets.dense(target, labels)
+    mask = options.mask
+    if options.ignored is not None:
+        counts = ~targets.dense(options.ignored, labels)
+        mask = counts if mask is None else counts & mask
+    factors = [options.label_weight]
+    if options.row_weight is not None:
+        factors.append(options.row_weight[..., None])
+    given = [factor for factor in factors if factor is not None]
+    w = math.prod(given) if given else None
+    reduction = options.reduction
+    if reduction == "batch_mean" and input.dim() == 1:
+        reduction = "sum"  # one row
+    p, smoothing = options.pos_weight, options.label_smoothing
+    loss = evaluate(LOSS, logits, target, Options(w, p, smoothing, None, mask, reduction))
+    return loss.sum(-1) if reduction == "none" else loss

@@ -1,0 +1,240 @@
+"""What is right of each label: several ways to say it, and one in which chunks read it.
+
+Logits stand as [labels, rows], so that a chunk of labels is one piece of memory. An element's key
+is `label * rows + row`: in the order of the keys the positives of a chunk are neighbours, and where
+they stand in the chunk is their key less that of its first element.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchbce import _checks
+
+_STRIDED = torch.strided
+
+
+class Operands(NamedTuple):
+    """What the loss of some labels is computed from, beside the logits.
+
+    Attributes:
+        dense: targets, [rows, labels]; None where keys are given.
+        keys: of the targets that are not 0, [stored], int64, ascending.
+        values: those targets, [stored].
+        mask: bool, [rows, labels], false where an element is ignored.
+        ignored: keys of elements that are ignored, [stored], int64, ascending.
+        pos_weight: one number, or [labels].
+        label_weight: [labels].
+        row_weight: [rows].
+    """
+
+    dense: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    mask: Tensor | None = None
+    ignored: Tensor | None = None
+    pos_weight: Tensor | None = None
+    label_weight: Tensor | None = None
+    row_weight: Tensor | None = None
+
+
+class Chunk(NamedTuple):
+    """Targets and options of logits [labels, rows], to which all of them broadcast.
+
+    Attributes:
+        target: dense, or the values that are not 0.
+        positions: where in the flattened logits those stand; None for dense targets.
+        weight: of elements.
+        pos_weight: of positives.
+        mask: false where an element is ignored.
+    """
+
+    target: Tensor
+    positions: Tensor | None
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    mask: Tensor | None
+
+
+class Chunks:
+    """The operands by chunks of `size` labels, in buffers that every chunk uses again."""
+
+    def __init__(self, operands: Operands, rows: int, labels: int, size: int):
+        self._operands, self._rows = operands, rows
+        self._edges = torch.arange(0, labels + size, size).clamp_(max=labels) * rows
+        self._stored = self._places(operands.keys)
+        self._ignored = self._places(operands.ignored)
+        self._valid, self._weights = None, None
+        label_weight, row_weight, ignored = operands[6], operands[7], operands.ignored
+        if ignored is not None:
+            self._valid = torch.empty(size * rows, dtype=torch.bool, device=ignored.device)
+        if label_weight is not None and row_weight is not None:
+            self._weights = row_weight.new_empty(size * rows)
+
+    def __call__(self, number: int, start: int, stop: int) -> Chunk:
+        """The chunk of this number, of the labels from `start` to `stop`."""
+        o, shape = self._operands, (stop - start, self._rows)
+        first, elements = start * self._rows, shape[0] * shape[1]
+        if o.dense is not None:
+            target, positions = o.dense[:, start:stop].T, None
+        else:
+            assert o.keys is not None  # where there is no dense target
+            assert o.values is not None
+            stored = slice(*self._stored[number : number + 2])
+            target, positions = o.values[stored], o.keys[stored] - first
+        mask = None if o.mask is None else o.mask[:, start:stop].T
+        if self._valid is not None:
+            assert o.ignored is not None
+            valid = self._valid[:elements]
+            if mask is None:
+                valid.fill_(True)
+            else:
+                valid.view(shape).copy_(mask)
+            valid[o.ignored[slice(*self._ignored[number : number + 2])] - first] = False
+            mask = valid.view(shape)
+        weight = None if o.label_weight is None else o.label_weight[start:stop, None]
+        if o.row_weight is not None:
+            of_rows = o.row_weight[None, :]
+            if self._weights is None:
+                weight = of_rows
+            else:
+                assert weight is not None
+                weight = torch.mul(weight, of_rows, out=self._weights[:elements].view(shape))
+        p = o.pos_weight
+        pos_weight = p[start:stop, None] if p is not None and p.dim() else p
+        return Chunk(target, positions, weight, pos_weight, mask)
+
+    def _places(self, keys: Tensor | None) -> list[int]:
+        return (
+            [] if keys is None else torch.searchsorted(keys, self._edges.to(keys.device)).tolist()
+        )
+
+
+class Labels(NamedTuple):
+    """Which logits there are, and which of them are here.
+
+    Attributes:
+        lead: the shape of input without its last dimension.
+        all: how many labels there are.
+        first: the first label that is here.
+        here: how many labels are here.
+    """
+
+    lead: torch.Size
+    all: int
+    first: int
+    here: int
+
+    @property
+    def rows(self) -> int:
+        return self.lead.numel()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.lead, self.all)
+
+
+def positives(target: Tensor, labels: Labels) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """A target as `dense`, `keys` and `values` of the labels that are here, once it is checked."""
+    if target.layout is not _STRIDED:
+        keys, values = _of_sparse(target, labels)
+    elif target.dtype == torch.int64:
+        keys = listed("target", target, labels)
+        values = torch.ones(keys.shape, dtype=torch.bool, device=keys.device)
+    else:
+        dense = target.reshape(labels.rows, labels.all)
+        return dense[:, labels.first : labels.first + labels.here], None, None
+    low, high = _here(keys, labels)
+    return None, keys[low:high] - labels.first * labels.rows, values[low:high]
+
+
+def unlabelled(ignored: Tensor | None, labels: Labels) -> tuple[Tensor | None, Tensor | None]:
+    """Keys of ignored elements: of all labels, and of those that are here."""
+    if ignored is None:
+        return None, None
+    keys = listed("ignored", ignored, labels)
+    low, high = _here(keys, labels)
+    return keys, keys[low:high] - labels.first * labels.rows
+
+
+def listed(name: str, lists: Tensor, labels: Labels) -> Tensor:
+    """Keys of labels listed by row, each once."""
+    flat = lists.reshape(labels.rows, lists.shape[-1])
+    plain = _checks.readable(lists)
+    if plain is not None:
+        _check_listed(name, plain, labels)
+    row = torch.arange(labels.rows, device=lists.device)[:, None].expand(flat.shape)
+    kept = flat >= 0
+    keys: Tensor = torch.unique(flat[kept] * labels.rows + row[kept])
+    return keys
+
+
+def _check_listed(name: str, lists: Tensor, labels: Labels) -> None:
+    if not lists.numel():
+        return
+    low, high = (int(value) for value in torch.aminmax(lists))
+    if low < -1 or high >= labels.all:
+        wrong = (lists < -1) | (lists >= labels.all)
+        at = tuple(int(i) for i in wrong.nonzero()[0])
+        place = ", ".join(map(str, at))
+        raise ValueError(
+            f"{name}[{place}] is {lists[at].item()}; with {labels.all} rows of weight labels are 0 "
+            f"to {labels.all - 1}, and -1 alone pads a row that lists fewer: "
+            "torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)"
+        )
+    if low >= 0 and high <= 1 and lists.shape[-1] == labels.all > 2:
+        # A list as long as there are labels, of nothing but labels 0 and 1.
+        raise ValueError(
+            f"{name} has shape {tuple(lists.shape)}, dtype int64 and holds only 0 and 1: int64 "
+            "lists the positive labels of each row. Give a dense target as bool or float: "
+            f"{name}.bool()"
+        )
+
+
+def _of_sparse(target: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    logits = torch.empty(labels.shape, device="meta")
+    index, values = _checks.sparse_elements(target, logits)
+    _checks.value_range("target", values, None, index)
+    row = torch.zeros_like(index[0])
+    for places, size in zip(index[:-1], labels.lead, strict=True):
+        row = row * size + places
+    keys, order = torch.sort(index[-1] * labels.rows + row)
+    return keys, values[order]
+
+
+def _here(keys: Tensor, labels: Labels) -> tuple[int, int]:
+    """Between which places the keys stand of the labels that are here."""
+    if labels.here == labels.all:
+        return 0, keys.numel()
+    edges = torch.tensor([labels.first, labels.first + labels.here], device=keys.device)
+    low, high = torch.searchsorted(keys, edges * labels.rows).tolist()
+    return low, high
+
+
+def counted(mask: Tensor | None, ignored: Tensor | None, labels: Labels) -> Tensor | None:
+    """How many labels of each row count, [rows]; None where all do."""
+    if mask is None and ignored is None:
+        return None
+    if mask is None:
+        assert ignored is not None
+        counts = torch.full((labels.rows,), labels.all, device=ignored.device)
+    else:
+        counts = mask.sum(1)
+    if ignored is not None:
+        row = ignored % labels.rows
+        if mask is not None:
+            row = row[mask[row, ignored // labels.rows]]
+        counts = counts - torch.bincount(row, minlength=labels.rows)
+    return counts
+
+
+def dense(target: Tensor, labels: Labels) -> Tensor:
+    """A target that is not sparse as one value a logit, differentiably."""
+    if target.dtype != torch.int64:
+        return target.reshape(labels.shape)
+    # Those that pad go to a column of their own.
+    at = torch.where(target < 0, labels.all, target)
+    columns = torch.zeros((*labels.lead, labels.all + 1), dtype=torch.bool, device=target.device)
+    ones = torch.ones_like(at, dtype=torch.bool)
+    return columns.scatter(-1, at, ones)[..., : labels.all]

@@ -1,0 +1,253 @@
+"""Run under torchrun: heads sharded over labels, and pairs over processes, equal those of one."""
+
+import tempfile
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as checkpoint
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import torchbce
+
+CLOSE = {"rtol": 2e-6, "atol": 1e-7}  # float32 sums in another order
+
+
+def batch(rows: int, labels: int, width: int = 6) -> tuple[Tensor, ...]:
+    """Input, weight, bias and positives, the same on every process."""
+    g = torch.Generator().manual_seed(labels)
+    x = torch.randn(rows, width, generator=g)
+    weight, bias = torch.randn(labels, width, generator=g), torch.randn(labels, generator=g)
+    return x, weight, bias, torch.randint(-1, labels, (rows, 3), generator=g)
+
+
+def gradients(loss: Tensor, *of: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, of, torch.full_like(loss, 0.7))
+    return [g.full_tensor() if isinstance(g, DTensor) else g for g in found]
+
+
+def shards_agree(mesh: dist.DeviceMesh) -> None:
+    # 5 labels over 4 processes are 2, 2, 1 and none.
+    for labels in (5, 37, dist.get_world_size(), 1):
+        x, weight, bias, positives = batch(4, labels)
+        options = {
+            "pos_weight": torch.rand(labels) + 0.5,
+            "label_weight": torch.rand(labels),
+            "mask": torch.rand(4, labels) > 0.2,
+            "ignored": torch.randint(-1, labels, (4, 1)),
+            "row_weight": torch.rand(4),
+        }
+        for tensor in options.values():
+            dist.broadcast(tensor, 0)
+        dense = torch.zeros(4, labels)
+        for row, listed in enumerate(positives):
+            dense[row, listed[listed >= 0]] = 1
+        for given in ({}, options):
+            for reduction in ("mean", "sum", "batch_mean", "none"):
+                for target in (positives, dense, dense.to_sparse()):
+                    one = [t.clone().requires_grad_() for t in (x, weight, bias)]
+                    many = [
+                        x.clone().requires_grad_(),
+                        distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_(),
+                        distribute_tensor(bias, mesh, [Shard(0)]).requires_grad_(),
+                    ]
+                    losses = [
+                        torchbce.linear_binary_cross_entropy(
+                            i, w, target, b, reduction=reduction, chunk_labels=3, **given
+                        )
+                        for i, w, b in (one, many)
+                    ]
+                    torch.testing.assert_close(losses[1], losses[0], **CLOSE)
+                    wanted, got = gradients(losses[0], *one), gradients(losses[1], *many)
+                    torch.testing.assert_close(got, wanted, **CLOSE)
+
+
+def inputs_on_the_mesh(mesh: dist.DeviceMesh) -> None:
+    x, weight, _, positives = batch(4, 7)
+    replicated = distribute_tensor(x, mesh, [Replicate()]).requires_grad_()
+    w = distribute_tensor(weight, mesh, [Shard(0)])
+    loss = torchbce.linear_binary_cross_entropy(replicated, w, positives)
+    assert isinstance(loss, DTensor)
+    x.requires_grad_()
+    expected = torchbce.linear_binary_cross_entropy(x, weight, positives)
+    torch.testing.assert_close(loss.full_tensor(), expected, **CLOSE)
+    torch.testing.assert_close(gradients(loss, replicated), gradients(expected, x), **CLOSE)
+
+
+def misplaced(mesh: dist.DeviceMesh) -> None:
+    x, weight, bias, positives = batch(4, 8)
+    sharded = distribute_tensor(weight, mesh, [Shard(0)])
+    loss = torchbce.linear_binary_cross_entropy
+    cases: list[tuple[type[Exception], str, Callable[[], object]]] = [
+        (
+            ValueError,
+            r"weight has placements \(Shard\(dim=1\),\); a head is sharded over labels",
+            lambda: loss(x, distribute_tensor(weight, mesh, [Shard(1)]), positives),
+        ),
+        (
+            TypeError,
+            "and bias is not one; place both alike",
+            lambda: loss(x, sharded, positives, bias),
+        ),
+        (
+            ValueError,
+            "place both alike",
+            lambda: loss(x, sharded, positives, distribute_tensor(bias, mesh, [Replicate()])),
+        ),
+        (
+            ValueError,
+            "every process that holds labels needs every row",
+            lambda: loss(distribute_tensor(x, mesh, [Shard(0)]), sharded, positives),
+        ),
+        (
+            TypeError,
+            "bias is a DTensor and weight is not",
+            lambda: loss(x, weight, positives, distribute_tensor(bias, mesh, [Shard(0)])),
+        ),
+        (
+            ValueError,
+            "input differs between the processes",
+            lambda: loss(x + dist.get_rank(), sharded, positives),
+        ),
+        (
+            ValueError,
+            "expected: shards must be those of torch.chunk",
+            lambda: loss(
+                x,
+                DTensor.from_local(
+                    weight[: 1 + 2 * dist.get_rank()],
+                    mesh,
+                    [Shard(0)],
+                    run_check=False,
+                    shape=torch.Size((8, 6)),
+                    stride=(6, 1),
+                ),
+                positives,
+            ),
+        ),
+        (
+            ValueError,
+            r"target\[0, 0\] is 8; with 8 rows of weight labels are 0 to 7",
+            lambda: loss(x, sharded, torch.full((4, 1), 8)),
+        ),
+    ]
+    for error, words, call in cases:
+        with pytest.raises(error, match=words):
+            call()
+    x.requires_grad_()
+    with pytest.raises(RuntimeError, match="first derivatives alone"):
+        torch.autograd.grad(loss(x, sharded, positives), x, create_graph=True)
+
+
+def heads_agree(mesh: dist.DeviceMesh) -> None:
+    x, _, _, positives = batch(4, 11)
+    for make in (
+        lambda: None,
+        lambda: torchbce.FusedSGD(lr=0.3, weight_decay=0.01),
+        lambda: torchbce.FusedRowwiseAdagrad(lr=0.3, weight_decay=0.01),
+    ):
+        torch.manual_seed(3)
+        one = torchbce.LinearBCELoss(6, 11, chunk_labels=2, fused_optimizer=make())
+        torch.manual_seed(3)
+        many = torchbce.LinearBCELoss(6, 11, chunk_labels=2, fused_optimizer=make())
+        many.shard_labels(mesh)
+        for head in (one, many):
+            step = torch.optim.Adagrad(head.parameters(), lr=0.1)
+            for _ in range(3):
+                step.zero_grad()
+                head(x, positives).backward()
+                step.step()
+        for name, value in one.state_dict().items():
+            placed = many.state_dict()[name]
+            whole = placed.full_tensor() if isinstance(placed, DTensor) else placed
+            torch.testing.assert_close(whole, value, rtol=2e-5, atol=1e-6)
+        for k in (1, 5, 11):
+            best, expected = many.topk(x, k), one.topk(x, k)
+            torch.testing.assert_close(best.values, expected.values, rtol=2e-5, atol=1e-6)
+            torch.testing.assert_close(best.indices, expected.indices)
+        logits = many.logits(x)
+        assert isinstance(logits, DTensor)
+        torch.testing.assert_close(logits.full_tensor(), one.logits(x), rtol=2e-5, atol=1e-6)
+
+        folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(folder)
+        checkpoint.save(many.state_dict(), checkpoint_id=folder[0])
+        torch.manual_seed(4)
+        fresh = torchbce.LinearBCELoss(6, 11, fused_optimizer=make()).shard_labels(mesh)
+        state = fresh.state_dict()
+        checkpoint.load(state, checkpoint_id=folder[0])
+        fresh.load_state_dict(state)
+        torch.testing.assert_close(fresh(x, positives), many(x, positives))
+
+
+def pairs_agree() -> None:
+    world, rank = dist.get_world_size(), dist.get_rank()
+    for counts in ([3] * world, [5, *range(world - 1)]):
+        g = torch.Generator().manual_seed(1)
+        x, y = (torch.randn(sum(counts), 4, generator=g) for _ in range(2))
+        for dtype, reduction in (
+            (torch.float32, "batch_mean"),
+            (torch.float32, "sum"),
+            (torch.float32, "mean"),
+            (torch.bfloat16, "batch_mean"),
+        ):
+            leaves = [t.to(dtype).requires_grad_() for t in (x, y)]
+            numbers = [
+                torch.tensor(2.0, requires_grad=True),
+                torch.tensor(-1.0, requires_grad=True),
+            ]
+            mine = [t.split(counts)[rank].detach().requires_grad_() for t in leaves]
+            whole = torchbce.pairwise_sigmoid_loss(
+                *leaves, scale=numbers[0], bias=numbers[1], reduction=reduction
+            )
+            share = torchbce.pairwise_sigmoid_loss(
+                *mine,
+                scale=numbers[0],
+                bias=numbers[1],
+                reduction=reduction,
+                group=dist.group.WORLD,
+                chunk_pairs=2,
+            )
+            wanted, got = gradients(whole, *leaves, *numbers), gradients(share, *mine, *numbers)
+            total = share.detach().clone()
+            for tensor in (total, *got[2:]):
+                dist.all_reduce(tensor)
+            torch.testing.assert_close(total, whole.detach(), **CLOSE)
+            wanted[:2] = [t.split(counts)[rank] for t in wanted[:2]]
+            close = CLOSE if dtype == torch.float32 else {"rtol": 2**-7, "atol": 1e-7}
+            torch.testing.assert_close(got, wanted, rtol=10 * close["rtol"], atol=1e-6)
+    with pytest.raises(ValueError, match="the width of y differs between the processes"):
+        torchbce.pairwise_sigmoid_loss(
+            torch.ones(2, 3 + rank),
+            torch.ones(2, 3 + rank),
+            scale=1.0,
+            bias=0.0,
+            group=dist.group.WORLD,
+        )
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    shards_agree(mesh)
+    inputs_on_the_mesh(mesh)
+    misplaced(mesh)
+    heads_agree(mesh)
+    pairs_agree()
+    if dist.get_world_size() == 4:
+        grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "labels"))
+        x, weight, _, positives = batch(4, 7)
+        placed = distribute_tensor(weight, grid, [Replicate(), Shard(0)])
+        got = torchbce.linear_binary_cross_entropy(x, placed, positives)
+        expected = torchbce.linear_binary_cross_entropy(x, weight, positives)
+        torch.testing.assert_close(got, expected, **CLOSE)
+    if dist.get_rank() == 0:
+        print("one process and many agree")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
