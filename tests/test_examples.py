@@ -163,6 +163,30 @@ def test_multi_label() -> None:
     assert "input has shape (4, 1) and target has shape (1, 4); they must be equal" in refused
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_label_shards(processes: int) -> None:
+    script = "label_shards.py"
+    if processes == 1:
+        out = run(script)
+    else:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        done = subprocess.run(
+            [*launcher, f"--nproc-per-node={processes}", str(EXAMPLES / script)],
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stderr
+        out = done.stdout
+    held = {1: "[1001]", 2: "[501, 500]"}[processes]
+    assert line(out, "1001 labels over ").endswith(f"{processes} processes: {held}")
+    assert numbers(out, "P@1 before:")[0] < 0.05
+    assert numbers(out, "loss after 20 epochs:")[0] < 0.002
+    assert numbers(out, "P@1 after:")[0] > 0.95
+    assert numbers(out, "P@1 after:") == numbers(out, "P@1 loaded:")
+    assert line(out, "one more epoch of both").endswith("True")
+
+
 @pytest.fixture(scope="module")
 def sentiment() -> subprocess.CompletedProcess[str]:
     return start("sentiment.py")

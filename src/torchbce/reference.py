@@ -85,6 +85,12 @@ def logits_parts(z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(below, -z, 0.0) + tail, torch.where(below, 0.0, z) + tail
 
 
+@_wide
+def logits_slope_parts(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives of the two: -sigma(-z) and sigma(z)."""
+    return -torch.sigmoid(-z), torch.sigmoid(z)
+
+
 # A power of a sigmoid is taken from the logarithm that the loss has anyway: sigma(z)^g is
 # exp(-g (-log sigma(z))), whose derivatives stay finite where those of a power of an underflowed
 # sigma are 0 * inf.

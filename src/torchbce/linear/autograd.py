@@ -13,13 +13,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce import _backends, _checks, reference
+from torchbce import _backends, reference
 from torchbce.linear import sharding
-from torchbce.linear.chunks import Gradients, Head, InvalidTargetError, Update, Wants, visit
+from torchbce.linear.chunks import (
+    Gradients,
+    Head,
+    InvalidTargetError,
+    Update,
+    Wants,
+    in_full_precision,
+    visit,
+)
 from torchbce.linear.targets import Operands
 
 #: Makes, of weight and bias, what changes them by their gradients, chunk by chunk.
-Updates = Callable[[Tensor, Tensor | None], Update]
+Updates = Callable[[Tensor | None, Tensor | None], Update]
 
 
 class Call(NamedTuple):
@@ -33,6 +41,7 @@ class Call(NamedTuple):
         chunk_labels: how many labels to a chunk, or None.
         group: of the processes that hold the other labels, or None.
         updates: what is done with the gradients of weight and bias; None to return them.
+        look_at_targets: raises for a dense target outside its range.
         definition: the loss of input, weight and bias in plain PyTorch, for derivatives of
             derivatives.
     """
@@ -44,6 +53,7 @@ class Call(NamedTuple):
     chunk_labels: int | None = None
     group: Any = None
     updates: Updates | None = None
+    look_at_targets: Callable[[], None] | None = None
     definition: Callable[..., Tensor] | None = None
 
 
@@ -93,11 +103,10 @@ def _visit(
     by_row: bool,
     update: Update | None = None,
 ) -> tuple[Tensor | float, Gradients]:
-    x = head.input.reshape(-1, head.input.shape[-1])
+    x = head.input.reshape(call.lead.numel(), head.input.shape[-1])
     sums = sharding.Sums(call.group)
-    device = x.device.type
     try:
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad(), in_full_precision(x.device):
             total, found = visit(
                 Head(x, *head[1:]),
                 operands,
@@ -115,8 +124,8 @@ def _visit(
                 sums.begin(total)
             sums.finish()
     except InvalidTargetError:
-        assert operands.dense is not None  # stored values were looked at before
-        _checks.value_range("target", operands.dense, operands.mask)
+        assert call.look_at_targets is not None
+        call.look_at_targets()
         raise
     return total, found
 
@@ -142,7 +151,7 @@ class _Linear(torch.autograd.Function):
         keeps = (
             call.reduction != "none"
             and call.updates is None
-            and torch.float16 not in (input.dtype, weight.dtype)
+            and all(t is None or t.dtype != torch.float16 for t in head)
             and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         )
         wants = Wants(*ctx.needs_input_grad[:3]) if keeps else Wants()
@@ -156,11 +165,12 @@ class _Linear(torch.autograd.Function):
         call, saved = ctx.call, ctx.saved_tensors
         head, operands = Head(*saved[:3]), Operands(*saved[3:])
         wants = Wants(*ctx.needs_input_grad[:3])
-        plain = type(upstream) is Tensor and not upstream.requires_grad
+        # A tensor of several incoming gradients at once has no memory of its own.
+        plain = torch._C._has_storage(upstream) and not upstream.requires_grad
         if torch.is_grad_enabled() or _backends.active_mode() is not None or not plain:
             return *_by_definition(call, head, wants, upstream), None, None
         if call.updates is not None:
-            update = _updating(call, head, upstream)
+            update = _updating(call, head, wants, upstream)
             found = gradients(call, head, operands, Wants(wants.input), upstream, update)
             return found.input, None, None, None, None
         # Taken by the first of several backward passes; others compute their own, since whoever
@@ -185,15 +195,18 @@ def _scale(found: Gradients, upstream: Tensor) -> bool:
     return True
 
 
-def _updating(call: Call, head: Head, upstream: Tensor) -> Update:
+def _updating(call: Call, head: Head, wants: Wants, upstream: Tensor) -> Update | None:
+    """What changes the parameters that are not frozen."""
     assert call.updates is not None
-    if not math.isfinite(float(upstream)):
+    if not upstream.isfinite().all():
         raise RuntimeError(
-            f"the gradient that comes in is {float(upstream)}, and a fused optimizer would write "
+            f"the gradient that comes in is {upstream.tolist()}, and a fused optimizer would write "
             "it into the weight, which is left as it was. Do not scale the loss of such a head by "
             "torch.amp.GradScaler; look for a diverged step before it"
         )
-    return call.updates(head.weight, head.bias)
+    if not (wants.weight or wants.bias):
+        return None
+    return call.updates(head.weight if wants.weight else None, head.bias if wants.bias else None)
 
 
 def _by_definition(call: Call, head: Head, wants: Wants, upstream: Tensor) -> tuple[Any, ...]:
@@ -205,7 +218,7 @@ def _by_definition(call: Call, head: Head, wants: Wants, upstream: Tensor) -> tu
         )
     create = torch.is_grad_enabled()
     asked = [t for t, wanted in zip(head, wants, strict=True) if wanted and t is not None]
-    with torch.enable_grad():
+    with torch.enable_grad(), in_full_precision(head.input.device):
         found = iter(
             torch.autograd.grad(call.definition(*head), asked, upstream, create_graph=create)
         )

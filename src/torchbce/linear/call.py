@@ -1,7 +1,6 @@
 """The arguments of linear + cross-entropy: checked, and brought into the form that is computed."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import torch
@@ -9,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchbce import _checks, reference
-from torchbce._contract import Options, evaluate, warn_of_nothing
+from torchbce._contract import INTEGERS, Options, evaluate, warn_of_nothing
 from torchbce.linear import targets
 from torchbce.linear.autograd import Call
-from torchbce.linear.chunks import LOSS
+from torchbce.linear.chunks import LOSS, in_full_precision
 from torchbce.linear.sharding import Shard
 from torchbce.linear.targets import Labels, Operands
 
@@ -74,8 +73,7 @@ def check(
     _weight("row_weight", options.row_weight, tuple(lead))
     p = options.pos_weight
     if isinstance(p, Tensor):
-        if p.numel() != 1:
-            _weight("pos_weight", p, (labels,))
+        _weight("pos_weight", p, p.shape if p.numel() == 1 else (labels,))
     elif p is not None:
         _checks.align_weight("pos_weight", p, input)
     mask = options.mask
@@ -99,11 +97,18 @@ def check(
         _listed("ignored", options.ignored, lead, logits)
 
 
+def check_types(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise unless these are floating tensors."""
+    for name, tensor in {"input": input, "weight": weight, "bias": bias}.items():
+        if tensor is not None or name != "bias":
+            _checks.input_dtype(name, tensor)  # type: ignore[arg-type]
+
+
 def check_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise unless a linear layer takes these."""
-    for name, tensor in {"input": input, "weight": weight, "bias": bias}.items():
+    check_types(input, weight, bias)
+    for name, tensor in {"weight": weight, "bias": bias}.items():
         if tensor is not None:
-            _checks.input_dtype(name, tensor)
             _same_device(name, tensor, input)
     if weight.dim() != 2 or input.dim() < 1 or input.shape[-1] != weight.shape[1]:
         raise ValueError(
@@ -116,15 +121,18 @@ def check_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"one number a label: ({weight.shape[0]},)"
         )
     dtypes = {t.dtype for t in (input, weight, bias) if t is not None}
-    if len(dtypes) > 1 and (
-        torch.float64 in dtypes or not torch.is_autocast_enabled(input.device.type)
-    ):
+    if len(dtypes) > 1 and (torch.float64 in dtypes or not autocasts(input.device)):
         raise TypeError(
             f"input is {input.dtype}, weight {weight.dtype}"
             + ("" if bias is None else f" and bias {bias.dtype}")
             + "; they must be of one dtype, or of several of 32 bits or fewer under "
             "torch.autocast. Convert one: input.to(weight.dtype)"
         )
+
+
+def autocasts(device: torch.device) -> bool:
+    available = torch.amp.is_autocast_available(device.type)
+    return available and torch.is_autocast_enabled(device.type)
 
 
 def _reduction(name: str) -> None:
@@ -198,9 +206,27 @@ def prepare(
         options.label_smoothing,
         options.chunk_labels,
         shard.group,
+        look_at_targets=functools.partial(_look_at, target, options, labels),
         definition=functools.partial(dense_loss, target=target, options=options),
     )
     return call, operands
+
+
+def _look_at(target: Tensor, options: Settings, labels: Labels) -> None:
+    """Raise if a dense target that counts lies outside [0, 1], naming its own index."""
+    values = target if target.dtype in INTEGERS else target.to(torch.float64)
+    _checks.value_range("target", values, _counting(options, labels))
+
+
+def _counting(options: Settings, labels: Labels) -> Tensor | None:
+    """Which elements count, one value a logit; None where all do."""
+    mask = options.mask
+    if mask is not None:
+        mask = mask.expand(labels.shape)
+    if options.ignored is not None:
+        counts = ~targets.dense(options.ignored, labels)
+        mask = counts if mask is None else counts & mask
+    return mask
 
 
 def finite(input: Tensor, name: str = "input") -> None:
@@ -235,7 +261,8 @@ def _divisor(reduction: str, labels: Labels, counts: Tensor | None) -> float:
     first = labels.lead[:1].numel()
     if counts is None:
         return float(first if labels.rows * labels.all else 0)
-    return float((counts.view(first, -1).sum(1) > 0).sum().item())
+    by_first = counts.view(first, labels.lead[1:].numel()).sum(1)
+    return float((by_first > 0).sum().item())
 
 
 def dense_loss(
@@ -243,21 +270,21 @@ def dense_loss(
 ) -> Tensor:
     """The definition: the loss of all logits at once, in plain PyTorch."""
     dtype = reference.compute_dtype(input.dtype)
-    with torch.autocast(input.device.type, enabled=False):
+    with in_full_precision(input.device):
         b = None if bias is None else bias.to(dtype)
         logits = F.linear(input.to(dtype), weight.to(dtype), b)
     labels = Labels(input.shape[:-1], weight.shape[0], 0, weight.shape[0])
     if target.layout is torch.strided:
+        if target.dtype == torch.int64:
+            targets.check_listed("target", target, labels)
         target = targets.dense(target, labels)
-    mask = options.mask
     if options.ignored is not None:
-        counts = ~targets.dense(options.ignored, labels)
-        mask = counts if mask is None else counts & mask
-    factors = [options.label_weight]
-    if options.row_weight is not None:
-        factors.append(options.row_weight[..., None])
-    given = [factor for factor in factors if factor is not None]
-    w = math.prod(given) if given else None
+        targets.check_listed("ignored", options.ignored, labels)
+    mask = _counting(options, labels)
+    u, v = (w if w is None else w.to(dtype) for w in (options.label_weight, options.row_weight))
+    w = u
+    if v is not None:
+        w = v[..., None] if u is None else v[..., None] * u
     reduction = options.reduction
     if reduction == "batch_mean" and input.dim() == 1:
         reduction = "sum"  # one row

@@ -8,6 +8,7 @@ half precision take its values as they are, and round once, at the end.
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torchbce._contract import Loss, Options, by_reference
 from torchbce.kernels import cpu_memory
 from torchbce.linear.targets import Chunk, Chunks, Operands
 
-LOSS = Loss(reference.logits_parts)
+LOSS, SLOPE = Loss(reference.logits_parts), Loss(reference.logits_slope_parts)
 
 #: Logits of a chunk: 1 MiB of float32, which two cores' second-level caches hold. Where memory is
 #: far (not a CPU) more, since each product has to fill the device.
@@ -27,6 +28,14 @@ _LOGITS, _LOGITS_FAR = 2**18, 2**24
 _WEIGHTS = 2**21
 #: With fewer labels a product runs at a fraction of its speed.
 _FEWEST = 64
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Products as they are asked for, whatever autocast surrounds them."""
+    if torch.amp.is_autocast_available(device.type):
+        off: AbstractContextManager[None] = torch.autocast(device.type, enabled=False)
+        return off
+    return nullcontext()
 
 
 class Head(NamedTuple):
@@ -171,7 +180,7 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 
 def _elements(z: Tensor, chunk: Chunk, smoothing: float) -> Callable[..., Any]:
-    """What computes losses and slopes of a chunk: the kernel, or the definition differentiated."""
+    """What computes losses and slopes of a chunk: the kernel, or the definition."""
     by = _backends.chosen(z, chunk.target, chunk.weight, chunk.pos_weight, chunk.mask)
     if by is _backends.NUMBA:
         program = kernels.cpu().program(LOSS.parts, LOSS.constants, smoothing, None)
@@ -216,14 +225,12 @@ def _by_definition(
         y = torch.zeros_like(z)
         y.view(-1)[chunk.positions] = chunk.target.to(y.dtype)
     options = Options(label_smoothing=smoothing, reduction="none")
-    slopes = out is not None and not by_row
-    with torch.enable_grad():
-        z = z.detach().requires_grad_(slopes)
-        try:
-            loss = by_reference(LOSS, options, z, y, chunk.weight, chunk.pos_weight, chunk.mask)
-        except ValueError as error:
-            raise InvalidTargetError from error
-        if slopes:
-            above = torch.ones_like(z) if upstream is None else upstream.expand_as(z)
-            torch.mul(torch.autograd.grad(loss, z, above)[0], scale, out=out)
-    return loss.detach().sum(0 if by_row else None, dtype=_sum_dtype(z))
+    others = z, y, chunk.weight, chunk.pos_weight, chunk.mask
+    try:
+        loss = by_reference(LOSS, options, *others)
+    except ValueError as error:
+        raise InvalidTargetError from error
+    if out is not None and not by_row:
+        slopes = by_reference(SLOPE, options, *others)
+        torch.mul(slopes if upstream is None else slopes * upstream, scale, out=out)
+    return loss.sum(0 if by_row else None, dtype=_sum_dtype(z))

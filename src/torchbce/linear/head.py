@@ -92,6 +92,13 @@ class LinearBCELoss(nn.Module):
         self.label_smoothing, self.reduction = label_smoothing, reduction
         self.chunk_labels, self.prior = chunk_labels, prior
         made: Any = {"device": device, "dtype": dtype}
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"a head must have a floating dtype, got {dtype}")
+        if label_weight is not None and not isinstance(label_weight, Tensor):
+            raise TypeError(
+                f"label_weight must be a real tensor of shape ({out_features},), got "
+                f"{type(label_weight).__name__}"
+            )
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **made))
         self.bias = nn.Parameter(torch.empty(out_features, **made)) if bias else None
         if pos_weight is not None and not isinstance(pos_weight, Tensor):
@@ -124,11 +131,18 @@ class LinearBCELoss(nn.Module):
             raise ValueError(
                 f"prior must lie in (0, 1), got {self.prior}: it is a rate of positives"
             )
-        if self.bias is not None:
-            weight = 1.0 if self.pos_weight is None else self.pos_weight.double().cpu()
-            start = imbalance.prior_bias(p, 1 - p, weight).expand(self.out_features)
+        if p.numel() != 1 and p.shape != (self.out_features,):
+            raise ValueError(
+                f"prior has shape {tuple(p.shape)}; it must be one number or ({self.out_features},)"
+            )
+        if self.bias is not None and not self.bias.is_meta:
+            start = imbalance.prior_bias(p, 1 - p)
+            if self.pos_weight is not None:
+                # What expects positives that weigh nothing would be minus infinity.
+                weight = self.pos_weight.double().cpu()
+                start = start + torch.where(weight > 0, weight, 1.0).log()
             with torch.no_grad():
-                self.bias.copy_(start)
+                self.bias.copy_(start.expand(self.out_features))
 
     def forward(
         self,

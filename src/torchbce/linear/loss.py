@@ -1,5 +1,7 @@
 """Cross-entropy of a linear layer's outputs, which are never held: from one label to millions."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -109,16 +111,34 @@ def linear_loss(
     updates: Updates | None = None,
 ) -> Tensor:
     """The loss; `updates` change weight and bias in the backward pass in place of gradients."""
-    if torch.compiler.is_compiling() and updates is None:
-        call.check(input, weight, bias, target, weight.shape[0], options)
-        return operator.linear_loss(Head(input, weight, bias), target, options)
+    if torch.compiler.is_compiling():
+        if updates is None and not sharding.is_distributed(weight):
+            call.check(input, weight, bias, target, weight.shape[0], options)
+            return operator.linear_loss(Head(input, weight, bias), target, options)
+        # Between two graphs: neither another process nor a step is a node of one.
+        disable: Any = torch.compiler.disable
+        between: Tensor = disable(_linear_loss)(input, weight, target, bias, options, updates)
+        return between
+    return _linear_loss(input, weight, target, bias, options, updates)
+
+
+def _linear_loss(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    options: Settings,
+    updates: Updates | None,
+) -> Tensor:
+    call.check_types(input, weight, bias)
     here = sharding.local(input, weight, bias)
     head = Head(here.input, here.weight, here.bias)
     call.check(*head, target, here.shard.labels, options)
-    if _backends.active_mode() is not None:
+    mode = _backends.active_mode()
+    if mode is not None or head.input.device.type == "meta":
         if here.mesh is not None or updates is not None:
             raise RuntimeError(
-                f"{_backends.active_mode()}: a head that is sharded, or updated by a fused "
+                f"{mode or 'input is on meta'}: a head that is sharded, or updated by a fused "
                 "optimizer, has first derivatives by backward() alone"
             )
         return call.dense_loss(*head, target=target, options=options)

@@ -55,7 +55,7 @@ def _loss_and_gradients(
     head = Head(input, weight, bias)
     labels = weight.shape[0]
     asked, operands = call.prepare(input, target, options, Shard(labels), labels)
-    now = Wants(*wants) if _keeps(input, weight, reduction) else Wants()
+    now = Wants(*wants) if _keeps(head, reduction) else Wants()
     loss, found = autograd.run(asked, head, operands, now)
     return loss, *_filled(found, head)
 
@@ -79,7 +79,7 @@ def _(
     shape = input.shape[:-1] if reduction == "none" else ()
     dtype = reference.compute_dtype(input.dtype)
     head = Head(input, weight, bias)
-    found = _shapes(head, wants if _keeps(input, weight, reduction) else [False] * 3)
+    found = _shapes(head, wants if _keeps(head, reduction) else [False] * 3)
     return input.new_empty(shape, dtype=dtype), *_filled(found, head)
 
 
@@ -124,19 +124,19 @@ def _(
     return _filled(_shapes(head, rest[-1], input.dtype), head)
 
 
-def _keeps(input: Tensor, weight: Tensor, reduction: str) -> bool:
+def _keeps(head: Head, reduction: str) -> bool:
     """Whether the gradients come with the loss, to be scaled: see `autograd`."""
     exact = torch.float32, torch.float64
-    return reduction != "none" and input.dtype in exact and weight.dtype in exact
+    return reduction != "none" and all(t is None or t.dtype in exact for t in head)
 
 
 def _shapes(head: Head, wants: list[bool], input_dtype: torch.dtype | None = None) -> Gradients:
     input, weight, bias = head
     dtype = input_dtype or reference.compute_dtype(input.dtype)
     return Gradients(
-        torch.empty_like(input, dtype=dtype) if wants[0] else None,
-        torch.empty_like(weight) if wants[1] else None,
-        torch.empty_like(bias) if bias is not None and wants[2] else None,
+        input.new_empty(input.shape, dtype=dtype) if wants[0] else None,
+        weight.new_empty(weight.shape) if wants[1] else None,
+        bias.new_empty(bias.shape) if bias is not None and wants[2] else None,
     )
 
 
@@ -156,7 +156,7 @@ def _filled(found: Gradients, head: Head) -> tuple[Tensor, Tensor, Tensor]:
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Result) -> None:
     *tensors, smoothing, reduction, chunk_labels, wants = inputs
     ctx.asked = smoothing, reduction, chunk_labels, wants
-    ctx.keeps = _keeps(inputs[0], inputs[1], reduction)
+    ctx.keeps = _keeps(Head(*inputs[:3]), reduction)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*(output[1:] if ctx.keeps else tensors))
 

@@ -32,8 +32,8 @@ class FusedOptimizer(nn.Module):
     def attach(self, weight: Tensor, bias: Tensor | None) -> None:
         """Make what is kept by label."""
 
-    def updates(self, weight: Tensor, bias: Tensor | None) -> Update:
-        """What changes the rows of weight and bias, see `chunks.visit`."""
+    def updates(self, weight: Tensor | None, bias: Tensor | None) -> Update:
+        """What changes rows of weight and bias, None where frozen; see `chunks.visit`."""
         raise NotImplementedError
 
     def get_extra_state(self) -> Tensor:
@@ -85,12 +85,13 @@ class FusedSGD(FusedOptimizer):
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
 
-    def updates(self, weight: Tensor, bias: Tensor | None) -> Update:
-        """What changes the rows of weight and bias, see `chunks.visit`."""
+    def updates(self, weight: Tensor | None, bias: Tensor | None) -> Update:
+        """What changes rows of weight and bias, None where frozen; see `chunks.visit`."""
 
         def update(start: int, stop: int, g: Tensor, x: Tensor) -> None:
-            kept = 1 - self.lr * self.weight_decay
-            weight[start:stop].addmm_(g, x, beta=kept, alpha=-self.lr)
+            if weight is not None:
+                kept = 1 - self.lr * self.weight_decay
+                weight[start:stop].addmm_(g, x, beta=kept, alpha=-self.lr)
             if bias is not None:
                 bias[start:stop].sub_(g.sum(1), alpha=self.lr)
 
@@ -147,21 +148,22 @@ class FusedRowwiseAdagrad(FusedOptimizer):
         self.register_buffer("weight_sum", weight.new_zeros(weight.shape[0]))
         self.register_buffer("bias_sum", None if bias is None else torch.zeros_like(bias))
 
-    def updates(self, weight: Tensor, bias: Tensor | None) -> Update:
-        """What changes the rows of weight and bias, see `chunks.visit`."""
+    def updates(self, weight: Tensor | None, bias: Tensor | None) -> Update:
+        """What changes rows of weight and bias, None where frozen; see `chunks.visit`."""
         sums, bias_sums = _here(self.weight_sum), _here(self.bias_sum)
         assert sums is not None
         memory: list[Tensor] = []
 
         def update(start: int, stop: int, g: Tensor, x: Tensor) -> None:
-            if not memory:
-                memory.append(x.new_empty(stop - start, x.shape[1]))
-            d, w, s = memory[0][: stop - start], weight[start:stop], sums[start:stop]
-            torch.mm(g, x, out=d)
-            if self.weight_decay:
-                d.add_(w, alpha=self.weight_decay)
-            s.add_(torch.linalg.vector_norm(d, dim=1).square_(), alpha=1 / x.shape[1])
-            w.addcdiv_(d, s.sqrt().add_(self.eps)[:, None], value=-self.lr)
+            if weight is not None:
+                if not memory:
+                    memory.append(x.new_empty(stop - start, x.shape[1]))
+                d, w, s = memory[0][: stop - start], weight[start:stop], sums[start:stop]
+                torch.mm(g, x, out=d)
+                if self.weight_decay:
+                    d.add_(w, alpha=self.weight_decay)
+                s.add_(torch.linalg.vector_norm(d, dim=1).square_(), alpha=1 / x.shape[1])
+                w.addcdiv_(d, s.sqrt().add_(self.eps)[:, None], value=-self.lr)
             if bias is not None:
                 assert bias_sums is not None
                 d_bias, s = g.sum(1), bias_sums[start:stop]

@@ -85,7 +85,7 @@ def pairwise_sigmoid_loss(
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; the rows of both are pairs, so "
             "that there must be as many"
         )
-    if x.dtype != y.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != y.dtype and not call.autocasts(x.device):
         raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one: y.to(x.dtype)")
     if not torch.compiler.is_compiling():
         call.finite(x, "x")
@@ -141,7 +141,7 @@ class _OverProcesses(torch.autograd.Function):
             dist.broadcast(guest, root, group=group)
             own = torch.arange(count if owner == me else 0, device=y.device)
             values = torch.ones(own.shape, dtype=torch.bool, device=y.device)
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad(), chunks.in_full_precision(x.device):
                 part, found = chunks.visit(
                     Head(x, guest, bias.expand(count)),
                     Operands(keys=own * (x.shape[0] + 1), values=values),

@@ -7,16 +7,16 @@ from torch import Tensor
 
 from torchbce import reference
 from torchbce.linear import call, sharding
-from torchbce.linear.chunks import Head, chunk_size
+from torchbce.linear.chunks import Head, chunk_size, in_full_precision
 
 
 def topk(
     input: Tensor, weight: Tensor, bias: Tensor | None, k: int, chunk_labels: int | None
 ) -> Any:
     """As `LinearBCELoss.topk` describes it."""
-    with torch.no_grad(), torch.autocast(input.device.type, enabled=False):
-        here = sharding.local(input, weight, bias)
-        call.check_head(here.input, here.weight, here.bias)
+    here = sharding.local(input, weight, bias)
+    call.check_head(here.input, here.weight, here.bias)
+    with torch.no_grad(), in_full_precision(input.device):
         labels, first, group = here.shard
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= labels:
             raise ValueError(

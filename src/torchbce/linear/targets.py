@@ -66,11 +66,10 @@ class Chunks:
         self._stored = self._places(operands.keys)
         self._ignored = self._places(operands.ignored)
         self._valid, self._weights = None, None
-        label_weight, row_weight, ignored = operands[6], operands[7], operands.ignored
-        if ignored is not None:
-            self._valid = torch.empty(size * rows, dtype=torch.bool, device=ignored.device)
-        if label_weight is not None and row_weight is not None:
-            self._weights = row_weight.new_empty(size * rows)
+        if operands.ignored is not None:
+            self._valid = operands.ignored.new_empty(size * rows, dtype=torch.bool)
+        if operands.label_weight is not None and operands.row_weight is not None:
+            self._weights = operands.row_weight.new_empty(size * rows)
 
     def __call__(self, number: int, start: int, stop: int) -> Chunk:
         """The chunk of this number, of the labels from `start` to `stop`."""
@@ -161,18 +160,19 @@ def unlabelled(ignored: Tensor | None, labels: Labels) -> tuple[Tensor | None, T
 def listed(name: str, lists: Tensor, labels: Labels) -> Tensor:
     """Keys of labels listed by row, each once."""
     flat = lists.reshape(labels.rows, lists.shape[-1])
-    plain = _checks.readable(lists)
-    if plain is not None:
-        _check_listed(name, plain, labels)
+    check_listed(name, lists, labels)
     row = torch.arange(labels.rows, device=lists.device)[:, None].expand(flat.shape)
     kept = flat >= 0
     keys: Tensor = torch.unique(flat[kept] * labels.rows + row[kept])
     return keys
 
 
-def _check_listed(name: str, lists: Tensor, labels: Labels) -> None:
-    if not lists.numel():
+def check_listed(name: str, lists: Tensor, labels: Labels) -> None:
+    """Raise, on the CPU, unless these are labels and what pads them."""
+    plain = _checks.readable(lists)
+    if plain is None or not plain.numel():
         return
+    lists = plain
     low, high = (int(value) for value in torch.aminmax(lists))
     if low < -1 or high >= labels.all:
         wrong = (lists < -1) | (lists >= labels.all)
@@ -187,8 +187,8 @@ def _check_listed(name: str, lists: Tensor, labels: Labels) -> None:
         # A list as long as there are labels, of nothing but labels 0 and 1.
         raise ValueError(
             f"{name} has shape {tuple(lists.shape)}, dtype int64 and holds only 0 and 1: int64 "
-            "lists the positive labels of each row. Give a dense target as bool or float: "
-            f"{name}.bool()"
+            "lists labels by row. For one value an element give "
+            + ("target.bool()" if name == "target" else f"mask=~{name}.bool()")
         )
 
 
@@ -220,13 +220,21 @@ def counted(mask: Tensor | None, ignored: Tensor | None, labels: Labels) -> Tens
         assert ignored is not None
         counts = torch.full((labels.rows,), labels.all, device=ignored.device)
     else:
-        counts = mask.sum(1)
+        counts = _counts(mask)
     if ignored is not None:
         row = ignored % labels.rows
         if mask is not None:
             row = row[mask[row, ignored // labels.rows]]
         counts = counts - torch.bincount(row, minlength=labels.rows)
     return counts
+
+
+def _counts(mask: Tensor) -> Tensor:
+    """The sum of each row, of which PyTorch would make int64 as a whole."""
+    if mask.stride(0) == 0 and len(mask):
+        return mask[:1].sum(1).expand(len(mask))
+    rows = max(1, 2**18 // max(mask.shape[1], 1))
+    return torch.cat([part.sum(1) for part in torch.split(mask, rows)])
 
 
 def dense(target: Tensor, labels: Labels) -> Tensor:
