@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from torchbce.linear.chunks import Head, Wants, visit
+from torchbce.linear.targets import Operands
 
 SCRIPT = Path(__file__).parent / "linear_over_processes.py"
 
@@ -21,3 +25,24 @@ def test_many_processes_compute_what_one_does(processes: int) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert "one process and many agree" in ran.stdout
+
+
+@pytest.mark.parametrize("labels", [0, 5, 6])
+def test_the_gradient_of_the_input_can_travel_before_that_of_the_last_labels(labels: int) -> None:
+    events: list[str] = []
+    visit(
+        Head(torch.ones(4, 3), torch.ones(labels, 3), None),
+        Operands(dense=torch.zeros(4, labels)),
+        chunk_labels=2,
+        wants=Wants(input=True),
+        update=lambda start, stop, g, x: events.append(f"{start} to {stop}"),
+        input_is_done=lambda gradient: events.append("input"),
+    )
+    assert (
+        events
+        == {
+            0: ["input"],
+            5: ["0 to 2", "2 to 4", "input", "4 to 5"],
+            6: ["0 to 2", "2 to 4", "input", "4 to 6"],
+        }[labels]
+    )

@@ -6,6 +6,7 @@ row ("none"), in float16, which a loss scale is to keep from underflow, under sa
 which offload or forget, and for an update that takes the place of the gradient.
 """
 
+import ctypes
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -72,11 +73,11 @@ def run(call: Call, head: Head, operands: Operands, wants: Wants) -> tuple[Tenso
     by_row = call.reduction == "none"
     total, gradients = _visit(call, head, operands, wants, 1.0, None, by_row)
     dtype = reference.compute_dtype(head.input.dtype)
-    if isinstance(total, Tensor):
-        loss = total / call.divisor
-    else:
-        loss = head.input.new_tensor(total / call.divisor, dtype=torch.float64)
-    return loss.to(dtype).view(call.lead if by_row else ()), gradients
+    if not isinstance(total, Tensor):
+        # Infinite where float32 is: PyTorch would raise. A sum in float64 comes as a tensor.
+        loss = ctypes.c_float(total / call.divisor).value
+        return head.input.new_full((), loss, dtype=dtype), gradients
+    return (total / call.divisor).to(dtype).view(call.lead if by_row else ()), gradients
 
 
 def gradients(

@@ -1,6 +1,7 @@
 """The arguments of linear + cross-entropy: checked, and brought into the form that is computed."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -42,9 +43,7 @@ def check(
     """Raise unless types, shapes, dtypes and devices fit; values are looked at in `prepare`."""
     _reduction(options.reduction)
     _checks.fraction("label_smoothing", options.label_smoothing)
-    chunk = options.chunk_labels
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk_labels must be an integer of 1 or above, or None; got {chunk!r}")
+    check_chunk("chunk_labels", options.chunk_labels)
     check_head(input, weight, bias)
     _checks.target_dtype(target)
     lead = input.shape[:-1]
@@ -95,6 +94,12 @@ def check(
                 "value an element use mask"
             )
         _listed("ignored", options.ignored, lead, logits)
+
+
+def check_chunk(name: str, size: object) -> None:
+    """Raise unless this is how many to a chunk, or None."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"{name} must be an integer of 1 or above, or None; got {size!r}")
 
 
 def check_types(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -232,13 +237,14 @@ def _counting(options: Settings, labels: Labels) -> Tensor | None:
 def finite(input: Tensor, name: str = "input") -> None:
     """Raise, on the CPU, if a value of the input is not finite."""
     plain = _checks.readable(input)
-    if plain is None or bool(plain.isfinite().all()):
+    # A sum of finite values is finite but where it overflows; it takes one pass and no memory.
+    if plain is None or math.isfinite(plain.sum()) or bool(plain.isfinite().all()):
         return
     at = tuple(int(i) for i in (~plain.isfinite()).nonzero()[0])
-    place = ", ".join(map(str, at))
+    place = f"{name}[{', '.join(map(str, at))}]" if at else name
     raise ValueError(
-        f"{name}[{place}] is {plain[at].item()}; hidden values must be finite. Look for a diverged "
-        "step, a division by 0 or an overflow of half precision before this layer"
+        f"{place} is {plain[at].item()}; hidden values must be finite. Look for a diverged step, a "
+        "division by 0 or an overflow of half precision before this layer"
     )
 
 

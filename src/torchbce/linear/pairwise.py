@@ -87,12 +87,14 @@ def pairwise_sigmoid_loss(
         )
     if x.dtype != y.dtype and not call.autocasts(x.device):
         raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one: y.to(x.dtype)")
+    call.check_chunk("chunk_pairs", chunk_pairs)
+    numbers = {"scale": _number("scale", scale, x), "bias": _number("bias", bias, x)}
     if not torch.compiler.is_compiling():
-        call.finite(x, "x")
-        call.finite(y, "y")
+        for name, tensor in {"x": x, "y": y, **numbers}.items():
+            call.finite(tensor, name)
     dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
-    x = x.to(dtype) * _number("scale", scale, x).to(dtype)
-    y, b = y.to(dtype), _number("bias", bias, x).to(dtype)
+    t, b = (number.to(dtype) for number in numbers.values())
+    x, y = x.to(dtype) * t, y.to(dtype)
     if group is not None:
         asked = _Asked(group, reduction, chunk_pairs)
         apply: Any = _OverProcesses.apply
@@ -113,7 +115,7 @@ def _number(name: str, value: Tensor | float, like: Tensor) -> Tensor:
         return value.reshape(())
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a tensor or a number, got {type(value).__name__}")
-    return torch.tensor(float(value), dtype=torch.float64, device="cpu").to(like)
+    return torch.tensor(float(value), dtype=torch.float64, device="cpu").to(like.device)
 
 
 class _Asked(NamedTuple):

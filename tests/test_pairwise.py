@@ -1,0 +1,424 @@
+"""The sigmoid loss of pairs against its dense formula in float64.
+
+A result may err by half a unit in the last place, and by `NOISE` units of the dtype of computation
+(2^-24 in float32) of the sum of the absolute terms, which are products of about 1.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from torchbce import backend, pairwise_sigmoid_loss
+from truth import bce_with_logits, logit_gradient, ulp_error
+
+NOISE = 16
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+REDUCTIONS = ["batch_mean", "sum", "mean"]
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        yield
+    torch._dynamo.reset()
+
+
+def features(n: int, width: int = 5, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Two of n rows, normalised, which require grad."""
+    g = torch.Generator().manual_seed(n)
+    pair = (torch.randn(n, width, generator=g) for _ in range(2))
+    return [
+        torch.nn.functional.normalize(t, dim=1).to(dtype).detach().requires_grad_() for t in pair
+    ]
+
+
+def truth(
+    x: Tensor, y: Tensor, scale: Tensor | float, bias: Tensor | float, reduction: str = "batch_mean"
+) -> tuple[Tensor, list[Tensor], list[float]]:
+    """The loss, its gradients by all four, and of each the sum of its absolute terms."""
+    x, y, t, b = (
+        torch.as_tensor(v, dtype=torch.float64).detach().clone().requires_grad_()
+        for v in (x, y, scale, bias)
+    )
+    n = x.shape[0]
+    z = t * x @ y.T + b
+    divisor = max({"sum": 1, "batch_mean": n, "mean": n * n}[reduction], 1)
+    signs = 2 * torch.eye(n, dtype=torch.float64) - 1
+    loss = -torch.nn.functional.logsigmoid(signs * z).sum() / divisor
+    gradients = torch.autograd.grad(loss, (x, y, t, b))
+    # Slopes are at most 1.
+    by_y, by_x = (v.detach().abs().sum(0).amax().item() if n else 0.0 for v in (y, x))
+    size, pairs = abs(t.item()), n * n / divisor
+    logits = 1 + z.detach().abs().amax().item() if n else 1.0
+    terms = [loss.item() + pairs * logits, size * by_y / divisor, size * by_x / divisor]
+    return loss.detach(), list(gradients), [*terms, pairs, pairs]
+
+
+def assert_near(got: Tensor, true: Tensor, terms: float, of: torch.dtype) -> None:
+    """Within half a unit of the result's dtype, and the rounding of what it was computed from."""
+    info = torch.finfo(got.dtype)
+    _, exponent = torch.frexp(true.abs().clamp(min=info.tiny))
+    half_a_unit = torch.ldexp(torch.ones_like(true), exponent - 1) * info.eps / 2
+    computed = 2.0**-53 if of == torch.float64 else 2.0**-24
+    error, allowed = (got.double() - true).abs(), half_a_unit * 1.0001 + NOISE * computed * terms
+    assert not bool((error > allowed).any()), (got, true, allowed)
+
+
+def check(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    upstream: float = 1.0,
+    reduction: str = "batch_mean",
+    **options: Any,
+) -> None:
+    loss = pairwise_sigmoid_loss(x, y, scale=scale, bias=bias, reduction=reduction, **options)
+    assert loss.shape == ()
+    assert loss.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
+    true, gradients, terms = truth(x, y, scale, bias, reduction)
+    assert_near(loss.detach(), true, terms[0], x.dtype)
+    given = [x, y, scale, bias]
+    asked = [i for i, t in enumerate(given) if isinstance(t, Tensor) and t.requires_grad]
+    leaves: Any = [given[i] for i in asked]
+    found = torch.autograd.grad(loss, leaves, torch.tensor(upstream, dtype=loss.dtype))
+    for i, gradient in zip(asked, found, strict=True):
+        assert gradient.dtype == leaves[asked.index(i)].dtype
+        assert gradient.shape == leaves[asked.index(i)].shape
+        expected = (gradients[i] * upstream).reshape(gradient.shape)
+        assert_near(gradient, expected, terms[i + 1] * abs(upstream), x.dtype)
+
+
+# --------------------------------------------------------------------------------------- values
+
+
+def test_known_values() -> None:
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    z = [[2 * 0.5 - 1, -1.0], [2 * 0.5 - 1, 2 * 1.0 - 1]]
+    each = [
+        math.log1p(math.exp(-z[i][j] if i == j else z[i][j])) for i in range(2) for j in range(2)
+    ]
+    for reduction, divisor in (("batch_mean", 2), ("sum", 1), ("mean", 4)):
+        loss = pairwise_sigmoid_loss(x, y, scale=2.0, bias=-1.0, reduction=reduction)
+        assert loss.item() == pytest.approx(sum(each) / divisor, rel=1e-6)
+    assert pairwise_sigmoid_loss(x, y, scale=2.0, bias=-1.0).item() == pytest.approx(
+        sum(each) / 2, rel=1e-6
+    )
+
+
+@every_dtype
+@every_reduction
+@pytest.mark.parametrize("n", [1, 2, 7, 65])
+def test_sizes_and_chunks(dtype: torch.dtype, reduction: str, n: int) -> None:
+    x, y = features(n, dtype=dtype)
+    scale, bias = torch.tensor(3.0, requires_grad=True), torch.tensor(-1.5, requires_grad=True)
+    for chunk in (1, 3, 64, n, n + 1, None):
+        check(x, y, scale, bias, 1.0, reduction, chunk_pairs=chunk)
+        check(x, y, scale, bias, 0.3, reduction, chunk_pairs=chunk)
+
+
+@every_dtype
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
+@pytest.mark.parametrize("number", DTYPES, ids=str)
+def test_scale_and_bias_as_tensors(
+    dtype: torch.dtype, shape: tuple[int, ...], number: torch.dtype
+) -> None:
+    x, y = features(5, dtype=dtype)
+    scale = torch.full(shape, 10.0, dtype=number, requires_grad=True)
+    bias = torch.full(shape, -10.0, dtype=number, requires_grad=True)
+    check(x, y, scale, bias)
+    check(x, y, scale.detach(), bias)
+    check(x, y, scale, -10.0)
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("scale", "bias"), [(10.0, -10.0), (1, 0), (0.0, 3.5), (-2.5, 0.1), (1 / 0.07, -9.9)]
+)
+def test_scale_and_bias_as_numbers(dtype: torch.dtype, scale: float, bias: float) -> None:
+    check(*features(5, dtype=dtype), scale, bias)
+    check(*features(5, dtype=dtype), torch.tensor(float(scale), requires_grad=True), bias)
+
+
+def test_any_of_the_four_may_be_frozen() -> None:
+    for wanted in range(1, 16):
+        given: list[Tensor] = [*features(5), torch.tensor(2.0), torch.tensor(-1.0)]
+        for i, tensor in enumerate(given):
+            tensor.requires_grad_(bool(wanted >> i & 1))
+        check(*given)
+    x, y = (t.detach() for t in features(5))
+    assert not pairwise_sigmoid_loss(x, y, scale=1.0, bias=0.0).requires_grad
+    with torch.no_grad():
+        loss = pairwise_sigmoid_loss(*features(5), scale=torch.tensor(1.0), bias=0.0)
+    assert not loss.requires_grad
+    assert loss.equal(pairwise_sigmoid_loss(x, y, scale=1.0, bias=0.0))
+
+
+def test_as_it_is_trained() -> None:
+    # Features from a layer, normalised; the scale exp of a parameter.
+    g = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(9, 6, generator=g), torch.randn(9, 6, generator=g)
+    leaves = [
+        torch.randn(6, 4, generator=g).requires_grad_(),
+        torch.tensor(math.log(10.0), requires_grad=True),
+        torch.tensor([-10.0], requires_grad=True),
+    ]
+
+    def loss(w: Tensor, t: Tensor, b: Tensor, dense: bool) -> Tensor:
+        x, y = (torch.nn.functional.normalize(v.to(w.dtype) @ w, dim=1) for v in (images, texts))
+        if not dense:
+            return pairwise_sigmoid_loss(x, y, scale=t.exp(), bias=b)
+        z = t.exp() * x @ y.T + b
+        signs = 2 * torch.eye(9, dtype=z.dtype) - 1
+        return -torch.nn.functional.logsigmoid(signs * z).sum() / 9
+
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    got = torch.autograd.grad(loss(*leaves, dense=False), leaves)
+    expected = torch.autograd.grad(loss(*wide, dense=True), wide)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6)
+
+
+def test_features_against_themselves() -> None:
+    x, _ = features(6, dtype=torch.float64)
+    (got,) = torch.autograd.grad(pairwise_sigmoid_loss(x, x, scale=4.0, bias=-2.0), x)
+    _, gradients, _ = truth(x, x, 4.0, -2.0)
+    torch.testing.assert_close(got, gradients[0] + gradients[1])
+
+
+def test_memory_in_any_order() -> None:
+    x, y = (t.detach() for t in features(6))
+    crooked = [x.T.contiguous().T.requires_grad_(), torch.stack([y, y], 2)[..., 1].requires_grad_()]
+    check(*crooked, torch.tensor(2.0, requires_grad=True), -1.0, chunk_pairs=4)
+    one = torch.ones(1, 5).expand(6, 5).requires_grad_()
+    check(one, y.requires_grad_(), 2.0, -1.0)
+
+
+@pytest.mark.parametrize("name", ["numba", "reference"])
+@every_dtype
+def test_exact_at_confident_pairs(name: str, dtype: torch.dtype) -> None:
+    # Of a positive with logit 20 the loss is 2.1e-9: 1 minus a sigmoid is 0 in float32.
+    if dtype == torch.float64:
+        name = "reference"
+    for z in (20.0, 17.0, 40.0, 100.0, -20.0, -104.0):
+        x = y = torch.ones(1, 1, dtype=dtype)
+        bias = torch.tensor(0.0, requires_grad=True)
+        with backend(name):
+            loss = pairwise_sigmoid_loss(x, y, scale=z, bias=bias)
+            (slope,) = torch.autograd.grad(loss, bias)
+        assert loss > 0
+        assert ulp_error(loss.item(), bce_with_logits(z, 1.0), loss.dtype) <= 2
+        assert ulp_error(slope.item(), logit_gradient(z, 1.0), torch.float32) <= 2
+    # And beside negatives as confident, each of which costs as much.
+    x = torch.eye(64, dtype=dtype)
+    with backend(name):
+        loss = pairwise_sigmoid_loss(x, x, scale=40.0, bias=-20.0)
+    assert ulp_error(loss.item(), 64 * bce_with_logits(20.0, 1.0), loss.dtype) <= 2
+
+
+def test_no_pairs() -> None:
+    for reduction in ("batch_mean", "mean"):
+        given = [*features(0), torch.tensor(2.0, requires_grad=True), torch.tensor(-1.0)]
+        given[3].requires_grad_()
+        x, y, scale, bias = given
+        with pytest.warns(UserWarning, match=f"'{reduction}' of a loss over no elements") as caught:
+            loss = pairwise_sigmoid_loss(x, y, scale=scale, bias=bias, reduction=reduction)
+        assert len(caught) == 1
+        assert loss == 0
+        loss.backward()
+        assert all(t.grad.equal(torch.zeros_like(t)) for t in given)
+    check(*features(0), 2.0, -1.0, reduction="sum")
+
+
+@every_reduction
+def test_derivatives_of_derivatives(reduction: str) -> None:
+    leaves = [*features(3, 2, torch.float64), torch.tensor([1.5]).double(), torch.tensor(-1.0)]
+    leaves = [t.detach().double().requires_grad_() for t in leaves]
+
+    def loss(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        return pairwise_sigmoid_loss(
+            x, y, scale=scale, bias=bias, reduction=reduction, chunk_pairs=2
+        )
+
+    assert torch.autograd.gradcheck(loss, leaves)
+    assert torch.autograd.gradgradcheck(loss, leaves)
+
+
+def test_transforms() -> None:
+    x, y = (t.detach() for t in features(4, dtype=torch.float64))
+    scale = torch.tensor(2.0).double()
+
+    def loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        return pairwise_sigmoid_loss(x, y, scale=scale, bias=-1.0)
+
+    _, gradients, _ = truth(x, y, scale, -1.0)
+    found = torch.func.grad(loss, argnums=(0, 1, 2))(x, y, scale)
+    torch.testing.assert_close(list(found), gradients[:3])
+    batches = torch.func.vmap(loss, in_dims=(0, 0, None))(
+        torch.stack([x, y]), torch.stack([y, x]), scale
+    )
+    torch.testing.assert_close(batches[1], loss(y, x, scale))
+
+
+def test_a_second_backward_pass_gives_the_same() -> None:
+    leaves = [*features(5), torch.tensor(2.0, requires_grad=True)]
+    loss = pairwise_sigmoid_loss(*leaves[:2], scale=leaves[2], bias=-1.0)
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    again = torch.autograd.grad(loss, leaves)
+    assert all(map(torch.equal, first, again))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_with_two_dtypes(half: torch.dtype) -> None:
+    x, y = features(9)
+    x = x.detach().to(half).requires_grad_()
+    scale = torch.tensor(10.0, requires_grad=True)
+    bias = torch.tensor(-10.0, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        check(x, y, scale, bias)
+        check(y, x, scale, bias, 0.3)
+        loss = pairwise_sigmoid_loss(x, y, scale=scale, bias=bias)
+    assert loss.equal(pairwise_sigmoid_loss(x.float(), y, scale=scale, bias=bias))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "inductor"),
+    [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)],
+    ids=str,
+)
+def test_compiled(dtype: torch.dtype, inductor: bool, fresh_compiler: None) -> None:
+    leaves = [*features(7, dtype=dtype)]
+    leaves += [torch.tensor(v, requires_grad=True) for v in (2.0, -1.0)]
+
+    def loss(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        return pairwise_sigmoid_loss(x, y, scale=scale.exp(), bias=bias, chunk_pairs=4)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="inductor" if inductor else "aot_eager")
+    results = []
+    for function in (loss, compiled):
+        value = function(*leaves)
+        results.append([value, *torch.autograd.grad(value, leaves)])
+    # The gradient of the scale is a sum in another order.
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"\[1, 2\] is nan; hidden values must be finite"):
+        compiled(
+            leaves[0]
+            .detach()
+            .index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(math.nan, dtype=dtype)),
+            *leaves[1:],
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_is_asked_for(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(DTYPES), "dtype")
+    x, y = features(
+        data.draw(st.integers(1, 40), "n"), data.draw(st.integers(1, 9), "width"), dtype
+    )
+    for leaf in (x, y):
+        leaf.requires_grad_(data.draw(st.booleans()))
+    scale: Any = data.draw(st.floats(-20, 20, width=16), "scale")
+    bias: Any = data.draw(st.floats(-20, 20, width=16), "bias")
+    if data.draw(st.booleans(), "scale as a tensor"):
+        scale = torch.tensor([scale], requires_grad=True)
+    bias = torch.tensor(bias, requires_grad=True)
+    upstream = data.draw(st.sampled_from([1.0, 0.3, -4.0]), "incoming")
+    chunk = data.draw(st.sampled_from([None, 1, 2, 7, 64]), "chunk")
+    check(x, y, scale, bias, upstream, data.draw(st.sampled_from(REDUCTIONS)), chunk_pairs=chunk)
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+ONES = torch.ones(4, 3)
+
+
+def changed(value: float, *at: int) -> Tensor:
+    tensor = ONES.clone()
+    tensor[at] = value
+    return tensor
+
+
+MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
+    "other numbers of rows": (
+        {"y": torch.ones(5, 3)},
+        ValueError,
+        ["x has shape (4, 3) and y (5, 3)", "there must be as many"],
+    ),
+    "other widths": (
+        {"y": torch.ones(4, 2)},
+        ValueError,
+        ["x has shape (4, 3)", "y (4, 2)", "both must be (N, D)"],
+    ),
+    "one dimension": ({"x": ONES[0], "y": ONES[0]}, ValueError, ["x has shape (3,)", "(N, D)"]),
+    "three dimensions": ({"x": ONES[None], "y": ONES[None]}, ValueError, ["(1, 4, 3)", "(N, D)"]),
+    "two devices": ({"y": ONES.to("meta")}, ValueError, ["on cpu and y", "on meta"]),
+    "two dtypes": (
+        {"y": ONES.double()},
+        TypeError,
+        ["x is torch.float32 and y torch.float64", "y.to(x.dtype)"],
+    ),
+    "integers": ({"x": ONES.long()}, TypeError, ["x must have a floating dtype", "torch.int64"]),
+    "y of integers": ({"y": ONES.long()}, TypeError, ["y must have a floating dtype"]),
+    "a list": ({"y": [[1.0] * 3] * 4}, TypeError, ["y must be a torch.Tensor, got list"]),
+    "a NaN in x": ({"x": changed(math.nan, 2, 1)}, ValueError, ["x[2, 1] is nan", "finite"]),
+    "an infinity in y": ({"y": changed(math.inf, 3, 0)}, ValueError, ["y[3, 0] is inf", "finite"]),
+    "a scale of two elements": (
+        {"scale": torch.ones(2)},
+        ValueError,
+        ["scale must be one floating number, got torch.float32 (2,)"],
+    ),
+    "a bias of each pair": (
+        {"bias": torch.zeros(4)},
+        ValueError,
+        ["bias must be one floating number, got torch.float32 (4,)"],
+    ),
+    "an integer tensor as scale": (
+        {"scale": torch.tensor(2)},
+        ValueError,
+        ["scale must be one floating number, got torch.int64 ()"],
+    ),
+    "text as scale": ({"scale": "10"}, TypeError, ["scale must be a tensor or a number, got str"]),
+    "None as bias": (
+        {"bias": None},
+        TypeError,
+        ["bias must be a tensor or a number, got NoneType"],
+    ),
+    "a bool as bias": ({"bias": True}, TypeError, ["bias must be a tensor or a number, got bool"]),
+    "an infinite scale": ({"scale": math.inf}, ValueError, ["scale", "inf"]),
+    "a scale of NaN": ({"scale": torch.tensor(math.nan)}, ValueError, ["scale", "nan"]),
+    "a reduction by row": (
+        {"reduction": "none"},
+        ValueError,
+        ["reduction must be one of 'batch_mean', 'sum', 'mean'; got 'none'"],
+    ),
+    "a misspelt reduction": ({"reduction": "avg"}, ValueError, ["'batch_mean'", "got 'avg'"]),
+    "chunks of 0": ({"chunk_pairs": 0}, ValueError, ["chunk_pairs must be an integer", "got 0"]),
+    "chunks of 2.5": ({"chunk_pairs": 2.5}, ValueError, ["an integer of 1 or above", "got 2.5"]),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES)
+def test_the_sentence(misuse: str) -> None:
+    arguments, kind, parts = MISUSES[misuse]
+    given: dict[str, Any] = {"x": ONES, "y": ONES, "scale": 2.0, "bias": -1.0}
+    pairwise_sigmoid_loss(**given)  # without it all is well
+    with pytest.raises(kind) as raised:
+        pairwise_sigmoid_loss(**given | arguments)
+    assert type(raised.value) is kind
+    for part in parts:
+        assert re.search(re.escape(part), str(raised.value)), str(raised.value)
