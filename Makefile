@@ -35,8 +35,11 @@ format: $(INSTALLED)  ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; half an hour)
+bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; an hour)
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/linear.py
+	$(BIN)/python benchmarks/pairwise.py
+	$(BIN)/python benchmarks/delicious.py
 	$(BIN)/python benchmarks/classifier.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/accuracy.py

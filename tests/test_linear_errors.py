@@ -500,7 +500,7 @@ def test_lists_of_two_labels_are_lists() -> None:
 
 
 def test_a_mean_leaves_out_what_is_ignored() -> None:
-    ignored = torch.tensor([[0, 1], [2, 2], [-1, -1], [3, 5]])
+    ignored = torch.tensor([[0, 1], [2, 2], [1, 4], [3, 5]])  # in row 2 masked as well
     mask = torch.ones(ROWS, LABELS, dtype=torch.bool)
     mask[2] = False
 

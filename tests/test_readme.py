@@ -16,7 +16,7 @@ def test_snippets_print_what_they_say(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     checked = 0
     for snippet in snippets:
         lines = snippet.splitlines()
@@ -32,7 +32,7 @@ def test_snippets_print_what_they_say(tmp_path: Path, monkeypatch: pytest.Monkey
                 printed = f"{type(error).__name__}: {error}"
             assert printed == comment.removeprefix("# ")
             checked += 1
-    assert checked == 5
+    assert checked == 6
 
 
 def test_the_session_is_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +56,12 @@ def test_the_session_is_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) ->
         ("kernels", "README.md"),
         ("accuracy", "docs/losses.md"),
         ("exact", "docs/losses.md"),
+        ("linear", "docs/linear.md"),
+        ("linear_reach", "docs/linear.md"),
+        ("linear_million", "docs/linear.md"),
+        ("linear_error", "docs/linear.md"),
+        ("delicious", "docs/linear.md"),
+        ("pairwise", "docs/linear.md"),
     ],
 )
 def test_tables_are_those_that_were_measured(name: str, document: str) -> None:
@@ -73,6 +79,11 @@ def test_the_tables_of_the_kernels_are_those_that_were_measured(
     assert _between("kernels-time", document) == kernels.time_table(results["time"])
     assert _between("kernels-memory", document) == kernels.memory_table(results["memory"])
     assert _between("kernels") == kernels.summary(results)
+
+
+def test_the_summary_of_many_labels_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    assert _between("linear_summary") == importlib.import_module("linear").summary()
 
 
 def test_links_lead_somewhere() -> None:

@@ -136,6 +136,7 @@ def check_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device, which may have none."""
     available = torch.amp.is_autocast_available(device.type)
     return available and torch.is_autocast_enabled(device.type)
 
