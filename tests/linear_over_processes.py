@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -109,11 +109,6 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
         ),
         (
             ValueError,
-            "input differs between the processes",
-            lambda: loss(x + dist.get_rank(), sharded, positives),
-        ),
-        (
-            ValueError,
             "expected: shards must be those of torch.chunk",
             lambda: loss(
                 x,
@@ -137,6 +132,45 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
     for error, words, call in cases:
         with pytest.raises(error, match=words):
             call()
+    rank, last = dist.get_rank(), dist.get_world_size() - 1
+
+    def alone(
+        error: type[Exception], words: str, of_others: str, call: Callable[[], object]
+    ) -> None:
+        """What the last process does wrong is said there, and the others do not wait for it."""
+        with pytest.raises(error, match=words if rank == last else of_others):
+            call()
+
+    other = "another of the processes that hold the labels refused its arguments"
+    broken = x.clone()
+    broken[1, 2] = torch.nan if rank == last else 0
+    alone(ValueError, r"input\[1, 2\] is nan", other, lambda: loss(broken, sharded, positives))
+    lists = torch.full((4, 1), 8 if rank == last else 7)
+    alone(ValueError, r"target\[0, 0\] is 8", other, lambda: loss(x, sharded, lists))
+    held = weight[: 2 * 8 // (last + 1)] if rank == last else sharded.to_local()
+    shaped = {"run_check": False, "shape": torch.Size((8, 6)), "stride": (6, 1)}
+    uneven = DTensor.from_local(held, mesh, [Shard(0)], **shaped)
+    alone(
+        ValueError, "shards must be those of torch.chunk", other, lambda: loss(x, uneven, positives)
+    )
+    # A label of one process alone, in a target that all of them have.
+    dense = torch.zeros(4, 8)
+    dense[2, 0] = 2
+    with pytest.raises(ValueError, match=r"target\[2, 0\] is 2\.0"):
+        loss(x, sharded, dense)
+    # The sum of what layer_norm gives is 0 for every batch, and that of rows is not of their order.
+    normed = torch.nn.functional.layer_norm(x + rank * x.flip(0).square(), (6,))
+    for differing, mine in (
+        ("input", (normed, positives)),
+        ("input", (x.roll(int(rank == last), 0), positives)),
+        ("target", (x, positives.roll(int(rank == last), 0))),
+        ("target", (x, torch.eye(4, 8).roll(int(rank == last), 1).to_sparse())),
+        ("input", (x[: 3 + (rank == last)], positives[: 3 + (rank == last)])),
+    ):
+        with pytest.raises(ValueError, match=f"{differing} differs between the processes"):
+            loss(mine[0], sharded, mine[1])
+    with pytest.raises(ValueError, match="input requires grad on some of the processes"):
+        loss(x.clone().requires_grad_(rank == last), sharded, positives)
     x.requires_grad_()
     with pytest.raises(RuntimeError, match="first derivatives alone"):
         torch.autograd.grad(loss(x, sharded, positives), x, create_graph=True)
@@ -219,14 +253,52 @@ def pairs_agree() -> None:
             wanted[:2] = [t.split(counts)[rank] for t in wanted[:2]]
             close = CLOSE if dtype == torch.float32 else {"rtol": 2**-7, "atol": 1e-7}
             torch.testing.assert_close(got, wanted, rtol=10 * close["rtol"], atol=1e-6)
-    with pytest.raises(ValueError, match="the width of y differs between the processes"):
-        torchbce.pairwise_sigmoid_loss(
-            torch.ones(2, 3 + rank),
-            torch.ones(2, 3 + rank),
-            scale=1.0,
-            bias=0.0,
-            group=dist.group.WORLD,
-        )
+    feature = torch.ones(2, 3)
+    ours = torchbce.pairwise_sigmoid_loss
+    given = {"scale": 1.0, "bias": 0.0, "group": dist.group.WORLD}
+    wide = torch.ones(2, 3 + rank)
+    with pytest.raises(ValueError, match=r"the width of y differs between the processes.*: 3, 4"):
+        ours(wide, wide, **given)
+    with pytest.raises(ValueError, match=r"the reduction differs.*: batch_mean, sum"):
+        ours(feature, feature, reduction="sum" if rank else "batch_mean", **given)
+    with pytest.raises(ValueError, match=r"whether y requires grad differs.*: False, True"):
+        ours(feature, feature.clone().requires_grad_(rank > 0), **given)
+    bad = feature.clone()
+    bad[1, 0] = torch.inf if rank == 0 else 1
+    words = r"x\[1, 0\] is inf" if rank == 0 else "another process of the group refused"
+    with pytest.raises(ValueError, match=words):
+        ours(bad, feature, **given)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.encoder, self.head = nn.Linear(6, 6), torchbce.LinearBCELoss(6, 7)
+
+    def forward(self, x: Tensor, positives: Tensor) -> Tensor:
+        loss: Tensor = self.head(self.encoder(x), positives)
+        return loss
+
+
+def rows_and_labels(grid: dist.DeviceMesh) -> None:
+    """Labels over one dimension of a mesh, rows over the other."""
+    x, _, _, positives = batch(6, 7)
+    one, many = Model(), Model()
+    one(x, positives).backward()
+    many.head.shard_labels(grid["labels"])
+    mine = slice(3) if grid["copies"].get_local_rank() == 0 else slice(3, 6)
+    parallel = nn.parallel.DistributedDataParallel(many, device_mesh=grid["copies"])
+    # As an optimiser has them; in the place of a shard is the tensor that is here.
+    parameters = list(parallel.parameters())
+    parallel(x[mine], positives[mine]).backward()
+    here = grid["labels"].get_local_rank()
+    for wanted, got in zip(one.parameters(), parameters, strict=True):
+        gradient = wanted.grad
+        assert gradient is not None
+        if got.shape != wanted.shape:
+            gradient = gradient.split(4)[here]
+        torch.testing.assert_close(got.grad, gradient, **CLOSE)
 
 
 def main() -> None:
@@ -244,6 +316,7 @@ def main() -> None:
         got = torchbce.linear_binary_cross_entropy(x, placed, positives)
         expected = torchbce.linear_binary_cross_entropy(x, weight, positives)
         torch.testing.assert_close(got, expected, **CLOSE)
+        rows_and_labels(grid)
     if dist.get_rank() == 0:
         print("one process and many agree")
     dist.destroy_process_group()

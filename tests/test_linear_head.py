@@ -109,6 +109,15 @@ def test_a_prior_out_of_range(prior: Any, bias: bool) -> None:
         LinearBCELoss(WIDTH, LABELS, bias=bias, prior=prior)
 
 
+def test_one_number_in_any_shape() -> None:
+    # A tensor of one element is one number, as linear_binary_cross_entropy takes pos_weight.
+    expected = head(prior=0.25, pos_weight=2.0)
+    for shape in ((), (1,), (1, 1)):
+        made = head(prior=torch.full(shape, 0.25), pos_weight=torch.full(shape, 2.0))
+        assert made.bias.equal(expected.bias)
+        assert made(*batch()).equal(expected(*batch()))
+
+
 def test_a_prior_of_the_wrong_shape() -> None:
     with pytest.raises(ValueError, match="prior"):
         LinearBCELoss(WIDTH, LABELS, prior=torch.full((LABELS - 1,), 0.1))
@@ -427,6 +436,15 @@ def test_topk_of_a_number_out_of_range(k: Any) -> None:
     words = rf"k must be an integer from 1 to the number of labels, 11; got {k}"
     with pytest.raises(ValueError, match=words):
         head().topk(batch()[0], k)
+
+
+def test_topk_without_features() -> None:
+    made = LinearBCELoss(0, LABELS)
+    with torch.no_grad():
+        made.bias.copy_(torch.arange(LABELS) % 7)
+    values, indices = made.topk(torch.empty(3, 0), 1)
+    assert values.equal(torch.full((3, 1), 6.0))
+    assert indices.equal(torch.full((3, 1), 6))
 
 
 def test_topk_of_another_width() -> None:
@@ -774,3 +792,50 @@ def test_training_by_steps_within_learns() -> None:
         x = torch.randn(64, 8, generator=g)
         best = made.topk(x, 1).indices
         assert ((x @ true.T).gather(1, best) > 3).float().mean() > 0.8
+
+
+def test_an_optimizer_is_one_heads() -> None:
+    optimizer = FusedRowwiseAdagrad(lr=0.1)
+    head(fused_optimizer=optimizer)
+    with pytest.raises(ValueError, match="belongs to another head already"):
+        head(fused_optimizer=optimizer)
+
+
+def test_beginning_anew_forgets_the_sums() -> None:
+    made = LinearBCELoss(WIDTH, LABELS, fused_optimizer=FusedRowwiseAdagrad(0.1), device="meta")
+    made.to_empty(device="cpu")
+    for buffer in made.buffers():
+        buffer.fill_(-1.0)  # what memory may hold
+    made.reset_parameters()
+    x, target = batch()
+    made(x, target).backward()
+    assert all(value.isfinite().all() for value in made.parameters())
+
+
+def test_a_step_is_the_parameters_where_saved_tensors_come_back_as_copies() -> None:
+    x, target = batch()
+    made, other = (head(fused_optimizer=FusedSGD(0.5)) for _ in range(2))
+    other.load_state_dict(made.state_dict())
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t.clone()):
+        loss = made(x, target)
+    loss.backward()
+    other(x, target).backward()
+    assert_same(state(made), state(other))
+
+
+def test_a_weight_that_is_computed_has_no_step() -> None:
+    made = torch.nn.utils.parametrizations.weight_norm(head(fused_optimizer=FusedSGD(0.5)))
+    with pytest.raises(RuntimeError, match="weight is computed from another tensor"):
+        made(*batch())
+
+
+def test_made_where_meta_is_the_default() -> None:
+    with torch.device("meta"):
+        made = LinearBCELoss(WIDTH, LABELS, fused_optimizer=FusedSGD(0.5))
+        made.state_dict()
+    assert made.weight.is_meta
+
+
+def test_topk_names_what_is_not_finite() -> None:
+    with pytest.raises(ValueError, match=r"input\[0, 1\] is nan"):
+        head().topk(torch.tensor([[0.0, torch.nan, *[0.0] * (WIDTH - 2)]]), 1)

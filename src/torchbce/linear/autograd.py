@@ -27,8 +27,8 @@ from torchbce.linear.chunks import (
 )
 from torchbce.linear.targets import Operands
 
-#: Makes, of weight and bias, what changes them by their gradients, chunk by chunk.
-Updates = Callable[[Tensor | None, Tensor | None], Update]
+#: Makes, of weight, bias and which of them are not frozen, what changes them chunk by chunk.
+Updates = Callable[[Tensor, Tensor | None, Wants], Update]
 
 
 class Call(NamedTuple):
@@ -41,7 +41,7 @@ class Call(NamedTuple):
         smoothing: of the targets.
         chunk_labels: how many labels to a chunk, or None.
         group: of the processes that hold the other labels, or None.
-        updates: what is done with the gradients of weight and bias; None to return them.
+        updates: makes what is done with gradients of weight and bias; None to return them.
         look_at_targets: raises for a dense target outside its range.
         definition: the loss of input, weight and bias in plain PyTorch, for derivatives of
             derivatives.
@@ -53,7 +53,7 @@ class Call(NamedTuple):
     smoothing: float = 0.0
     chunk_labels: int | None = None
     group: Any = None
-    updates: Updates | None = None
+    updates: Callable[[Wants], Update] | None = None
     look_at_targets: Callable[[], None] | None = None
     definition: Callable[..., Tensor] | None = None
 
@@ -171,7 +171,7 @@ class _Linear(torch.autograd.Function):
         if torch.is_grad_enabled() or _backends.active_mode() is not None or not plain:
             return *_by_definition(call, head, wants, upstream), None, None
         if call.updates is not None:
-            update = _updating(call, head, wants, upstream)
+            update = _updating(call, wants, upstream)
             found = gradients(call, head, operands, Wants(wants.input), upstream, update)
             return found.input, None, None, None, None
         # Taken by the first of several backward passes; others compute their own, since whoever
@@ -196,7 +196,7 @@ def _scale(found: Gradients, upstream: Tensor) -> bool:
     return True
 
 
-def _updating(call: Call, head: Head, wants: Wants, upstream: Tensor) -> Update | None:
+def _updating(call: Call, wants: Wants, upstream: Tensor) -> Update | None:
     """What changes the parameters that are not frozen."""
     assert call.updates is not None
     if not upstream.isfinite().all():
@@ -205,9 +205,7 @@ def _updating(call: Call, head: Head, wants: Wants, upstream: Tensor) -> Update 
             "it into the weight, which is left as it was. Do not scale the loss of such a head by "
             "torch.amp.GradScaler; look for a diverged step before it"
         )
-    if not (wants.weight or wants.bias):
-        return None
-    return call.updates(head.weight if wants.weight else None, head.bias if wants.bias else None)
+    return call.updates(wants) if wants.weight or wants.bias else None
 
 
 def _by_definition(call: Call, head: Head, wants: Wants, upstream: Tensor) -> tuple[Any, ...]:

@@ -179,15 +179,18 @@ def prepare(
     target: Tensor,
     options: Settings,
     shard: Shard,
-    here: int,
 ) -> tuple[Call, Operands]:
     """A call and its operands, of arguments that `check` let pass; raises for bad values."""
     finite(input)
+    here = shard.labels if shard.here is None else shard.here
     labels = Labels(input.shape[:-1], shard.labels, shard.first, here)
+    if shard.group is not None and target.layout is torch.strided and target.dtype != torch.int64:
+        # Before the visit, in which one process alone would find it and leave the others waiting.
+        _look_at(target, options, labels)
     part = slice(shard.first, shard.first + here)
     dtype = reference.compute_dtype(input.dtype)
     mask = _masked(options.mask, labels)
-    everywhere, ignored = targets.unlabelled(options.ignored, labels)
+    everywhere, ignored = targets.ignored_keys(options.ignored, labels)
     counts = targets.counted(mask, everywhere, labels)
     p = options.pos_weight
     if p is not None:
@@ -220,7 +223,8 @@ def prepare(
 
 def _look_at(target: Tensor, options: Settings, labels: Labels) -> None:
     """Raise if a dense target that counts lies outside [0, 1], naming its own index."""
-    values = target if target.dtype in INTEGERS else target.to(torch.float64)
+    plain = target.dtype in INTEGERS or target.is_floating_point()
+    values = target if plain else target.to(torch.float64)
     _checks.value_range("target", values, _counting(options, labels))
 
 
@@ -253,7 +257,9 @@ def _masked(mask: Tensor | None, labels: Labels) -> Tensor | None:
     """A mask as [rows, labels], without memory of that size where it is broadcast."""
     if mask is None:
         return None
-    mask = mask.expand(*mask.shape[:-1], labels.all) if mask.dim() else mask.expand(labels.all)
+    if mask.shape[-1:].numel() == 1:
+        rows = mask.expand(*labels.lead, 1).reshape(labels.rows, 1)
+        return rows.expand(labels.rows, labels.all)
     if mask.shape[:-1].numel() == 1:
         return mask.reshape(labels.all).expand(labels.rows, labels.all)
     return mask.expand(labels.shape).reshape(labels.rows, labels.all)

@@ -237,5 +237,9 @@ def _by_definition(
         raise InvalidTargetError from error
     if out is not None and not by_row:
         slopes = by_reference(SLOPE, options, *others)
-        torch.mul(slopes if upstream is None else slopes * upstream, scale, out=out)
+        if upstream is not None:
+            slopes = slopes * upstream
+            if chunk.mask is not None:
+                slopes = torch.where(chunk.mask, slopes, 0.0)  # 0 whatever comes from above
+        torch.mul(slopes, scale, out=out)
     return loss.sum(0 if by_row else None, dtype=_sum_dtype(z))

@@ -23,7 +23,8 @@ class LinearBCELoss(nn.Module):
         \ell = \mathrm{BCE}(x W^T + b, \, y)
 
     as `torchbce.linear_binary_cross_entropy` computes it. `weight` and `bias` are parameters named
-    and shaped as those of `torch.nn.Linear`, whose `state_dict` can be loaded.
+    and shaped as those of `torch.nn.Linear`, whose `state_dict` a head without `pos_weight`,
+    `label_weight` and `fused_optimizer` can load.
 
     Args:
         in_features: D, the width of the input.
@@ -39,9 +40,11 @@ class LinearBCELoss(nn.Module):
             of each row.
         chunk_labels: how many labels are visited at a time; None for as many as fit the caches.
         fused_optimizer: a `FusedSGD` or `FusedRowwiseAdagrad`, which takes its step inside
-            `backward`, chunk by chunk: weight and bias never have a gradient, and other optimisers
-            pass them over. Each `backward` is a step, so that gradients of several do not add up;
-            they are not clipped, nor averaged over processes. For float32 and float64.
+            `backward`, chunk by chunk: weight and bias have no gradient, and other optimisers pass
+            them over. Each backward pass through the loss is a step, that of
+            `torch.autograd.grad` by the input too: gradients of several do not add up. They are
+            taken as they come: not clipped, not averaged over processes (keep the head out of
+            DistributedDataParallel), not unscaled (no GradScaler). For float32 and float64.
         device: where the parameters are made.
         dtype: of the parameters.
 
@@ -110,7 +113,6 @@ class LinearBCELoss(nn.Module):
         assert w is not None
         positives = torch.empty((0, 0), dtype=torch.int64, device="meta")
         call.check(example, w, b, positives, out_features, self._options(device="meta"))
-        self.reset_parameters()
         self.fused_optimizer = fused_optimizer
         if fused_optimizer is not None:
             if not isinstance(fused_optimizer, FusedOptimizer):
@@ -120,13 +122,16 @@ class LinearBCELoss(nn.Module):
                     "head.parameters() as ever"
                 )
             fused_optimizer.attach(self.weight, self.bias)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Begin anew: the weight as that of `torch.nn.Linear`, the bias at the prior."""
+        if self.fused_optimizer is not None:
+            self.fused_optimizer.reset()
         if self.in_features:
             bound = 1 / math.sqrt(self.in_features)
             nn.init.uniform_(self.weight, -bound, bound)
-        p = torch.as_tensor(self.prior, dtype=torch.float64)
+        p = torch.as_tensor(self.prior, dtype=torch.float64, device="cpu")
         if not bool(((p > 0) & (p < 1)).all()):
             raise ValueError(
                 f"prior must lie in (0, 1), got {self.prior}: it is a rate of positives"
@@ -141,8 +146,12 @@ class LinearBCELoss(nn.Module):
                 # What expects positives that weigh nothing would be minus infinity.
                 weight = self.pos_weight.double().cpu()
                 start = start + torch.where(weight > 0, weight, 1.0).log()
+            start = start.expand(self.out_features).to(self.bias)
+            bias: Any = self.bias
+            if sharding.is_distributed(bias):
+                start = sharding.placed_as(start, bias)
             with torch.no_grad():
-                self.bias.copy_(start.expand(self.out_features))
+                bias.copy_(start)
 
     def forward(
         self,
@@ -156,6 +165,11 @@ class LinearBCELoss(nn.Module):
         """The loss of one batch."""
         options = self._options()._replace(row_weight=row_weight, mask=mask, ignored=ignored)
         optimizer = self.fused_optimizer
+        if optimizer is not None and not self.weight.is_leaf:
+            raise RuntimeError(
+                "weight is computed from another tensor (by a parametrization?), which a fused "
+                "optimizer cannot change; give the head none, and an optimizer of torch.optim"
+            )
         if optimizer is not None and self.weight.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"weight is {self.weight.dtype}; a fused optimizer needs float32 or float64, since "
@@ -199,7 +213,8 @@ class LinearBCELoss(nn.Module):
             dim: its dimension over which the labels are spread; over others they are replicated.
 
         Returns:
-            The module, whose parameters (and state of a fused optimizer) are DTensors.
+            The module, whose parameters (and state of a fused optimizer) are other tensors now,
+            DTensors: optimisers are to be made afterwards.
         """
         from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 

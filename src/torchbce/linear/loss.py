@@ -1,5 +1,6 @@
 """Cross-entropy of a linear layer's outputs, which are never held: from one label to millions."""
 
+import functools
 from typing import Any
 
 import torch
@@ -48,9 +49,9 @@ def linear_binary_cross_entropy(
         weight: W, [L, D], of input's dtype (under autocast of any). A DTensor sharded over labels
             is visited by each process where it lies; see `LinearBCELoss`.
         target: y, in one of three forms. int64 [..., K]: the labels that are 1 in each row, in any
-            order, padded with -1; a label given twice counts once. A sparse COO or CSR tensor,
-            [..., L], with values in [0, 1]. Or dense, [..., L], bool, float or any integer dtype
-            but int64, in [0, 1].
+            order, padded with -1 (0 is a label); one given twice counts once. A sparse COO or CSR
+            tensor, [..., L], with values in [0, 1], but not under torch.compile. Or dense,
+            [..., L], bool, float or any integer dtype but int64, in [0, 1].
         bias: b, [L].
         pos_weight: p, the weight of the positive part: a number, or [L].
         label_weight: u, [L].
@@ -113,6 +114,11 @@ def linear_loss(
     """The loss; `updates` change weight and bias in the backward pass in place of gradients."""
     if torch.compiler.is_compiling():
         if updates is None and not sharding.is_distributed(weight):
+            if target.layout is not torch.strided:
+                raise ValueError(
+                    "a sparse target cannot be traced by torch.compile; give lists of labels, "
+                    "int64 and padded with -1"
+                )
             call.check(input, weight, bias, target, weight.shape[0], options)
             return operator.linear_loss(Head(input, weight, bias), target, options)
         # Between two graphs: neither another process nor a step is a node of one.
@@ -142,10 +148,20 @@ def _linear_loss(
                 "optimizer, has first derivatives by backward() alone"
             )
         return call.dense_loss(*head, target=target, options=options)
-    asked, operands = call.prepare(head.input, target, options, here.shard, head.weight.shape[0])
+    if (group := here.shard.group) is None:
+        asked, operands = call.prepare(head.input, target, options, here.shard)
+    else:
+        failure = None
+        try:
+            sharding.check_size(here)
+            asked, operands = call.prepare(head.input, target, options, here.shard)
+        except ValueError as error:
+            failure = error
+        wants = torch.is_grad_enabled() and head.input.requires_grad
+        sharding.agree(group, head.input, target, wants, failure)
     if here.mesh is not None or updates is not None:
-        asked = asked._replace(updates=updates, definition=None)
-    if asked.group is not None:
-        sharding.agree_on(head.input, asked.group)
+        # By the parameters themselves: what autograd saves may come back as a copy.
+        bound = None if updates is None else functools.partial(updates, *head[1:])
+        asked = asked._replace(updates=bound, definition=None)
     loss = autograd.evaluate(asked, head, operands)
     return sharding.on_mesh(loss, here.mesh) if sharding.is_distributed(input) else loss

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchbce.linear.chunks import Update
+from torchbce.linear.chunks import Update, Wants
 from torchbce.linear.sharding import is_distributed
 
 __all__ = ["FusedRowwiseAdagrad", "FusedSGD"]
@@ -24,21 +24,35 @@ class FusedOptimizer(nn.Module):
 
     def __init__(self, **numbers: float) -> None:
         super().__init__()
+        self._attached = False
         for name, value in numbers.items():
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
             setattr(self, name, float(value))
 
     def attach(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Make what is kept by label."""
+        """Make what is kept by label, for one head."""
+        if self._attached:
+            raise ValueError(
+                "this optimizer belongs to another head already, and keeps a number for each of "
+                "its labels; make one for each head"
+            )
+        self._attached = True
 
-    def updates(self, weight: Tensor | None, bias: Tensor | None) -> Update:
-        """What changes rows of weight and bias, None where frozen; see `chunks.visit`."""
+    def reset(self) -> None:
+        """Begin anew with what is kept."""
+        for kept in self.buffers():
+            kept.zero_()
+
+    def updates(self, weight: Tensor, bias: Tensor | None, wants: Wants) -> Update:
+        """What changes rows of weight and bias, if wanted; see `chunks.visit`."""
         raise NotImplementedError
 
     def get_extra_state(self) -> Tensor:
         """The numbers, as a tensor: safetensors holds nothing else."""
-        return torch.tensor([getattr(self, name) for name in self.numbers], dtype=torch.float64)
+        return torch.tensor(
+            [getattr(self, name) for name in self.numbers], dtype=torch.float64, device="cpu"
+        )
 
     def set_extra_state(self, state: Tensor) -> None:
         """Set the numbers."""
@@ -85,14 +99,14 @@ class FusedSGD(FusedOptimizer):
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
 
-    def updates(self, weight: Tensor | None, bias: Tensor | None) -> Update:
-        """What changes rows of weight and bias, None where frozen; see `chunks.visit`."""
+    def updates(self, weight: Tensor, bias: Tensor | None, wants: Wants) -> Update:
+        """What changes rows of weight and bias, if wanted; see `chunks.visit`."""
 
         def update(start: int, stop: int, g: Tensor, x: Tensor) -> None:
-            if weight is not None:
+            if wants.weight:
                 kept = 1 - self.lr * self.weight_decay
                 weight[start:stop].addmm_(g, x, beta=kept, alpha=-self.lr)
-            if bias is not None:
+            if bias is not None and wants.bias:
                 bias[start:stop].sub_(g.sum(1), alpha=self.lr)
 
         return update
@@ -144,27 +158,28 @@ class FusedRowwiseAdagrad(FusedOptimizer):
             raise ValueError("eps must be above 0, got 0: a row without a gradient would be 0 / 0")
 
     def attach(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Make what is kept by label."""
+        """Make what is kept by label, for one head."""
+        super().attach(weight, bias)
         self.register_buffer("weight_sum", weight.new_zeros(weight.shape[0]))
         self.register_buffer("bias_sum", None if bias is None else torch.zeros_like(bias))
 
-    def updates(self, weight: Tensor | None, bias: Tensor | None) -> Update:
-        """What changes rows of weight and bias, None where frozen; see `chunks.visit`."""
+    def updates(self, weight: Tensor, bias: Tensor | None, wants: Wants) -> Update:
+        """What changes rows of weight and bias, if wanted; see `chunks.visit`."""
         sums, bias_sums = _here(self.weight_sum), _here(self.bias_sum)
         assert sums is not None
         memory: list[Tensor] = []
 
         def update(start: int, stop: int, g: Tensor, x: Tensor) -> None:
-            if weight is not None:
+            if wants.weight:
                 if not memory:
                     memory.append(x.new_empty(stop - start, x.shape[1]))
                 d, w, s = memory[0][: stop - start], weight[start:stop], sums[start:stop]
                 torch.mm(g, x, out=d)
                 if self.weight_decay:
                     d.add_(w, alpha=self.weight_decay)
-                s.add_(torch.linalg.vector_norm(d, dim=1).square_(), alpha=1 / x.shape[1])
+                s.add_(torch.linalg.vector_norm(d, dim=1).square_(), alpha=1 / max(x.shape[1], 1))
                 w.addcdiv_(d, s.sqrt().add_(self.eps)[:, None], value=-self.lr)
-            if bias is not None:
+            if bias is not None and wants.bias:
                 assert bias_sums is not None
                 d_bias, s = g.sum(1), bias_sums[start:stop]
                 s.addcmul_(d_bias, d_bias)

@@ -58,7 +58,8 @@ def pairwise_sigmoid_loss(
 
     Raises:
         TypeError: if dtypes do not match, or scale or bias is not a tensor or a number.
-        ValueError: if shapes or devices do not match or, on the CPU, a feature is not finite.
+        ValueError: if shapes or devices do not match or, on the CPU and not under torch.compile, a
+            feature is not finite; if the processes of a group do not agree.
 
     Example:
         >>> import torch, torchbce
@@ -89,14 +90,20 @@ def pairwise_sigmoid_loss(
         raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one: y.to(x.dtype)")
     call.check_chunk("chunk_pairs", chunk_pairs)
     numbers = {"scale": _number("scale", scale, x), "bias": _number("bias", bias, x)}
+    failure = None
     if not torch.compiler.is_compiling():
-        for name, tensor in {"x": x, "y": y, **numbers}.items():
-            call.finite(tensor, name)
+        try:
+            for name, tensor in {"x": x, "y": y, **numbers}.items():
+                call.finite(tensor, name)
+        except ValueError as error:
+            if group is None:
+                raise
+            failure = error
     dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
     t, b = (number.to(dtype) for number in numbers.values())
     x, y = x.to(dtype) * t, y.to(dtype)
     if group is not None:
-        asked = _Asked(group, reduction, chunk_pairs)
+        asked = _Asked(group, _counts(y, reduction, group, failure), reduction, chunk_pairs)
         apply: Any = _OverProcesses.apply
         value: Tensor = apply(x, y, b, asked)
         return value
@@ -120,6 +127,7 @@ def _number(name: str, value: Tensor | float, like: Tensor) -> Tensor:
 
 class _Asked(NamedTuple):
     group: Any
+    counts: list[int]
     reduction: str
     chunk_pairs: int | None
 
@@ -129,9 +137,8 @@ class _OverProcesses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, bias: Tensor, asked: _Asked) -> Tensor:
-        group, me = asked.group, dist.get_rank(asked.group)
+        group, counts, me = asked.group, asked.counts, dist.get_rank(asked.group)
         wants_x, wants_y, wants_bias = ctx.needs_input_grad[:3]
-        counts = _counts(y, wants_y, group)
         pairs = sum(counts)
         divisor = {"sum": 1, "batch_mean": pairs, "mean": pairs * pairs}[asked.reduction] or 1
         total: Any = 0.0
@@ -171,18 +178,31 @@ class _OverProcesses(torch.autograd.Function):
         return *(g * upstream if wanted else None for g, wanted in found), None
 
 
-def _counts(y: Tensor, wants_gradient: bool, group: Any) -> list[int]:
-    """How many pairs each process has, where all agree on what a feature is."""
+def _counts(y: Tensor, reduction: str, group: Any, failure: ValueError | None) -> list[int]:
+    """How many pairs each process has, where all agree on what is asked and none has to raise."""
     dtypes = (torch.float32, torch.float64)
-    facts = [y.shape[0], y.shape[1], dtypes.index(y.dtype), int(wants_gradient)]
+    wants = torch.is_grad_enabled() and y.requires_grad
+    facts = [
+        y.shape[0],
+        int(failure is not None),
+        y.shape[1],
+        dtypes.index(y.dtype),
+        REDUCTIONS.index(reduction),
+        int(wants),
+    ]
     mine = torch.tensor(facts, device=y.device)
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, mine, group=group)
-    found = torch.stack(parts).tolist()
-    names = "the width of y", "the dtype of y", "whether y requires grad"
-    for number, name in enumerate(names, 1):
-        if len({facts[number] for facts in found}) > 1:
-            came = [facts[number] for facts in found]
-            shown = [str(dtypes[i]) for i in came] if number == 2 else came
-            raise ValueError(f"{name} differs between the processes of the group: {shown}")
-    return [facts[0] for facts in found]
+    if failure is not None:
+        raise failure
+    counts, failed, *others = torch.stack(parts).T.tolist()
+    if any(failed):
+        raise ValueError("another process of the group refused its features; its message says why")
+    names = "the width of y", "the dtype of y", "the reduction", "whether y requires grad"
+    shown: tuple[Any, ...] = (range(2**31), dtypes, REDUCTIONS, (False, True))
+    for name, came, values in zip(names, others, shown, strict=True):
+        if len(set(came)) > 1:
+            listed = ", ".join(str(values[i]) for i in came)
+            raise ValueError(f"{name} differs between the processes of the group: {listed}")
+    found: list[int] = counts
+    return found

@@ -16,8 +16,9 @@ def topk(
     """As `LinearBCELoss.topk` describes it."""
     here = sharding.local(input, weight, bias)
     call.check_head(here.input, here.weight, here.bias)
+    call.finite(here.input)
     with torch.no_grad(), in_full_precision(input.device):
-        labels, first, group = here.shard
+        labels, first, group, _ = here.shard
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= labels:
             raise ValueError(
                 f"k must be an integer from 1 to the number of labels, {labels}; got {k}"

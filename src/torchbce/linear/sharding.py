@@ -17,11 +17,13 @@ class Shard(NamedTuple):
         labels: how many there are in all.
         first: the first that is here.
         group: of the processes that hold the others; None where all are here.
+        here: how many should be here; None for all.
     """
 
     labels: int
     first: int = 0
     group: Any = None
+    here: int | None = None
 
 
 class Local(NamedTuple):
@@ -83,17 +85,22 @@ def local(input: Tensor, weight: Tensor, bias: Tensor | None) -> Local:
                 f"input has placements {x.placements}; every process that holds labels needs "
                 "every row: input.redistribute(placements=[Replicate()] * mesh.ndim). For rows "
                 "that are spread over processes too, shard weight over a submesh and let "
-                "DistributedDataParallel do the rows"
+                "DistributedDataParallel(model, device_mesh=...) do the rows"
             )
         input = x.to_local()
     here_weight = whole.to_local()
-    if here_weight.shape[0] != here:
+    here_bias = None if bias is None else b.to_local()
+    return Local(input, here_weight, here_bias, Shard(labels, first, group, here), mesh)
+
+
+def check_size(here: Local) -> None:
+    """Raise unless this process holds the labels that it should."""
+    held, expected = here.weight.shape[0], here.shard.here
+    if expected is not None and held != expected:
         raise ValueError(
-            f"this process holds {here_weight.shape[0]} of {labels} labels, where {here} were "
+            f"this process holds {held} of {here.shard.labels} labels, where {expected} were "
             "expected: shards must be those of torch.chunk, which distribute_tensor makes"
         )
-    here_bias = None if bias is None else b.to_local()
-    return Local(input, here_weight, here_bias, Shard(labels, first, group), mesh)
 
 
 def _label_dimension(placements: Any) -> int | None:
@@ -123,6 +130,13 @@ def on_mesh(loss: Tensor, mesh: Any) -> Tensor:
     return placed
 
 
+def placed_as(tensor: Tensor, like: Any) -> Tensor:
+    """A tensor that every process has, spread as another is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements)
+
+
 class Sums:
     """Sums over the processes of a group, each begun as soon as what is summed is there."""
 
@@ -149,24 +163,62 @@ def gathered(tensor: Tensor, group: Any) -> Tensor:
     return torch.stack(parts)
 
 
-def agree_on(input: Tensor, group: Any) -> None:
-    """Raise on every process of a group unless all have the same input, but for rounding.
+def agree(
+    group: Any, input: Tensor, target: Tensor, wants: bool, failure: ValueError | None
+) -> None:
+    """Raise on every process of a group if one has to, or if they were not given the same batch.
 
-    Of rows that differ, the sum over the labels of each process would be a number without meaning.
-    On the CPU alone: elsewhere it would synchronise.
+    Of rows that differ, the sum over the labels of each process would be a number without meaning;
+    and one that raises alone leaves the others waiting. Looked at are the input, lists of labels
+    and stored values, by a sum with other weights at each place, and whether the input's gradient
+    is wanted. On the CPU alone: elsewhere it would synchronise.
     """
     if input.device.type != "cpu":
+        if failure is not None:
+            raise failure
         return
-    values = input.detach().double()
-    facts = torch.stack([torch.tensor(float(input.numel())).double(), values.sum()])
+    shown = [input.detach()]
+    if target.layout != torch.strided:
+        target = target.to_sparse().coalesce()
+        shown += [target.indices(), target.values()]
+    elif target.dtype == torch.int64:
+        shown += [target]
+    sums = [_print(tensor) for tensor in shown] if failure is None else [(0.0, 0.0)] * len(shown)
+    sizes = [float(tensor.numel()) for tensor in shown]
+    facts = torch.tensor(
+        [float(failure is not None), float(wants), *sizes, *(value for value, _ in sums)],
+        dtype=torch.float64,
+    )
     both = torch.stack([facts, facts.square()])
     torch.distributed.all_reduce(both, group=group)
+    if failure is not None:
+        raise failure
     means, squares = both / torch.distributed.get_world_size(group)
-    size, total = (squares - means.square()).clamp(min=0).sqrt().tolist()
-    # Two processors may round differently; two batches differ by about a root of their size.
-    if size > 0.1 or total > 1e-5 * max(1.0, float(values.abs().sum())):
+    if means[0] > 0:
         raise ValueError(
-            f"input differs between the processes that hold the labels: here it has shape "
-            f"{tuple(input.shape)} and the sum {values.sum().item():g}, and sums differ by "
-            f"{total:g} in the root mean square. Each of them must be given the same batch"
+            "another of the processes that hold the labels refused its arguments; its message says "
+            "why"
         )
+    _, wanted, *spread = (squares - means.square()).clamp(min=0).sqrt().tolist()
+    if wanted > 0:
+        raise ValueError(
+            "input requires grad on some of the processes that hold the labels and not on others, "
+            "or is under no_grad there; its gradient is a sum over all of them"
+        )
+    # Two processors may round differently; two batches differ by about the norm of one.
+    norms = [norm for _, norm in sums]
+    for at, (size, value) in enumerate(
+        zip(spread[: len(shown)], spread[len(shown) :], strict=True)
+    ):
+        if size > 0.4 or not value <= 1e-5 * norms[at]:
+            raise ValueError(
+                f"{'target' if at else 'input'} differs between the processes that hold the "
+                "labels; each of them must be given the same batch, in the same order"
+            )
+
+
+def _print(tensor: Tensor) -> tuple[float, float]:
+    """A sum that depends on where each value stands, and the norm."""
+    flat = tensor.reshape(-1).double()
+    places = torch.arange(1, flat.numel() + 1, dtype=torch.float64)
+    return float(flat.dot(places.cos_())), float(flat.norm())
