@@ -141,10 +141,10 @@ class LinearBCELoss(nn.Module):
                 f"prior has shape {tuple(p.shape)}; it must be one number or ({self.out_features},)"
             )
         if self.bias is not None and not self.bias.is_meta:
-            start = imbalance.prior_bias(p, 1 - p)
+            start = imbalance.prior_bias(p, 1 - p).flatten()
             if self.pos_weight is not None:
                 # What expects positives that weigh nothing would be minus infinity.
-                weight = self.pos_weight.double().cpu()
+                weight = self.pos_weight.double().cpu().flatten()
                 start = start + torch.where(weight > 0, weight, 1.0).log()
             start = start.expand(self.out_features).to(self.bias)
             bias: Any = self.bias

@@ -23,7 +23,7 @@ def topk(
             raise ValueError(
                 f"k must be an integer from 1 to the number of labels, {labels}; got {k}"
             )
-        x = here.input.reshape(-1, input.shape[-1])
+        x = here.input.reshape(input.shape[:-1].numel(), input.shape[-1])
         values, indices = _of_chunks(Head(x, here.weight, here.bias), k, chunk_labels)
         indices += first
         if group is not None:
