@@ -997,3 +997,12 @@ def test_whatever_is_asked_for(data: st.DataObject) -> None:
     if data.draw(st.booleans(), "without bias"):
         leaves[2] = None
     check(leaves, target, y, upstream, chunk, reduction=reduction, **options)
+
+
+def test_one_number_of_two_dimensions_in_the_dense_form() -> None:
+    x, w, b = layer()
+    target, p = listed((5,), 7), torch.full((1, 1), 2.0)
+    loss = linear_bce(x, w, target, b, pos_weight=p)
+    (first,) = torch.autograd.grad(loss, x, create_graph=True)
+    expected = torch.autograd.grad(linear_bce(x, w, target, b, pos_weight=2.0), x)
+    torch.testing.assert_close(first, *expected)

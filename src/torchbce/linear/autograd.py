@@ -124,11 +124,13 @@ def _visit(
                 total = torch.as_tensor(total, dtype=torch.float64, device=x.device)
                 sums.begin(total)
             sums.finish()
-    except InvalidTargetError:
-        assert call.look_at_targets is not None
-        call.look_at_targets()
-        raise
-    return total, found
+    except InvalidTargetError as error:
+        wrong = error
+    else:
+        return total, found
+    assert call.look_at_targets is not None
+    call.look_at_targets()
+    raise wrong
 
 
 def _rounded(found: Gradients, head: Head) -> Gradients:

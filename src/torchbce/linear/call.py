@@ -302,5 +302,7 @@ def dense_loss(
     if reduction == "batch_mean" and input.dim() == 1:
         reduction = "sum"  # one row
     p, smoothing = options.pos_weight, options.label_smoothing
+    if isinstance(p, Tensor) and p.numel() == 1:
+        p = p.reshape(())
     loss = evaluate(LOSS, logits, target, Options(w, p, smoothing, None, mask, reduction))
     return loss.sum(-1) if reduction == "none" else loss
