@@ -12,8 +12,6 @@ import itertools
 import math
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -51,15 +49,6 @@ every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 sparse_warnings = pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
 # PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
 script_warnings = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
-        yield
-    torch._dynamo.reset()
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,8 +5,7 @@ import io
 import itertools
 import math
 import pickle
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,15 +25,6 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "adagrad": lambda: FusedRowwiseAdagrad(lr=0.2, weight_decay=0.05, eps=1e-3),
 }
 each_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
-        yield
-    torch._dynamo.reset()
 
 
 def head(**options: Any) -> LinearBCELoss:

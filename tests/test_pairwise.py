@@ -6,8 +6,6 @@ A result may err by half a unit in the last place, and by `NOISE` units of the d
 
 import math
 import re
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,15 +23,6 @@ REDUCTIONS = ["batch_mean", "sum", "mean"]
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
-        yield
-    torch._dynamo.reset()
 
 
 def features(n: int, width: int = 5, dtype: torch.dtype = torch.float32) -> list[Tensor]:

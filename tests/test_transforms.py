@@ -1,8 +1,5 @@
 """Every loss under PyTorch's transforms: autograd, functorch, compile, export, fake tensors."""
 
-import warnings
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -16,15 +13,6 @@ one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss
 
 # PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
-        yield
-    torch._dynamo.reset()
 
 
 @every_loss

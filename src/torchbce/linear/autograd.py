@@ -17,6 +17,7 @@ from torch import Tensor
 from torchbce import _backends, reference
 from torchbce.linear import sharding
 from torchbce.linear.chunks import (
+    NOTHING,
     Gradients,
     Head,
     InvalidTargetError,
@@ -64,20 +65,20 @@ def evaluate(call: Call, head: Head, operands: Operands) -> Tensor:
         apply: Any = _Linear.apply
         value: Tensor = apply(*head, call, operands)
         return value
-    value, _ = run(call, head, operands, Wants())
+    value, _ = run(call, head, operands, NOTHING)
     return value
 
 
 def run(call: Call, head: Head, operands: Operands, wants: Wants) -> tuple[Tensor, Gradients]:
     """The loss, and gradients by an incoming gradient of 1."""
     by_row = call.reduction == "none"
-    total, gradients = _visit(call, head, operands, wants, 1.0, None, by_row)
+    total, found = _visit(call, head, operands, wants, 1.0, None, by_row)
     dtype = reference.compute_dtype(head.input.dtype)
     if not isinstance(total, Tensor):
         # Infinite where float32 is: PyTorch would raise. A sum in float64 comes as a tensor.
         loss = ctypes.c_float(total / call.divisor).value
-        return head.input.new_full((), loss, dtype=dtype), gradients
-    return (total / call.divisor).to(dtype).view(call.lead if by_row else ()), gradients
+        return head.input.new_full((), loss, dtype=dtype), found
+    return (total / call.divisor).to(dtype).view(call.lead if by_row else ()), found
 
 
 def gradients(
@@ -157,7 +158,7 @@ class _Linear(torch.autograd.Function):
             and all(t is None or t.dtype != torch.float16 for t in head)
             and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         )
-        wants = Wants(*ctx.needs_input_grad[:3]) if keeps else Wants()
+        wants = Wants(*ctx.needs_input_grad[:3]) if keeps else NOTHING
         loss, found = run(call, head, operands, wants)
         ctx.call, ctx.found = call, found if keeps else None
         ctx.save_for_backward(*head, *operands)

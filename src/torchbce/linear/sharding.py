@@ -183,7 +183,9 @@ def agree(
         shown += [target.indices(), target.values()]
     elif target.dtype == torch.int64:
         shown += [target]
-    sums = [_print(tensor) for tensor in shown] if failure is None else [(0.0, 0.0)] * len(shown)
+    sums = (
+        [_fingerprint(tensor) for tensor in shown] if failure is None else [(0.0, 0.0)] * len(shown)
+    )
     sizes = [float(tensor.numel()) for tensor in shown]
     facts = torch.tensor(
         [float(failure is not None), float(wants), *sizes, *(value for value, _ in sums)],
@@ -217,7 +219,7 @@ def agree(
             )
 
 
-def _print(tensor: Tensor) -> tuple[float, float]:
+def _fingerprint(tensor: Tensor) -> tuple[float, float]:
     """A sum that depends on where each value stands, and the norm."""
     flat = tensor.reshape(-1).double()
     places = torch.arange(1, flat.numel() + 1, dtype=torch.float64)
