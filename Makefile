@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 # Stamped on success, so that an interrupted install is done again.
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test check format bench exact clean
+.PHONY: help install demo test check format bench exact gpu-check gpu-bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(INSTALLED)  ## make .venv and install the package with all extras
 
@@ -23,8 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## train, predict and evaluate on a data set that needs no network
 	$(BIN)/torchbce demo --overwrite
 
-test: $(INSTALLED)  ## run the tests, doctests and examples
+test: $(INSTALLED)  ## run the tests, doctests and examples; the GPU's kernels are interpreted
 	$(BIN)/pytest -q
+	$(BIN)/pytest -q tests/gpu --confcutdir=tests/gpu
 
 check: $(INSTALLED)  ## formatter, linter and type checker
 	$(BIN)/ruff format --check
@@ -44,9 +45,18 @@ bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; 
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/session.py
+	$(BIN)/python benchmarks/gpu_code.py
 
 exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (minutes)
 	$(BIN)/python benchmarks/exact.py
+
+# Both take the Python that has PyTorch for the GPU, Triton, numpy and pytest, and need nothing else:
+# make gpu-check PYTHON=/where/it/is/python3
+gpu-check:  ## the tests of the GPU's kernels, on a GPU
+	TORCHBCE_GPU=1 PYTHONPATH=src $(PYTHON) -m pytest -q tests/gpu --confcutdir=tests/gpu
+
+gpu-bench:  ## measure the GPU's kernels and write benchmarks/results/gpu-NAME.md (10 minutes)
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:  ## remove .venv and what the targets made
 	rm -rf $(VENV) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

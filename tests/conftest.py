@@ -7,6 +7,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# A process of its own, in which Triton interprets its kernels: see `make test`.
+collect_ignore = ["gpu"]
+
 # A loaded machine is slow and not wrong: no example fails for the time it took.
 settings.register_profile("torchbce", deadline=None)
 settings.load_profile("torchbce")

@@ -4,7 +4,9 @@ Each sentence names what came, what was expected and the remedy.
 """
 
 import re
-from typing import Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -130,3 +132,125 @@ def test_integer_and_bool_targets_are_no_error(dtype: torch.dtype) -> None:
     assert torchbce.BCEWithLogitsLoss()(z, y.to(dtype)) == torchbce.BCEWithLogitsLoss()(
         z, y.float()
     )
+
+
+class Outside(NamedTuple):
+    """A call with a value outside its range at index 1, and how the error begins."""
+
+    function: Callable[..., Tensor]
+    input: list[float]
+    target: Tensor
+    message: str
+
+
+LOGITS = [-1.0, 0.5, 3.0]
+OUTSIDE = {
+    "float target": Outside(
+        functional.binary_cross_entropy_with_logits,
+        LOGITS,
+        torch.tensor([0.0, 1.5, 1.0]),
+        r"target[1] is 1.5;",
+    ),
+    "integer target": Outside(
+        functional.sigmoid_focal_loss, LOGITS, torch.tensor([0, -3, 1]), "target[1] is -3;"
+    ),
+    "sparse target": Outside(
+        functional.binary_cross_entropy_with_logits,
+        LOGITS,
+        torch.tensor([0.0, 7.0, 1.0]).to_sparse(),
+        "target[1] is 7.0;",
+    ),
+    "probability": Outside(
+        functional.binary_cross_entropy, [0.25, 1.5, 0.75], torch.tensor([0, 1, 1]), "input[1] is"
+    ),
+    "log-probability": Outside(
+        functional.binary_cross_entropy_with_log_probs,
+        [-1.0, 0.5, -0.25],
+        torch.tensor([0, 1, 1]),
+        "input[1] is 0.5;",
+    ),
+}
+BACKENDS = ["reference", "numba"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", OUTSIDE)
+@pytest.mark.parametrize("check", [None, True])
+def test_values_outside_their_range_raise(case: str, backend: str, check: bool | None) -> None:
+    function, input, target, message = OUTSIDE[case]
+    with torchbce.backend(backend), pytest.raises(ValueError, match=re.escape(message)):
+        function(torch.tensor(input), target, check_targets=check)
+
+
+@pytest.mark.parametrize("named", [None, "numba"])
+@pytest.mark.parametrize("case", OUTSIDE)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_values_that_nobody_checks_go_into_the_formula(
+    case: str, named: str | None, reduction: str
+) -> None:
+    function, input, target, _ = OUTSIDE[case]
+    found = []
+    for dtype, name in ((torch.float64, "reference"), (torch.float32, named)):
+        x = torch.tensor(input, dtype=dtype, requires_grad=True)
+        with torchbce.backend(name) if name else nullcontext():
+            if name == "numba" and "probability" in case:
+                # A kernel of the CPU has no formula there.
+                with pytest.raises(RuntimeError, match="check_targets is False"):
+                    function(x, target, reduction=reduction, check_targets=False)
+                return
+            loss = function(x, target, reduction=reduction, check_targets=False)
+            loss.sum().backward()
+        found.append((loss.detach().double(), x.grad.double()))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_the_formula_beyond_the_range() -> None:
+    z, y = torch.tensor(LOGITS, dtype=torch.float64), torch.tensor([0.0, 1.5, -1.0])
+    expected = torch.nn.functional.softplus(z) - y * z  # linear in y
+    for backend, dtype in (("reference", torch.float64), ("numba", torch.float32)):
+        with torchbce.backend(backend):
+            loss = functional.binary_cross_entropy_with_logits(
+                z.to(dtype), y, reduction="none", check_targets=False
+            )
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_ignored_values_are_not_looked_at(case: str, backend: str) -> None:
+    function, input, target, message = OUTSIDE[case]
+    x, mask = torch.tensor(input), torch.tensor([True, False, True])
+    with torchbce.backend(backend):
+        loss = function(x, target, mask=mask, check_targets=True)
+        kept = function(x[mask], target.to_dense()[mask], check_targets=True)
+        torch.testing.assert_close(loss, kept)
+        if target.layout is torch.strided and message.startswith("target"):
+            loss = function(x, target, ignore_index=target[1].item(), check_targets=True)
+            torch.testing.assert_close(loss, kept)
+
+
+@pytest.mark.parametrize("case", [case for case in OUTSIDE if case != "sparse target"])
+@pytest.mark.parametrize("check", [None, True, False])
+def test_a_compiled_graph_holds_the_checks_that_were_asked_for(
+    case: str, check: bool | None, fresh_compiler: None
+) -> None:
+    function, input, target, message = OUTSIDE[case]
+    graphs: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(" ".join(str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    def loss(x: Tensor) -> Tensor:
+        return function(x, target, check_targets=check)
+
+    x, compiled = torch.tensor(input), torch.compile(loss, fullgraph=True, backend=backend)
+    if check is False:
+        with torchbce.backend("reference"):
+            expected = loss(x)
+        torch.testing.assert_close(compiled(x), expected, equal_nan=True)
+    else:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            compiled(x)
+    (graph,) = graphs
+    assert ("check_range" in graph) is (check is not False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import torchbce
+from family import ONE_OF_EACH, Loss
 from torchbce.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 LOGITS = torch.tensor([[5.0, -2.0, 0.5], [-40.0, 17.0, 0.0]])
@@ -158,6 +159,23 @@ def test_legacy_arguments(
     with pytest.warns(UserWarning, match="size_average and reduce args will be deprecated"):
         module = ours(size_average=size_average, reduce=reduce)
     assert module.reduction == reduction
+
+
+@pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.name)
+def test_the_range_is_checked_as_the_module_says(loss: Loss) -> None:
+    x, y = loss.inputs(3, dtype=torch.float32), torch.tensor([0.0, 2.0, 1.0])
+    assert loss.module(**loss.own).check_targets is None
+    for check in (None, True):
+        module = loss.module(**loss.own, check_targets=check)
+        assert module.check_targets is check
+        with pytest.raises(ValueError, match=r"target\[1\] is 2.0"):
+            module(x, y)
+    module = loss.module(**loss.own, check_targets=False)
+    assert module.check_targets is False
+    assert torch.equal(module(x, y), loss(x, y, check_targets=False))
+    module.check_targets = True
+    with pytest.raises(ValueError, match=r"target\[1\] is 2.0"):
+        module(x, y)
 
 
 def test_a_model_trains_through_the_module() -> None:

@@ -62,6 +62,7 @@ def test_the_session_is_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) ->
         ("linear_error", "docs/linear.md"),
         ("delicious", "docs/linear.md"),
         ("pairwise", "docs/linear.md"),
+        ("gpu_code", "docs/gpu.md"),
     ],
 )
 def test_tables_are_those_that_were_measured(name: str, document: str) -> None:
@@ -79,6 +80,12 @@ def test_the_tables_of_the_kernels_are_those_that_were_measured(
     assert _between("kernels-time", document) == kernels.time_table(results["time"])
     assert _between("kernels-memory", document) == kernels.memory_table(results["memory"])
     assert _between("kernels") == kernels.summary(results)
+
+
+def test_the_table_of_the_gpu_is_what_was_measured_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    goals = importlib.import_module("gpu").goals()
+    assert _between("gpu", (ROOT / "docs" / "gpu.md").read_text()) == goals
 
 
 def test_the_summary_of_many_labels_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

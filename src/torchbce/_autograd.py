@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchbce import _backends, kernels
 
-#: A `kernels.cpu_launch.Elements`, or a tuple like it: the input first.
+#: A `kernels.elements.Elements`, or a tuple like it: the input first.
 Elements = tuple[Any, ...]
 
 
@@ -18,7 +18,7 @@ class Call(NamedTuple):
     """What a loss is asked for, beside its tensors.
 
     Attributes:
-        program: a `kernels.cpu_launch.Program`.
+        program: a `kernels.elements.Program`.
         reduction: its name.
         definition: the loss of input, target, weight, pos_weight and mask in plain PyTorch.
         checked: whether a value outside its range is an error, which the definition raises.
@@ -83,13 +83,13 @@ class _Fused(torch.autograd.Function):
         call, factor, scale = ctx.asked
         mode = torch.is_grad_enabled() or _backends.active_mode() is not None
         if mode or not _backends.is_plain(upstream):
-            return _by_definition(call, elements, sparse, upstream), *_NOTHING
+            return by_definition(call, elements, sparse, upstream), *_NOTHING
         if call.reduction == "none":
             return _gradient(call, elements, upstream=upstream), *_NOTHING
         # What the kept gradient still has to be multiplied by.
         factor *= upstream.item()
         if not math.isfinite(factor):
-            return _by_definition(call, elements, sparse, upstream), *_NOTHING
+            return by_definition(call, elements, sparse, upstream), *_NOTHING
         # Taken by one of several threads, or by the first of several backward passes; others
         # compute their own, since whoever asked may write into what he got.
         gradient = ctx.__dict__.pop("gradient", None)
@@ -148,7 +148,7 @@ def _gradient(
     return gradient
 
 
-def _by_definition(
+def by_definition(
     call: Call, elements: Elements, sparse: Tensor | None, upstream: Tensor
 ) -> Tensor:
     """For gradients of gradients and batched ones: the definition, differentiated."""

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-REFERENCE, NUMBA = "reference", "numba"
-BACKENDS = (REFERENCE, NUMBA)
+REFERENCE, NUMBA, TRITON = "reference", "numba", "triton"
+BACKENDS = (REFERENCE, NUMBA, TRITON)
 
-INPUTS = frozenset((torch.float32, torch.bfloat16, torch.float16))
-OPERANDS = INPUTS | {
-    torch.float64,
+_HALF = frozenset((torch.bfloat16, torch.float16))
+#: Dtypes of inputs that each computes.
+INPUTS = {NUMBA: _HALF | {torch.float32}, TRITON: _HALF | {torch.float32, torch.float64}}
+OPERANDS = INPUTS[TRITON] | {
     torch.bool,
     torch.uint8,
     torch.int8,
@@ -35,6 +36,7 @@ _STRIDED, _FLOAT16 = torch.strided, torch.float16
 _has_storage = torch._C._has_storage  # what no tensor of a transform has
 _is_functional = torch._is_functional_tensor
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
+_TRITON_IS_THERE = importlib.util.find_spec("triton") is not None
 
 
 class Choice(NamedTuple):
@@ -55,11 +57,13 @@ def backend_for(
     r"""Which code a loss of these arguments is computed by, and why.
 
     .. math::
-        \text{backend}(x, y, w, p, m) \in \{\texttt{reference}, \texttt{numba}\}
+        \text{backend}(x, y, w, p, m) \in
+            \{\texttt{reference}, \texttt{numba}, \texttt{triton}\}
 
-    "numba" is one pass over memory, compiled for this processor when it is first needed;
-    "reference" is the definition in plain PyTorch, for everything else. The answer holds for every
-    loss of the package, under the modes (grad, transforms, compilation) in which it is asked.
+    "numba" on the CPU and "triton" on a GPU are one pass over memory, compiled for this machine
+    when it is first needed; "reference" is the definition in plain PyTorch, for everything else.
+    The answer holds for every loss of the package, under the modes (grad, transforms, compilation)
+    in which it is asked.
 
     Args:
         input: as the loss takes it.
@@ -83,18 +87,25 @@ def backend_for(
 
     References:
         https://numba.readthedocs.io
+        https://triton-lang.org
     """
     target = input if target is None else target
     if torch.compiler.is_compiling():
+        if traced(input, target, weight, pos_weight, mask) == TRITON:
+            return Choice(TRITON, "an operator that torch.compile takes as it is")
         return Choice(REFERENCE, "torch.compile traces plain PyTorch, which it fuses")
-    reason = obstacle(input, target, weight, pos_weight, mask)
     named = _named.get()
+    if named == REFERENCE:
+        return Choice(REFERENCE, "torchbce.backend names it")
+    kernel = named or fitting(input)
+    reason = obstacle(kernel, input, target, weight, pos_weight, mask)
     if named is not None:
         _refuse(named, reason)
         return Choice(named, "torchbce.backend names it")
     if reason is not None:
         return Choice(REFERENCE, reason)
-    return Choice(NUMBA, f"{input.dtype} on the CPU: one pass over memory")
+    place = "the CPU" if kernel == NUMBA else "the GPU"
+    return Choice(kernel, f"{input.dtype} on {place}: one pass over memory")
 
 
 @contextmanager
@@ -104,12 +115,13 @@ def backend(name: str) -> Iterator[None]:
     .. math::
         \text{backend}(x, y, w, p, m) = \text{name}
 
-    The choice holds for this thread (and this asyncio task). What `torch.compile` traces is the
-    reference always, which the compiler fuses; the block may stand around a compiled function, and
-    not within.
+    The choice holds for this thread (and this asyncio task). What `torch.compile` traces does not
+    depend on it; the block may stand around a compiled function, and not within. "triton" computes
+    tensors on the CPU too, by its interpreter, where `TRITON_INTERPRET=1` was set before Triton was
+    imported: for tests, and slowly.
 
     Args:
-        name: "reference" or "numba".
+        name: "reference", "numba" or "triton".
 
     Returns:
         A context manager whose value is None.
@@ -126,6 +138,7 @@ def backend(name: str) -> Iterator[None]:
 
     References:
         https://numba.readthedocs.io
+        https://triton-lang.org
     """
     if name not in BACKENDS:
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
@@ -142,38 +155,78 @@ def chosen(
     weight: Tensor | float | None,
     pos_weight: Tensor | float | None,
     mask: Tensor | None,
+    unchecked: bool = False,
 ) -> str:
-    """The name alone, without words for the reason: what every call of a loss asks."""
+    """The name alone, without words for the reason: what every call of a loss asks.
+
+    `unchecked`: the input may lie outside the domain of the loss.
+    """
     if torch.compiler.is_compiling():
-        return REFERENCE  # before the context variable, which the compiler cannot trace
+        # before the context variable, which the compiler cannot trace
+        return traced(input, target, weight, pos_weight, mask)
     named = _named.get()
     if named == REFERENCE:
         return REFERENCE
-    reason = obstacle(input, target, weight, pos_weight, mask)
+    kernel = named or fitting(input)
+    reason = obstacle(kernel, input, target, weight, pos_weight, mask)
+    if unchecked and kernel == NUMBA and reason is None:
+        reason = "check_targets is False; on the CPU a kernel takes probabilities in [0, 1] alone"
     if named is not None:
         _refuse(named, reason)
-    return NUMBA if reason is None else REFERENCE
+    return kernel if reason is None else REFERENCE
+
+
+def fitting(input: Tensor) -> str:
+    """The kernels for the device of a tensor."""
+    return TRITON if getattr(input, "is_cuda", False) else NUMBA
+
+
+def traced(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | float | None = None,
+    pos_weight: Tensor | float | None = None,
+    mask: Tensor | None = None,
+) -> str:
+    """What stands in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
+    if not _TRITON_IS_THERE or not input.is_cuda or target.layout is not _STRIDED:
+        return REFERENCE
+    if torch._C._are_functorch_transforms_active():
+        return REFERENCE
+    for tensor in (input, target, weight, pos_weight, mask):
+        if not isinstance(tensor, Tensor):
+            continue
+        if type(tensor) not in _PLAIN or tensor.device != input.device:
+            return REFERENCE
+        if tensor.dtype not in OPERANDS:
+            return REFERENCE
+        if tensor is not input and tensor.requires_grad and torch.is_grad_enabled():
+            return REFERENCE
+    return TRITON if input.dtype in INPUTS[TRITON] else REFERENCE
 
 
 def obstacle(
+    kernel: str,
     input: Tensor,
     target: Tensor,
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
 ) -> str | None:
-    """What keeps the kernels from computing a loss of these arguments; None for nothing.
+    """What keeps `kernel` from computing a loss of these arguments; None for nothing.
 
     Whether a graph is being compiled is asked before.
     """
     if (mode := active_mode()) is not None:
         return mode
-    if not is_plain(input):
-        return "input is not a plain tensor on the CPU"
-    if not is_plain(target) and not _is_sparse(target):
-        return "target is neither a plain tensor on the CPU nor a sparse one"
+    far = kernel == TRITON and not (getattr(input, "is_cpu", False) and _interprets())
+    place = "the GPU" if far else "the CPU"
+    if not is_plain(input, far):
+        return f"input is not a plain tensor on {place}"
+    if not is_plain(target, far) and not _is_sparse(target, far):
+        return f"target is neither a plain tensor on {place} nor a sparse one"
     dtype = input.dtype
-    if dtype not in INPUTS:
+    if dtype not in INPUTS[kernel]:
         return f"input is {dtype}; the kernels compute float32, bfloat16 and float16"
     if target.dtype not in OPERANDS:
         return f"target is {target.dtype}, which the kernels do not read"
@@ -185,20 +238,27 @@ def obstacle(
         for name, tensor in options.items():
             if not isinstance(tensor, Tensor):
                 continue
-            if not is_plain(tensor):
-                return f"{name} is not a plain tensor on the CPU"
+            if not is_plain(tensor, far):
+                return f"{name} is not a plain tensor on {place}"
             if tensor.dtype not in OPERANDS:
                 return f"{name} is {tensor.dtype}, which the kernels do not read"
             if grad and tensor.requires_grad:
                 return f"{name} requires grad; the kernels differentiate by the input alone"
+    if kernel == TRITON:
+        return _elsewhere(input, target, weight, pos_weight, mask) or _missing_for_triton(
+            input.device.index if far else None
+        )
     return _missing(dtype is _FLOAT16 or target.dtype is _FLOAT16)
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor's memory on the CPU holds its values: no subclass, wrapper or lazy sign."""
+def is_plain(tensor: Tensor, far: bool = False) -> bool:
+    """Whether a tensor's memory holds its values: no subclass, wrapper or lazy sign.
+
+    `far` asks for memory of a GPU instead of the CPU's.
+    """
     return (
         type(tensor) in _PLAIN
-        and tensor.is_cpu
+        and (tensor.is_cuda if far else tensor.is_cpu)
         and tensor.layout is _STRIDED
         and not tensor.is_neg()
         and not tensor._is_zerotensor()
@@ -207,8 +267,12 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
-def _is_sparse(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and tensor.is_cpu and tensor.layout in _SPARSE
+def _is_sparse(tensor: Tensor, far: bool) -> bool:
+    return (
+        type(tensor) is Tensor
+        and (tensor.is_cuda if far else tensor.is_cpu)
+        and tensor.layout in _SPARSE
+    )
 
 
 def active_mode() -> str | None:
@@ -240,6 +304,31 @@ def _missing(half: bool) -> str | None:
         if machine.lower() in ("x86_64", "amd64", "i686"):
             return "this processor has no AVX2 to convert float16"
     return None
+
+
+def _elsewhere(input: Tensor, *others: Tensor | float | None) -> str | None:
+    """A kernel would read the memory of another GPU as if it were its own."""
+    for tensor in others:
+        if isinstance(tensor, Tensor) and tensor.device != input.device:
+            return f"input is on {input.device} and another tensor on {tensor.device}"
+    return None
+
+
+@functools.cache
+def _missing_for_triton(device: int | None) -> str | None:
+    """Of a GPU, or of the interpreter for None."""
+    if not _TRITON_IS_THERE:
+        return "triton is not installed"
+    if device is not None and torch.version.cuda is not None:
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:  # which cannot round to bfloat16
+            return f"the GPU has compute capability {major}.{minor}, below 8.0"
+    return None
+
+
+def _interprets() -> bool:
+    """Whether Triton was told to interpret its kernels, as it reads the variable itself."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 
 def _refuse(named: str, reason: str | None) -> None:

@@ -64,8 +64,9 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
             raise TypeError(f"{name} must be a tensor or a number, got {type(weight).__name__}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {weight}")
-        return torch.tensor(
-            float(weight), dtype=reference.compute_dtype(input.dtype), device=input.device
+        # Filled where it lies: a copy to a GPU would make the host wait.
+        return torch.full(
+            (), float(weight), dtype=reference.compute_dtype(input.dtype), device=input.device
         )
     if weight.is_complex():
         raise TypeError(f"{name} must be real, got {weight.dtype}")
@@ -155,7 +156,11 @@ def sparse_elements(target: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def value_range(
-    name: str, values: Tensor, valid: Tensor | None = None, index: Tensor | None = None
+    name: str,
+    values: Tensor,
+    valid: Tensor | None = None,
+    index: Tensor | None = None,
+    check: bool | None = None,
 ) -> None:
     """Raise if a value lies outside its range, or is NaN, naming the value and its index.
 
@@ -168,15 +173,17 @@ def value_range(
         values: what is checked.
         valid: false where an element is ignored.
         index: where the values stand in a sparse tensor, [dimensions, values].
+        check: whether to look at values on another device too, for which the host waits; False to
+            look at none.
     """
-    if name == "logits" or values.dtype == torch.bool:
+    if check is False or name == "logits" or values.dtype == torch.bool:
         return
     values = values.detach() if valid is None else torch.where(valid, values.detach(), 0)
     if torch.compiler.is_compiling():
-        if values.device.type == "cpu":
+        if check or values.device.type == "cpu":
             _check_range_when_run(values, name)
         return
-    plain = readable(values)
+    plain = readable(values, anywhere=bool(check))
     if plain is not None:
         _check_range(plain, name, index)
 
@@ -240,10 +247,14 @@ def _range_remedy(name: str, value: float) -> str:
     )
 
 
-def readable(values: Tensor) -> Tensor | None:
-    """The values without gradients and transforms, if reading them has no side effect."""
+def readable(values: Tensor, anywhere: bool = False) -> Tensor | None:
+    """The values without gradients and transforms, if reading them has no side effect.
+
+    `anywhere` takes waiting for another device for none.
+    """
     values = unwrapped(values)
-    plain = type(values) in (Tensor, torch.nn.Parameter) and values.device.type == "cpu"
+    near = values.device.type == "cpu" or (anywhere and values.device.type != "meta")
+    plain = type(values) in (Tensor, torch.nn.Parameter) and near
     return values.detach() if plain else None
 
 

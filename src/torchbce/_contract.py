@@ -18,7 +18,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from torchbce import _autograd, _backends, _checks, kernels, reference
+from torchbce import _autograd, _autograd_gpu, _backends, _checks, _counting, _operator, reference
+from torchbce.kernels.elements import program
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -55,6 +56,7 @@ class Options(NamedTuple):
     ignore_index: float | None = None
     mask: Tensor | None = None
     reduction: str = "mean"
+    check_targets: bool | None = None
 
 
 #: Shared by the docstrings of functions and modules, which have an option or two of their own.
@@ -80,6 +82,10 @@ OPTIONS = {
             and no part in the denominator of a mean, whatever their logit.""",
     "mask": """\
         mask: bool, of input's shape as a target: false where an element is ignored.""",
+    "check_targets": """\
+        check_targets: whether targets (and probabilities) outside their range raise; None for "on
+            the CPU", where that costs nothing. On a GPU the host has to wait for the answer. With
+            False, losses of probabilities on the CPU are the definition's.""",
     "returns": """\
         The loss in nats. For "none" of input's shape and dtype, 0 where ignored; otherwise
         0-dimensional, float64 for float64 input and float32 for every other. A mean over nothing
@@ -87,7 +93,7 @@ OPTIONS = {
     "raises": """\
         TypeError: if input is not floating, or an argument is not a tensor or a number.
         ValueError: if shapes do not match, a target on the CPU lies outside [0, 1] (the value and
-            its index are named), or an option is out of its range.""",
+            its index are named; see `check_targets`), or an option is out of its range.""",
 }
 
 
@@ -106,13 +112,14 @@ def documented(function: F) -> F:
 
 def evaluate(loss: Loss, input: Tensor, target: Tensor, options: Options) -> Tensor:
     """The loss of one member of the family."""
-    weight, pos_weight, smoothing, ignore_index, mask, reduction = options
+    weight, pos_weight, smoothing, ignore_index, mask, reduction, check = options
     _checks.reduction(reduction)
     _checks.fraction("label_smoothing", smoothing)
-    by_kernel = _backends.chosen(input, target, weight, pos_weight, mask) is _backends.NUMBA
+    unchecked = check is False and loss.domain != "logits"
+    backend = _backends.chosen(input, target, weight, pos_weight, mask, unchecked)
     if any(map(torch.is_tensor, loss.constants)):
-        by_kernel = False  # a number that may change, or be differentiated by
-    if not by_kernel:  # which takes floating input and real targets alone
+        backend = _backends.REFERENCE  # a number that may change, or be differentiated by
+    if backend is _backends.REFERENCE:  # kernels take floating input and real targets alone
         _checks.input_dtype("input", input)
         _checks.target_dtype(target)
     if weight is not None:
@@ -123,15 +130,21 @@ def evaluate(loss: Loss, input: Tensor, target: Tensor, options: Options) -> Ten
         mask = _checks.align_mask(mask, input)
     if target.layout is _STRIDED:
         target = _checks.align_target(input, target)
-    if not by_kernel:
+    if backend is _backends.REFERENCE:
         return by_reference(loss, options, input, target, weight, pos_weight, mask)
     if ignore_index is not None and target.dtype == torch.float64:
         # A kernel compares in float32.
-        mask, ignore_index = _counting(input, target, mask, options), None
+        mask, ignore_index = _counting.counting(input, target, mask, ignore_index), None
     if ignore_index is not None and ignore_index != ignore_index:
         ignore_index = math.nan  # one object, which the cache of calls finds again
-    call = _call(loss, smoothing, ignore_index, reduction)
-    return _by_kernel(call, input, target, weight, pos_weight, mask)
+    checked = check is not False
+    if backend is _backends.TRITON and (check or (checked and input.is_cpu)):
+        _look(loss.domain, input, target, mask, ignore_index)
+    if torch.compiler.is_compiling():
+        asked = program(loss.parts, loss.constants, smoothing, ignore_index)
+        return _operator.loss(asked, reduction, input, target, weight, pos_weight, mask)
+    call = _call(loss, smoothing, ignore_index, reduction, checked)
+    return _by_kernel(backend, call, input, target, weight, pos_weight, mask)
 
 
 def by_reference(
@@ -146,31 +159,48 @@ def by_reference(
     """The loss in plain PyTorch, of tensors that are aligned."""
     if target.layout is not _STRIDED:
         return _sparse(loss, input, target, weight, pos_weight, mask, options)
+    check = options.check_targets
     dtype = reference.compute_dtype(input.dtype)
     x, y = input.to(dtype), target.to(dtype)
-    valid = _valid(target, y, mask, options.ignore_index)
-    _checks.value_range("target", target if target.dtype in INTEGERS else y, valid)
-    _checks.value_range(loss.domain, x, valid)
+    valid = _counting.which(target, y, mask, options.ignore_index)
+    _checks.value_range("target", target if target.dtype in INTEGERS else y, valid, check=check)
+    _checks.value_range(loss.domain, x, valid, check=check)
     if valid is not None:
         # Replaced before anything is computed: a NaN there reaches neither sum nor gradient.
         x, y = torch.where(valid, x, NEUTRAL[loss.domain]), torch.where(valid, y, 0.5)
         weight, pos_weight = _kept(weight, valid), _kept(pos_weight, valid)
     positive, negative = loss.parts(x, *loss.constants)
-    elements = reference.combine(positive, negative, _smooth(y, options), weight, pos_weight)
-    return _reduced(elements, input.dtype, weight, valid, options)
+    losses = reference.combine(positive, negative, _smooth(y, options), weight, pos_weight)
+    return _reduced(losses, input.dtype, weight, valid, options)
+
+
+def _look(
+    domain: str, input: Tensor, target: Tensor, mask: Tensor | None, ignore_index: float | None
+) -> None:
+    """Raise if a value that counts is outside its range, wherever it lies."""
+    if target.layout is not _STRIDED:
+        valid = _counting.stored(input, target, mask, ignore_index, True).valid
+    else:
+        dtype = reference.compute_dtype(input.dtype)
+        values = target if target.dtype in INTEGERS else target.to(dtype)
+        valid = _counting.which(target, target.to(dtype), mask, ignore_index)
+        _checks.value_range("target", values, valid, check=True)
+    _checks.value_range(domain, input, valid, check=True)
 
 
 @functools.lru_cache(maxsize=256)
 def _call(
-    loss: Loss, smoothing: float, ignore_index: float | None, reduction: str
+    loss: Loss, smoothing: float, ignore_index: float | None, reduction: str, checked: bool
 ) -> _autograd.Call:
     """All of a call but its tensors: the same at every step of a training."""
-    program = kernels.cpu().program(loss.parts, loss.constants, smoothing, ignore_index)
-    options = Options(None, None, smoothing, ignore_index, None, reduction)
-    return _autograd.Call(program, reduction, functools.partial(by_reference, loss, options))
+    asked = program(loss.parts, loss.constants, smoothing, ignore_index)
+    options = Options(None, None, smoothing, ignore_index, None, reduction, checked)
+    definition = functools.partial(by_reference, loss, options)
+    return _autograd.Call(asked, reduction, definition, checked)
 
 
 def _by_kernel(
+    backend: str,
     call: _autograd.Call,
     input: Tensor,
     target: Tensor,
@@ -179,29 +209,21 @@ def _by_kernel(
     mask: Tensor | None,
 ) -> Tensor:
     """The loss by a kernel, of tensors that are aligned."""
+    reduction, ignore_index = call.reduction, call.program.ignore_index
+    by = _counting.divisor(reduction, input, target, weight, mask, ignore_index)
     sparse = positions = None
     if target.layout is not _STRIDED:
         sparse = target
         index, target = _checks.sparse_elements(sparse, input)
         positions = _positions(index, input.shape)
-    reduction, ignore_index = call.reduction, call.program.ignore_index
-    ignores = mask is not None or ignore_index is not None
-    divisor: float | None = None
-    if reduction == "mean" and not ignores:
-        divisor = float(input.numel() or 1)
-    elif reduction == "none" or reduction == "sum":
-        divisor = 1.0
-    elif reduction == "batch_mean":
-        divisor = float(max(input.shape[0], 1)) if input.dim() else 1.0
-        if ignores:
-            options = Options(ignore_index=ignore_index)
-            counting = _counting(input, target if sparse is None else sparse, mask, options)
-            divisor = _rows(counting)
-    elif weight is None and not ignores:  # "weighted_mean"
-        divisor = float(input.numel() or 1)
-
-    elements = (input, target, weight, pos_weight, mask, positions)
-    value, count = _autograd.evaluate(call, divisor, elements, sparse)
+    read = (input, target, weight, pos_weight, mask, positions)
+    count: float
+    if backend is _backends.NUMBA:
+        value, count = _autograd.evaluate(
+            call, float(by) if isinstance(by, Tensor) else by, read, sparse
+        )
+    else:
+        value, count = _autograd_gpu.evaluate(call, by, read, sparse), input.numel()
     if count == 0 and "mean" in reduction:
         warn_of_nothing(reduction)
     return value
@@ -215,48 +237,6 @@ def _positions(index: Tensor, shape: torch.Size) -> Tensor:
     return position
 
 
-def _counting(input: Tensor, target: Tensor, mask: Tensor | None, options: Options) -> Tensor:
-    """Which elements count, where some may be ignored: an extra pass, without arithmetic."""
-    if target.layout is not _STRIDED:
-        valid = _stored(input, target, mask, options).valid
-    else:
-        y = target if target.is_floating_point() else target.to(torch.float32)
-        valid = _valid(target, y, mask, options.ignore_index)
-    assert valid is not None  # for the type checker: something is ignored
-    return valid
-
-
-def _rows(valid: Tensor) -> float:
-    """How many rows have an element that counts, at least 1."""
-    if valid.dim() == 0:
-        return 1.0
-    rows = valid.any(dim=tuple(range(1, valid.dim()))) if valid.dim() > 1 else valid
-    return max(float(rows.sum().item()), 1.0)
-
-
-class _Stored(NamedTuple):
-    """The stored elements of a sparse target: where and what; and which of all elements count."""
-
-    at: tuple[Tensor, ...]
-    y: Tensor
-    valid: Tensor | None
-
-
-def _stored(input: Tensor, target: Tensor, mask: Tensor | None, options: Options) -> _Stored:
-    index, values = _checks.sparse_elements(target, input)
-    y = values.to(reference.compute_dtype(input.dtype))
-    at = index.unbind()
-    kept = _valid(values, y, None if mask is None else mask[at], options.ignore_index)
-    _checks.value_range("target", y, kept, index)
-    if kept is None:
-        return _Stored(at, y, mask)
-    zero = torch.zeros((), dtype=y.dtype, device=input.device)
-    elsewhere = _valid(zero, zero, mask, options.ignore_index)
-    assert elsewhere is not None  # for the type checker: something is ignored
-    valid = elsewhere.expand(input.shape).index_put(at, kept)
-    return _Stored(at, torch.where(kept, y, 0.5), valid)
-
-
 def _sparse(
     loss: Loss,
     input: Tensor,
@@ -267,9 +247,10 @@ def _sparse(
     options: Options,
 ) -> Tensor:
     """Every element as a negative, then those that the target holds in their place."""
-    at, y, valid = _stored(input, target, mask, options)
+    check = options.check_targets
+    at, y, valid = _counting.stored(input, target, mask, options.ignore_index, check)
     x = input.to(y.dtype)
-    _checks.value_range(loss.domain, x, valid)
+    _checks.value_range(loss.domain, x, valid, check=check)
     if valid is not None:
         x = torch.where(valid, x, NEUTRAL[loss.domain])
         weight, pos_weight = _kept(weight, valid), _kept(pos_weight, valid)
@@ -284,21 +265,6 @@ def _sparse(
         None if pos_weight is None else pos_weight.expand(input.shape)[at],
     )
     return _reduced(negatives.index_put(at, stored), input.dtype, weight, valid, options)
-
-
-def _valid(
-    target: Tensor, y: Tensor, mask: Tensor | None, ignore_index: float | None
-) -> Tensor | None:
-    """False where an element is ignored; None where none can be.
-
-    A float is compared in the target's own dtype, where 0.1 is what the user wrote; an integer as
-    a float, since -100 does not fit a uint8.
-    """
-    if ignore_index is None:
-        return mask
-    values = target if target.is_floating_point() else y
-    kept = ~y.isnan() if ignore_index != ignore_index else values != ignore_index
-    return kept if mask is None else kept & mask
 
 
 def _kept(weight: Tensor | None, valid: Tensor) -> Tensor | None:

@@ -40,7 +40,8 @@ from torch.nn import _reduction as _torch_reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from torchbce import _autograd, _backends, _checks, kernels, reference
+from torchbce import _autograd, _autograd_gpu, _backends, _checks, _operator, reference
+from torchbce.kernels.elements import Program, program
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -283,24 +284,37 @@ def _value(
     reduction: str,
 ) -> Tensor:
     """The loss, by a kernel where there is one, before it is rounded to the dtype to return."""
-    # A kernel rounds element-wise losses to x's dtype, and knows no float64.
+    # A kernel rounds element-wise losses to x's dtype, and sums no wider than that.
     fits = x.dtype == y.dtype or (x.dtype == torch.float32 and y.dtype != torch.float64)
     options = (weight, pos_weight, None)
-    if fits and x.numel() and _backends.chosen(x, y, *options) is _backends.NUMBA:
-        divisor = float(x.numel()) if reduction == "mean" else 1.0
-        elements = (x, y, *options, None)
+    backend = _backends.REFERENCE
+    if fits and x.numel():
+        backend = _backends.chosen(x, y, *options)
+    if backend is _backends.REFERENCE:
+        return _definition(parts, reduction, x, y, *options)
+    divisor = float(x.numel()) if reduction == "mean" else 1.0
+    elements = (x, y, *options, None)
+    if backend is _backends.NUMBA:
         value, _ = _autograd.evaluate(_call(parts, reduction), divisor, elements)
         return value
-    return _definition(parts, reduction, x, y, *options)
+    if parts is reference.probability_parts:
+        _assert_unit_range("input", x)
+        _assert_unit_range("target", y)
+    if torch.compiler.is_compiling():
+        return _operator.loss(_program(parts), reduction, x, y, *options)
+    return _autograd_gpu.evaluate(_call(parts, reduction), divisor, elements)
 
 
 @functools.cache
 def _call(parts: Callable[..., tuple[Tensor, Tensor]], reduction: str) -> _autograd.Call:
-    own = (None,) if parts is reference.probability_parts else ()
-    program = kernels.cpu().program(parts, own, 0.0, None)
     checked = parts is reference.probability_parts
     definition = functools.partial(_definition, parts, reduction)
-    return _autograd.Call(program, reduction, definition, checked)
+    return _autograd.Call(_program(parts), reduction, definition, checked)
+
+
+def _program(parts: Callable[..., tuple[Tensor, Tensor]]) -> Program:
+    own = (None,) if parts is reference.probability_parts else ()
+    return program(parts, own, 0.0, None)
 
 
 def _definition(

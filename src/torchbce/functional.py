@@ -32,6 +32,7 @@ def binary_cross_entropy_with_logits(
     label_smoothing: float = 0.0,
     ignore_index: float | None = None,
     mask: Tensor | None = None,
+    check_targets: bool | None = None,
 ) -> Tensor:
     r"""Binary cross-entropy of logits, accurate in both tails.
 
@@ -53,6 +54,7 @@ def binary_cross_entropy_with_logits(
         <pos_weight>
         <ignoring>
         <mask>
+        <check_targets>
 
     Returns:
         <returns>
@@ -74,7 +76,9 @@ def binary_cross_entropy_with_logits(
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy_with_logits.html
     """
     reduction = _reduction_name(size_average, reduce, reduction)
-    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    options = Options(
+        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    )
     return evaluate(_LOGITS, input, target, options)
 
 
@@ -92,6 +96,7 @@ def binary_cross_entropy(
     label_smoothing: float = 0.0,
     ignore_index: float | None = None,
     mask: Tensor | None = None,
+    check_targets: bool | None = None,
 ) -> Tensor:
     r"""Binary cross-entropy of probabilities, which it takes as they are: it applies no sigmoid.
 
@@ -115,6 +120,7 @@ def binary_cross_entropy(
         <pos_weight>
         <ignoring>
         <mask>
+        <check_targets>
 
     Returns:
         <returns>
@@ -140,7 +146,9 @@ def binary_cross_entropy(
     """
     _checks.eps(eps)
     reduction = _reduction_name(size_average, reduce, reduction)
-    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    options = Options(
+        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    )
     return evaluate(
         Loss(reference.probability_parts, (eps,), "probabilities"), input, target, options
     )
@@ -156,6 +164,7 @@ def binary_cross_entropy_with_log_probs(
     label_smoothing: float = 0.0,
     ignore_index: float | None = None,
     mask: Tensor | None = None,
+    check_targets: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     r"""Binary cross-entropy of log-probabilities.
@@ -173,6 +182,7 @@ def binary_cross_entropy_with_log_probs(
         <pos_weight>
         <ignoring>
         <mask>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -195,7 +205,9 @@ def binary_cross_entropy_with_log_probs(
     References:
         Mächler, Accurately Computing log(1 - exp(-|a|)), 2012.
     """
-    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    options = Options(
+        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    )
     return evaluate(_LOG_PROBS, input, target, options)
 
 
@@ -211,6 +223,7 @@ def sigmoid_focal_loss(
     label_smoothing: float = 0.0,
     ignore_index: float | None = None,
     mask: Tensor | None = None,
+    check_targets: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     r"""The focal loss: binary cross-entropy with easy examples weighed down.
@@ -232,6 +245,7 @@ def sigmoid_focal_loss(
         <pos_weight>
         <ignoring>
         <mask>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -252,7 +266,9 @@ def sigmoid_focal_loss(
     """
     _checks.alpha(alpha)
     _checks.exponent("gamma", gamma)
-    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    options = Options(
+        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    )
     return evaluate(Loss(reference.focal_parts, (alpha, gamma)), input, target, options)
 
 
@@ -269,6 +285,7 @@ def asymmetric_loss(
     label_smoothing: float = 0.0,
     ignore_index: float | None = None,
     mask: Tensor | None = None,
+    check_targets: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     r"""The asymmetric loss: easy negatives weighed down more than positives, the easiest to 0.
@@ -290,6 +307,7 @@ def asymmetric_loss(
         <pos_weight>
         <ignoring>
         <mask>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -311,7 +329,9 @@ def asymmetric_loss(
     _checks.exponent("gamma_pos", gamma_pos)
     _checks.exponent("gamma_neg", gamma_neg)
     _checks.margin(margin)
-    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    options = Options(
+        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    )
     own = (gamma_pos, gamma_neg, margin)
     return evaluate(Loss(reference.asymmetric_parts, own), input, target, options)
 
@@ -329,6 +349,7 @@ def poly_binary_cross_entropy(
     label_smoothing: float = 0.0,
     ignore_index: float | None = None,
     mask: Tensor | None = None,
+    check_targets: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     r"""The Poly-1 loss: the first term of cross-entropy's series in 1 - p weighed anew.
@@ -351,6 +372,7 @@ def poly_binary_cross_entropy(
         <pos_weight>
         <ignoring>
         <mask>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -373,7 +395,9 @@ def poly_binary_cross_entropy(
     _checks.alpha(alpha)
     _checks.exponent("gamma", gamma)
     _checks.epsilon(epsilon)
-    options = Options(weight, pos_weight, label_smoothing, ignore_index, mask, reduction)
+    options = Options(
+        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    )
     return evaluate(Loss(reference.poly_parts, (epsilon, gamma, alpha)), input, target, options)
 
 

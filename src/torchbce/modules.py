@@ -30,6 +30,7 @@ class _Loss(nn.Module):
 
     label_smoothing: float
     ignore_index: float | None
+    check_targets: bool | None
     reduction: str
     _function: str
     _options: tuple[str, ...]
@@ -66,6 +67,7 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
         <reduction>
         <pos_weight>
         <ignoring>
+        <check_targets>
 
     Returns:
         Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
@@ -97,6 +99,7 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
         *,
         label_smoothing: float = 0.0,
         ignore_index: float | None = None,
+        check_targets: bool | None = None,
     ) -> None:
         nn.BCEWithLogitsLoss.__init__(self, None, size_average, reduce, reduction)
         self._store(
@@ -104,6 +107,7 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
             pos_weight,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
+            check_targets=check_targets,
             reduction=self.reduction,
         )
 
@@ -122,6 +126,7 @@ class BCELoss(_Loss, nn.BCELoss):
         eps: clamp probabilities into [eps, 1 - eps] instead of flooring each logarithm at -100.
         <pos_weight>
         <ignoring>
+        <check_targets>
 
     Returns:
         Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
@@ -153,6 +158,7 @@ class BCELoss(_Loss, nn.BCELoss):
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
         ignore_index: float | None = None,
+        check_targets: bool | None = None,
     ) -> None:
         _checks.eps(eps)
         nn.BCELoss.__init__(self, None, size_average, reduce, reduction)
@@ -162,6 +168,7 @@ class BCELoss(_Loss, nn.BCELoss):
             eps=eps,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
+            check_targets=check_targets,
             reduction=self.reduction,
         )
 
@@ -176,6 +183,7 @@ class BCEWithLogProbsLoss(_Loss):
         <weight>
         <pos_weight>
         <ignoring>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -203,6 +211,7 @@ class BCEWithLogProbsLoss(_Loss):
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
         ignore_index: float | None = None,
+        check_targets: bool | None = None,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
@@ -211,6 +220,7 @@ class BCEWithLogProbsLoss(_Loss):
             pos_weight,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
+            check_targets=check_targets,
             reduction=reduction,
         )
 
@@ -227,6 +237,7 @@ class SigmoidFocalLoss(_Loss):
         <weight>
         <pos_weight>
         <ignoring>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -258,6 +269,7 @@ class SigmoidFocalLoss(_Loss):
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
         ignore_index: float | None = None,
+        check_targets: bool | None = None,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
@@ -270,6 +282,7 @@ class SigmoidFocalLoss(_Loss):
             gamma=gamma,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
+            check_targets=check_targets,
             reduction=reduction,
         )
 
@@ -287,6 +300,7 @@ class AsymmetricLoss(_Loss):
         <weight>
         <pos_weight>
         <ignoring>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -320,6 +334,7 @@ class AsymmetricLoss(_Loss):
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
         ignore_index: float | None = None,
+        check_targets: bool | None = None,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
@@ -334,6 +349,7 @@ class AsymmetricLoss(_Loss):
             margin=margin,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
+            check_targets=check_targets,
             reduction=reduction,
         )
 
@@ -351,6 +367,7 @@ class PolyBCELoss(_Loss):
         <weight>
         <pos_weight>
         <ignoring>
+        <check_targets>
         <reduction>
 
     Returns:
@@ -384,6 +401,7 @@ class PolyBCELoss(_Loss):
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
         ignore_index: float | None = None,
+        check_targets: bool | None = None,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
@@ -398,6 +416,7 @@ class PolyBCELoss(_Loss):
             alpha=alpha,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
+            check_targets=check_targets,
             reduction=reduction,
         )
 

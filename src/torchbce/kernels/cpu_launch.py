@@ -6,17 +6,17 @@ import os
 import struct
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from numba import cfunc, types
 from torch import Tensor
 
-from torchbce import reference
 from torchbce.kernels import cpu_loops as loops
 from torchbce.kernels import cpu_memory, cpu_threads
+from torchbce.kernels.elements import Elements, Program, as_in, order, strides_of_memory
 
 CODES = {
     torch.float32: loops.FLOAT32,
@@ -35,74 +35,6 @@ _SIGNATURE = types.void(types.int64)
 
 #: Below two chunks a thread, 0.1 ms, waking another one takes longer than it saves.
 _ELEMENTS_PER_THREAD = 2 * loops.CHUNK
-
-
-class Elements(NamedTuple):
-    """What a kernel reads. Each tensor broadcasts to the input's shape, and is on the CPU.
-
-    Attributes:
-        input: [...] float32, bfloat16 or float16.
-        target: [...] of any dtype of `CODES`; or the values that a sparse target stores, [stored].
-        weight, pos_weight: of any dtype of `CODES`.
-        mask: bool, false where an element is ignored.
-        positions: of the stored elements of a sparse target in the flattened input, [stored],
-            int64, ascending; None for a dense target.
-    """
-
-    input: Tensor
-    target: Tensor
-    weight: Tensor | None = None
-    pos_weight: Tensor | None = None
-    mask: Tensor | None = None
-    positions: Tensor | None = None
-
-
-class Program(NamedTuple):
-    """Which loss, with what constants and options."""
-
-    loss: str
-    constants: tuple[float, float, float, float, float]
-    smoothing: float = 0.0
-    ignore_index: float | None = None
-
-
-def program(
-    parts: Callable[..., tuple[Tensor, Tensor]],
-    own: tuple[float | None, ...],
-    smoothing: float,
-    ignore_index: float | None,
-) -> Program:
-    """The program of a loss that `reference` defines, with its own constants.
-
-    The first two constants of a kernel weigh positives and negatives. A loss that focuses on
-    nothing is cross-entropy.
-    """
-
-    def focused(
-        name: str, alpha: float | None, gamma_pos: float, gamma_neg: float, last: float = 0.0
-    ) -> tuple[str, tuple[float, ...]]:
-        if alpha is None and gamma_pos == gamma_neg == last == 0:
-            return "logits", (1.0, 1.0)
-        a, b = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-        return name, (a, b, gamma_pos, gamma_neg, last)
-
-    c: Any = own
-    if parts is reference.focal_parts:
-        loss, constants = focused("focal", c[0], c[1], c[1])
-    elif parts is reference.poly_parts:
-        loss, constants = focused("poly", c[2], c[1], c[1], c[0])
-    elif parts is reference.asymmetric_parts:
-        loss, constants = focused("asymmetric" if c[2] else "focal", None, *c)
-    elif parts is reference.probability_parts:
-        eps = c[0]
-        logs = (0.0, 0.0, 0.0) if eps is None else (eps, -math.log(eps), -math.log1p(-eps))
-        loss, constants = "probability", (1.0, 1.0, *logs)
-    elif parts is reference.log_probability_parts:
-        loss, constants = "log_probability", (1.0, 1.0)
-    else:
-        loss, constants = "logits", (1.0, 1.0)
-    filled = tuple(float(value) for value in (*constants, 0.0, 0.0, 0.0)[:5])
-    return Program(loss, filled, smoothing, ignore_index)  # type: ignore[arg-type]
 
 
 #: Two flat operands and no third, behind the record.
@@ -140,7 +72,7 @@ def launch(
     marker = 0.0
     if ignore_index is not None:
         flags |= loops.IGNORE | (loops.IGNORE_NAN if math.isnan(ignore_index) else 0)
-        marker = _as_in(ignore_index, y.dtype)
+        marker = as_in(ignore_index, y.dtype)
     chunks = -(-n // loops.CHUNK)
     threads = min(torch.get_num_threads(), n // _ELEMENTS_PER_THREAD) or 1
     work = array("d", bytes(8 * (1 + threads + loops.LEFT * chunks)))
@@ -181,70 +113,38 @@ def launch(
 
 def memory_for_gradient(elements: Elements) -> Tensor:
     """Of input's shape and dtype, in the order in which a kernel walks over it."""
-    return cpu_memory.reused(*_layout(elements))
+    return cpu_memory.reused(*strides_of_memory(elements))
 
 
 def memory_for_losses(elements: Elements) -> Tensor:
     """Of input's shape and dtype, in the order in which a kernel walks over it."""
-    x, strides = _layout(elements)
+    x, strides = strides_of_memory(elements)
     memory = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     return cpu_memory.in_huge_pages(memory)
-
-
-def _layout(elements: Elements) -> tuple[Tensor, tuple[int, ...]]:
-    """The input, and the strides of memory in the order in which a kernel walks over it."""
-    x, order = elements[0], _order(elements)
-    if order is None:
-        return x, (x.stride() if x.is_contiguous() else _contiguous(x.shape))
-    strides = dict(zip(order, _contiguous([x.shape[d] for d in order]), strict=True))
-    return x, tuple(strides[d] for d in range(x.dim()))
-
-
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.append(strides[-1] * max(size, 1))
-    return tuple(reversed(strides[: len(shape)]))
 
 
 # ------------------------------------------------------------------------ where elements lie
 
 
-def _order(elements: Elements) -> list[int] | None:
-    """The dimensions of the input from the outermost in memory to the innermost.
-
-    None for the order in which they stand: that of a contiguous input, of one that repeats
-    elements, and the one in which a sparse target counts its positions.
-    """
-    x, positions = elements[0], elements[5]
-    if x.is_contiguous() or positions is not None:
-        return None
-    strides = x.stride()
-    if any(stride == 0 and size > 1 for size, stride in zip(x.shape, strides, strict=True)):
-        return None
-    order = sorted(range(x.dim()), key=lambda d: -strides[d])
-    return None if order == list(range(x.dim())) else order
-
-
 def _table(elements: Elements, upstream: Tensor | None) -> tuple["array[int]", int]:
     """The operands as rows of equal width, in the order of `loops.INPUT` and its neighbours."""
     x, y, *options, positions = elements
-    order = _order(elements)
+    walk = order(elements)
     if positions is None:
-        targets = _row(y, x.shape, order)
+        targets = _row(y, x.shape, walk)
     else:
         stored = (y.data_ptr(), CODES[y.dtype], y.numel(), positions.data_ptr())
         targets = [loops.SPARSE, *stored]
-    others = [_row(tensor, x.shape, order) for tensor in (*options, upstream)]
-    rows = [_row(x, x.shape, order), targets, others.pop(), *others]
+    others = [_row(tensor, x.shape, walk) for tensor in (*options, upstream)]
+    rows = [_row(x, x.shape, walk), targets, others.pop(), *others]
     width = max(map(len, rows))
     return array("q", [v for row in rows for v in [*row, *[0] * (width - len(row))]]), width
 
 
-def _row(tensor: Tensor | None, shape: torch.Size, order: Sequence[int] | None) -> list[int]:
+def _row(tensor: Tensor | None, shape: torch.Size, walk: Sequence[int] | None) -> list[int]:
     if tensor is None:
         return [loops.ABSENT]
-    dimensions = range(len(shape)) if order is None else order
+    dimensions = range(len(shape)) if walk is None else walk
     strides = tensor.expand(shape).stride()
     merged = _merged([shape[d] for d in dimensions], [strides[d] for d in dimensions])
     kind = loops.STRIDED
@@ -266,12 +166,6 @@ def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int
             size *= merged.pop()[0]
         merged.append((size, stride))
     return merged
-
-
-def _as_in(number: float, dtype: torch.dtype) -> float:
-    """A number as its dtype has it, of an integer dtype as float32 has it."""
-    wide = dtype if dtype.is_floating_point else torch.float32
-    return torch.tensor(number, dtype=wide, device="cpu").item()
 
 
 # --------------------------------------------------------------------------------- the kernels

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce import _backends, reference
-from torchbce.linear import sharding
+from torchbce import _backends, kernels, reference
+from torchbce.linear import chunks_gpu, sharding
 from torchbce.linear.chunks import (
     NOTHING,
     Gradients,
@@ -38,22 +38,25 @@ class Call(NamedTuple):
     Attributes:
         lead: the shape of the losses of "none".
         reduction: its name.
-        divisor: what the sum of the losses is divided by.
+        divisor: what the sum of the losses is divided by; a tensor of one element where a GPU has
+            counted it.
         smoothing: of the targets.
         chunk_labels: how many labels to a chunk, or None.
         group: of the processes that hold the other labels, or None.
+        backend: by which a chunk is visited, see `_backends`.
         updates: makes what is done with gradients of weight and bias; None to return them.
-        look_at_targets: raises for a dense target outside its range.
+        look_at_targets: raises for a dense target outside its range; None where none is looked at.
         definition: the loss of input, weight and bias in plain PyTorch, for derivatives of
             derivatives.
     """
 
     lead: torch.Size
     reduction: str
-    divisor: float
+    divisor: float | Tensor
     smoothing: float = 0.0
     chunk_labels: int | None = None
     group: Any = None
+    backend: str = _backends.REFERENCE
     updates: Callable[[Wants], Update] | None = None
     look_at_targets: Callable[[], None] | None = None
     definition: Callable[..., Tensor] | None = None
@@ -76,7 +79,7 @@ def run(call: Call, head: Head, operands: Operands, wants: Wants) -> tuple[Tenso
     dtype = reference.compute_dtype(head.input.dtype)
     if not isinstance(total, Tensor):
         # Infinite where float32 is: PyTorch would raise. A sum in float64 comes as a tensor.
-        loss = ctypes.c_float(total / call.divisor).value
+        loss = ctypes.c_float(total / float(call.divisor)).value
         return head.input.new_full((), loss, dtype=dtype), found
     return (total / call.divisor).to(dtype).view(call.lead if by_row else ()), found
 
@@ -86,11 +89,12 @@ def gradients(
 ) -> Gradients:
     """The gradients by an incoming one: of the loss' shape."""
     dtype = reference.compute_dtype(head.input.dtype)
-    scale, above = 1.0, None
+    scale: float | Tensor = 1.0
+    above = None
     if call.reduction == "none":
         above = upstream.reshape(-1).to(dtype)
     else:
-        scale = float(upstream)
+        scale = upstream.to(dtype) if call.backend is _backends.TRITON else float(upstream)
     _, found = _visit(call, head, operands, wants, scale, above, False, update)
     return _rounded(found, head)
 
@@ -100,7 +104,7 @@ def _visit(
     head: Head,
     operands: Operands,
     wants: Wants,
-    scale: float,
+    scale: float | Tensor,
     upstream: Tensor | None,
     by_row: bool,
     update: Update | None = None,
@@ -109,7 +113,7 @@ def _visit(
     sums = sharding.Sums(call.group)
     try:
         with torch.no_grad(), in_full_precision(x.device):
-            total, found = visit(
+            total, found = visitor(call.backend)(
                 Head(x, *head[1:]),
                 operands,
                 smoothing=call.smoothing,
@@ -120,6 +124,7 @@ def _visit(
                 by_row=by_row,
                 update=update,
                 input_is_done=sums.begin,
+                checked=call.look_at_targets is not None,
             )
             if call.group is not None:
                 total = torch.as_tensor(total, dtype=torch.float64, device=x.device)
@@ -132,6 +137,11 @@ def _visit(
     assert call.look_at_targets is not None
     call.look_at_targets()
     raise wrong
+
+
+def visitor(backend: str) -> Callable[..., tuple[Tensor | float, Gradients]]:
+    """What visits the chunks, on the CPU or on a GPU."""
+    return chunks_gpu.visit if backend is _backends.TRITON else visit
 
 
 def _rounded(found: Gradients, head: Head) -> Gradients:
@@ -180,13 +190,22 @@ class _Linear(torch.autograd.Function):
         # Taken by the first of several backward passes; others compute their own, since whoever
         # asked may write into what he got.
         kept = ctx.__dict__.pop("found", None)
-        if kept is not None and _scale(kept, upstream):
+        if kept is not None and _scale(call, kept, upstream):
             return *_rounded(kept, head), None, None
         return *gradients(call, head, operands, wants, upstream), None, None
 
 
-def _scale(found: Gradients, upstream: Tensor) -> bool:
-    """Multiply gradients in place, if that rounds none of them a second time."""
+def _scale(call: Call, found: Gradients, upstream: Tensor) -> bool:
+    """Multiply gradients in place, if that rounds none of them a second time.
+
+    On a GPU it may: bfloat16 by a number that is no power of two. The host does not look at it, and
+    the products would take longer.
+    """
+    if call.backend is _backends.TRITON:
+        for tensor in found:
+            if tensor is not None:
+                kernels.gpu().multiply(tensor, upstream)
+        return True
     factor = upstream.item() if upstream.device.type == "cpu" else None
     if factor == 1:
         return True
@@ -202,7 +221,8 @@ def _scale(found: Gradients, upstream: Tensor) -> bool:
 def _updating(call: Call, wants: Wants, upstream: Tensor) -> Update | None:
     """What changes the parameters that are not frozen."""
     assert call.updates is not None
-    if not upstream.isfinite().all():
+    # On a GPU the host would have to wait for the answer.
+    if upstream.is_cpu and not upstream.isfinite().all():
         raise RuntimeError(
             f"the gradient that comes in is {upstream.tolist()}, and a fused optimizer would write "
             "it into the weight, which is left as it was. Do not scale the loss of such a head by "

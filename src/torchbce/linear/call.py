@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchbce import _checks, reference
+from torchbce import _backends, _checks, reference
 from torchbce._contract import INTEGERS, Options, evaluate, warn_of_nothing
 from torchbce.linear import targets
 from torchbce.linear.autograd import Call
@@ -30,6 +30,7 @@ class Settings(NamedTuple):
     label_smoothing: float = 0.0
     reduction: str = "mean"
     chunk_labels: int | None = None
+    check_targets: bool | None = None
 
 
 def check(
@@ -184,21 +185,33 @@ def prepare(
     finite(input)
     here = shard.labels if shard.here is None else shard.here
     labels = Labels(input.shape[:-1], shard.labels, shard.first, here)
+    x = input.detach()
+    dense = target if target.dtype != torch.int64 and target.layout is torch.strided else x
+    backend = _backends.chosen(x, dense, None, None, options.mask)
+    on_gpu, check = backend is _backends.TRITON, options.check_targets
+    if on_gpu and (check or (check is None and input.is_cpu)):
+        _look_at(target, options, labels)
     if shard.group is not None and target.layout is torch.strided and target.dtype != torch.int64:
         # Before the visit, in which one process alone would find it and leave the others waiting.
         _look_at(target, options, labels)
     part = slice(shard.first, shard.first + here)
     dtype = reference.compute_dtype(input.dtype)
     mask = _masked(options.mask, labels)
-    everywhere, ignored = targets.ignored_keys(options.ignored, labels)
-    counts = targets.counted(mask, everywhere, labels)
+    everywhere, ignored = targets.ignored_keys(options.ignored, labels, check, on_gpu)
+    if on_gpu:
+        counts = targets.counted_on_gpu(mask, options.ignored, labels)
+    else:
+        counts = targets.counted(mask, everywhere, labels)
     p = options.pos_weight
     if p is not None:
-        p = torch.as_tensor(p, device=input.device).to(dtype)
+        if not isinstance(p, Tensor) or p.device != input.device:
+            # Filled where it is read: a copy to a GPU would make the host wait.
+            p = torch.full((), float(p), dtype=dtype, device=input.device)
+        p = p.to(dtype)
         p = p.reshape(()) if p.numel() == 1 else p[part]
     u, v = options.label_weight, options.row_weight
     operands = Operands(
-        *targets.positives(target, labels),
+        *targets.positives(target, labels, check, on_gpu),
         None if mask is None else mask[:, part],
         ignored,
         p,
@@ -206,16 +219,23 @@ def prepare(
         None if v is None else v.reshape(-1).to(dtype),
     )
     divisor = _divisor(options.reduction, labels, counts)
-    if divisor == 0:
+    if isinstance(divisor, Tensor) and not on_gpu:
+        divisor = float(divisor)
+    if isinstance(divisor, Tensor):
+        divisor = divisor.clamp(min=1).double()
+    elif divisor == 0:
         warn_of_nothing(options.reduction)
     call = Call(
         labels.lead,
         options.reduction,
-        divisor or 1.0,
+        divisor if isinstance(divisor, Tensor) else divisor or 1.0,
         options.label_smoothing,
         options.chunk_labels,
         shard.group,
-        look_at_targets=functools.partial(_look_at, target, options, labels),
+        backend,
+        look_at_targets=(
+            None if check is False else functools.partial(_look_at, target, options, labels)
+        ),
         definition=functools.partial(dense_loss, target=target, options=options),
     )
     return call, operands
@@ -223,9 +243,12 @@ def prepare(
 
 def _look_at(target: Tensor, options: Settings, labels: Labels) -> None:
     """Raise if a dense target that counts lies outside [0, 1], naming its own index."""
+    if target.layout is not torch.strided or target.dtype == torch.int64:
+        return
     plain = target.dtype in INTEGERS or target.is_floating_point()
     values = target if plain else target.to(torch.float64)
-    _checks.value_range("target", values, _counting(options, labels))
+    check = options.check_targets
+    _checks.value_range("target", values, _counting(options, labels), check=check)
 
 
 def _counting(options: Settings, labels: Labels) -> Tensor | None:
@@ -265,17 +288,17 @@ def _masked(mask: Tensor | None, labels: Labels) -> Tensor | None:
     return mask.expand(labels.shape).reshape(labels.rows, labels.all)
 
 
-def _divisor(reduction: str, labels: Labels, counts: Tensor | None) -> float:
+def _divisor(reduction: str, labels: Labels, counts: Tensor | None) -> float | Tensor:
     """What the sum is divided by; 0 for a mean over nothing."""
     if reduction in ("sum", "none"):
         return 1.0
     if reduction == "mean":
-        return float(labels.rows * labels.all if counts is None else counts.sum().item())
+        return float(labels.rows * labels.all) if counts is None else counts.sum()
     first = labels.lead[:1].numel()
     if counts is None:
         return float(first if labels.rows * labels.all else 0)
     by_first = counts.view(first, labels.lead[1:].numel()).sum(1)
-    return float((by_first > 0).sum().item())
+    return (by_first > 0).sum()
 
 
 def dense_loss(
@@ -289,10 +312,10 @@ def dense_loss(
     labels = Labels(input.shape[:-1], weight.shape[0], 0, weight.shape[0])
     if target.layout is torch.strided:
         if target.dtype == torch.int64:
-            targets.check_listed("target", target, labels)
+            targets.check_listed("target", target, labels, options.check_targets)
         target = targets.dense(target, labels)
     if options.ignored is not None:
-        targets.check_listed("ignored", options.ignored, labels)
+        targets.check_listed("ignored", options.ignored, labels, options.check_targets)
     mask = _counting(options, labels)
     u, v = (w if w is None else w.to(dtype) for w in (options.label_weight, options.row_weight))
     w = u
@@ -304,5 +327,6 @@ def dense_loss(
     p, smoothing = options.pos_weight, options.label_smoothing
     if isinstance(p, Tensor) and p.numel() == 1:
         p = p.reshape(())
-    loss = evaluate(LOSS, logits, target, Options(w, p, smoothing, None, mask, reduction))
+    asked = Options(w, p, smoothing, None, mask, reduction, options.check_targets)
+    loss = evaluate(LOSS, logits, target, asked)
     return loss.sum(-1) if reduction == "none" else loss

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchbce import _backends, kernels, reference
 from torchbce._contract import Loss, Options, by_reference
 from torchbce.kernels import cpu_memory
+from torchbce.kernels.elements import Elements, program
 from torchbce.linear.targets import Chunk, Chunks, Operands
 
 LOSS, SLOPE = Loss(reference.logits_parts), Loss(reference.logits_slope_parts)
@@ -102,6 +103,7 @@ def visit(
     by_row: bool = False,
     update: Update | None = None,
     input_is_done: Callable[[Tensor], None] | None = None,
+    checked: bool = True,
 ) -> tuple[Tensor | float, Gradients]:
     """The sum of the losses, and gradients of `scale` times their sum.
 
@@ -117,6 +119,7 @@ def visit(
         update: what to do with the gradient of the weight and bias of a chunk, in place of keeping
             it. It is called when the chunk has given its share to the input's gradient.
         input_is_done: called with the input's gradient when that is whole, before the weight's is.
+        checked: whether a dense target outside its range raises.
     """
     x, weight, bias = head
     dtype = reference.compute_dtype(x.dtype)
@@ -150,7 +153,7 @@ def visit(
             torch.addmm(bias[start:stop, None].to(dtype), w, x.T, out=z)
         chunk = chunks(number, start, stop)
         if elements is None:
-            elements = _elements(z, chunk, smoothing)
+            elements = _elements(z, chunk, smoothing, checked)
         total = total + elements(z, chunk, scale, upstream, by_row, *out)
         if not slopes:
             continue
@@ -184,13 +187,13 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def _elements(z: Tensor, chunk: Chunk, smoothing: float) -> Callable[..., Any]:
+def _elements(z: Tensor, chunk: Chunk, smoothing: float, checked: bool) -> Callable[..., Any]:
     """What computes losses and slopes of a chunk: the kernel, or the definition."""
     by = _backends.chosen(z, chunk.target, chunk.weight, chunk.pos_weight, chunk.mask)
     if by is _backends.NUMBA:
-        program = kernels.cpu().program(LOSS.parts, LOSS.constants, smoothing, None)
-        return functools.partial(_by_kernel, program)
-    return functools.partial(_by_definition, smoothing)
+        asked = program(LOSS.parts, LOSS.constants, smoothing, None)
+        return functools.partial(_by_kernel, asked, checked)
+    return functools.partial(_by_definition, smoothing, checked)
 
 
 class InvalidTargetError(Exception):
@@ -199,6 +202,7 @@ class InvalidTargetError(Exception):
 
 def _by_kernel(
     program: Any,
+    checked: bool,
     z: Tensor,
     chunk: Chunk,
     scale: float,
@@ -207,17 +211,18 @@ def _by_kernel(
     out: Tensor | None = None,
 ) -> float | Tensor:
     cpu = kernels.cpu()
-    elements = cpu.Elements(z, chunk.target, *chunk[2:], chunk.positions)
+    elements = Elements(z, chunk.target, *chunk[2:], chunk.positions)
     losses, slopes = (out, None) if by_row else (None, out)
     above = None if upstream is None else upstream[None, :]
     total, _, _, wrong = cpu.launch(program, elements, losses, slopes, scale, above, not by_row)
-    if wrong:
+    if wrong and checked:
         raise InvalidTargetError
     return float(total) if losses is None else losses.sum(0, dtype=torch.float64)
 
 
 def _by_definition(
     smoothing: float,
+    checked: bool,
     z: Tensor,
     chunk: Chunk,
     scale: float,
@@ -229,7 +234,8 @@ def _by_definition(
     if chunk.positions is not None:
         y = torch.zeros_like(z)
         y.view(-1)[chunk.positions] = chunk.target.to(y.dtype)
-    options = Options(label_smoothing=smoothing, reduction="none")
+    check = None if checked else False
+    options = Options(label_smoothing=smoothing, reduction="none", check_targets=check)
     others = z, y, chunk.weight, chunk.pos_weight, chunk.mask
     try:
         loss = by_reference(LOSS, options, *others)

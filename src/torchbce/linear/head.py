@@ -39,6 +39,7 @@ class LinearBCELoss(nn.Module):
             dimensions but input's first and the mean over that; "none", the sum over the labels
             of each row.
         chunk_labels: how many labels are visited at a time; None for as many as fit the caches.
+        check_targets: whether labels and targets outside their range raise; None for "on the CPU".
         fused_optimizer: a `FusedSGD` or `FusedRowwiseAdagrad`, which takes its step inside
             `backward`, chunk by chunk: weight and bias have no gradient, and other optimisers pass
             them over. Each backward pass through the loss is a step, that of
@@ -86,6 +87,7 @@ class LinearBCELoss(nn.Module):
         label_smoothing: float = 0.0,
         reduction: str = "mean",
         chunk_labels: int | None = None,
+        check_targets: bool | None = None,
         fused_optimizer: FusedOptimizer | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -94,6 +96,7 @@ class LinearBCELoss(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.label_smoothing, self.reduction = label_smoothing, reduction
         self.chunk_labels, self.prior = chunk_labels, prior
+        self.check_targets = check_targets
         made: Any = {"device": device, "dtype": dtype}
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"a head must have a floating dtype, got {dtype}")
@@ -247,4 +250,5 @@ class LinearBCELoss(nn.Module):
             label_smoothing=self.label_smoothing,
             reduction=self.reduction,
             chunk_labels=self.chunk_labels,
+            check_targets=self.check_targets,
         )

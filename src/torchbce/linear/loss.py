@@ -31,6 +31,7 @@ def linear_binary_cross_entropy(
     ignored: Tensor | None = None,
     reduction: str = "mean",
     chunk_labels: int | None = None,
+    check_targets: bool | None = None,
 ) -> Tensor:
     r"""Binary cross-entropy of `input @ weight.T + bias`, by chunks of labels.
 
@@ -41,8 +42,10 @@ def linear_binary_cross_entropy(
 
     What `binary_cross_entropy_with_logits(linear(input, weight, bias), target)` computes, in memory
     for one chunk of labels: logits, dense targets and their gradients never exist as a whole.
-    Gradients by input, weight and bias come from the same visit. Products are computed in
-    float32 (float64 for float64) whatever the dtype, under autocast too.
+    Gradients by input, weight and bias come from the same visit. On the CPU products are computed
+    in float32 (float64 for float64) whatever the dtype, under autocast too. On a GPU those of a
+    half-precision input are of its dtype (the weight is rounded to it if it is of another) with
+    results in float32, and so are the slopes that two of them take.
 
     Args:
         input: x, [..., D], any floating dtype.
@@ -65,6 +68,7 @@ def linear_binary_cross_entropy(
             dimensions but input's first and the mean over that; "none", the sum over the labels
             of each row.
         chunk_labels: how many labels are visited at a time; None for as many as fit the caches.
+        <check_targets>
 
     Returns:
         The loss in nats, float64 for float64 input and float32 for every other: 0-dimensional, for
@@ -76,7 +80,7 @@ def linear_binary_cross_entropy(
         TypeError: if dtypes do not match, or an argument is not a tensor or a number.
         ValueError: if shapes or devices do not match; or, on the CPU, if a label lies outside
             [0, L), a target outside [0, 1] or an input is not finite: the value and its index are
-            named.
+            named. On a GPU a label outside [0, L) is passed over unless `check_targets` is true.
 
     Example:
         >>> import torch, torchbce
@@ -99,6 +103,7 @@ def linear_binary_cross_entropy(
         label_smoothing,
         reduction,
         chunk_labels,
+        check_targets,
     )
     return linear_loss(input, weight, target, bias, options)
 

@@ -17,7 +17,7 @@ from torchbce.linear.targets import Operands
 _ARGUMENTS = (
     "Tensor input, Tensor weight, Tensor? bias, Tensor target, "
     "Tensor? pos_weight, Tensor? label_weight, Tensor? row_weight, Tensor? mask, Tensor? ignored, "
-    "float label_smoothing, str reduction, int? chunk_labels, bool[] wants"
+    "float label_smoothing, str reduction, int? chunk_labels, bool? check_targets, bool[] wants"
 )
 #: A tensor without an element stands for a gradient that is not wanted.
 _THREE = "Tensor, Tensor, Tensor"
@@ -88,8 +88,10 @@ def _prepared(arguments: tuple[Any, ...]) -> tuple[Call, Operands]:
 
 def _keeps(head: Head, options: Settings) -> bool:
     """Whether the gradients come with the loss, to be scaled: see `autograd`."""
-    exact = torch.float32, torch.float64
-    return options.reduction != "none" and all(t is None or t.dtype in exact for t in head)
+    kept = [torch.float32, torch.float64]
+    if head.input.is_cuda:
+        kept.append(torch.bfloat16)
+    return options.reduction != "none" and all(t is None or t.dtype in kept for t in head)
 
 
 def _shapes(head: Head, wants: Wants, input_dtype: torch.dtype) -> Gradients:
@@ -124,7 +126,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *none: None) -> tuple[Tensor | 
         else:
             found = list(_gradients(upstream, *ctx.saved_tensors, *ctx.others))
     wants = ctx.others[-1]
-    return *(g if wanted else None for g, wanted in zip(found, wants, strict=True)), *(None,) * 10
+    return *(g if wanted else None for g, wanted in zip(found, wants, strict=True)), *(None,) * 11
 
 
 _loss_and_gradients.register_autograd(_backward, setup_context=_keep_for_backward)

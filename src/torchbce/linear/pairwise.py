@@ -7,10 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torchbce import _checks, reference
-from torchbce.linear import call, chunks
+from torchbce import _backends, _checks, reference
+from torchbce.linear import call
+from torchbce.linear.autograd import visitor
 from torchbce.linear.call import Settings
-from torchbce.linear.chunks import Head, Wants
+from torchbce.linear.chunks import Head, Wants, in_full_precision
 from torchbce.linear.loss import linear_loss
 from torchbce.linear.targets import Operands
 
@@ -141,6 +142,7 @@ class _OverProcesses(torch.autograd.Function):
         wants_x, wants_y, wants_bias = ctx.needs_input_grad[:3]
         pairs = sum(counts)
         divisor = {"sum": 1, "batch_mean": pairs, "mean": pairs * pairs}[asked.reduction] or 1
+        visit = visitor(_backends.chosen(x.detach(), x.detach(), None, None, None))
         total: Any = 0.0
         d_x, d_bias = torch.zeros_like(x), torch.zeros_like(bias)
         d_y = torch.zeros_like(y)
@@ -150,8 +152,8 @@ class _OverProcesses(torch.autograd.Function):
             dist.broadcast(guest, root, group=group)
             own = torch.arange(count if owner == me else 0, device=y.device)
             values = torch.ones(own.shape, dtype=torch.bool, device=y.device)
-            with torch.no_grad(), chunks.in_full_precision(x.device):
-                part, found = chunks.visit(
+            with torch.no_grad(), in_full_precision(x.device):
+                part, found = visit(
                     Head(x, guest, bias.expand(count)),
                     Operands(keys=own * (x.shape[0] + 1), values=values),
                     chunk_labels=asked.chunk_pairs,

@@ -20,8 +20,9 @@ class Operands(NamedTuple):
 
     Attributes:
         dense: targets, [rows, labels]; None where keys are given.
-        keys: of the targets that are not 0, [stored], int64, ascending.
-        values: those targets, [stored].
+        keys: of the targets that are not 0, [stored], int64, ascending. On a GPU they may be below
+            0, which stands for nothing, beyond the last label, and not distinct.
+        values: those targets, [stored]; None for ones, on a GPU.
         mask: bool, [rows, labels], false where an element is ignored.
         ignored: keys of elements that are ignored, [stored], int64, ascending.
         pos_weight: one number, or [labels].
@@ -141,34 +142,62 @@ class Labels(NamedTuple):
         return (*self.lead, self.all)
 
 
-def positives(target: Tensor, labels: Labels) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def positives(
+    target: Tensor, labels: Labels, check: bool | None, on_gpu: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """A target as `dense`, `keys` and `values` of the labels that are here, once it is checked."""
+    values: Tensor | None
     if target.layout is not _STRIDED:
-        keys, values = _of_sparse(target, labels)
+        keys, values = _of_sparse(target, labels, check)
     elif target.dtype == torch.int64:
-        keys = listed("target", target, labels)
-        values = torch.ones(keys.shape, dtype=torch.bool, device=keys.device)
+        check_listed("target", target, labels, check)
+        if on_gpu:
+            keys, values = sorted_keys(target, labels), None
+        else:
+            keys = listed(target, labels)
+            values = torch.ones(keys.shape, dtype=torch.bool, device=keys.device)
     else:
         dense = target.reshape(labels.rows, labels.all)
         return dense[:, labels.first : labels.first + labels.here], None, None
+    if on_gpu:
+        return None, keys - labels.first * labels.rows, values
+    assert values is not None
     low, high = _here(keys, labels)
     return None, keys[low:high] - labels.first * labels.rows, values[low:high]
 
 
-def ignored_keys(ignored: Tensor | None, labels: Labels) -> tuple[Tensor | None, Tensor | None]:
+def ignored_keys(
+    ignored: Tensor | None, labels: Labels, check: bool | None, on_gpu: bool
+) -> tuple[Tensor | None, Tensor | None]:
     """Keys of ignored elements: of all labels, and of those that are here."""
     if ignored is None:
         return None, None
-    keys = listed("ignored", ignored, labels)
+    check_listed("ignored", ignored, labels, check)
+    if on_gpu:
+        keys = sorted_keys(ignored, labels)
+        return keys, keys - labels.first * labels.rows
+    keys = listed(ignored, labels)
     low, high = _here(keys, labels)
     return keys, keys[low:high] - labels.first * labels.rows
 
 
-def listed(name: str, lists: Tensor, labels: Labels) -> Tensor:
-    """Keys of labels listed by row, each once."""
-    check_listed(name, lists, labels)
+def sorted_keys(lists: Tensor, labels: Labels) -> Tensor:
+    """Keys of labels listed by row, those of what pads them too: as many as there are places.
+
+    How many are distinct only the device knows.
+    """
+    keys: Tensor = _keys(lists, labels).sort().values
+    return keys
+
+
+def _keys(lists: Tensor, labels: Labels) -> Tensor:
     row = torch.arange(labels.rows, device=lists.device)[:, None]
-    keys = (lists.reshape(labels.rows, lists.shape[-1]) * labels.rows + row).flatten()
+    return (lists.reshape(labels.rows, lists.shape[-1]) * labels.rows + row).flatten()
+
+
+def listed(lists: Tensor, labels: Labels) -> Tensor:
+    """Keys of labels listed by row, each once."""
+    keys = _keys(lists, labels)
     if keys.device.type == "cpu":
         # numpy sorts in a third of the time that PyTorch takes, which for 5,120 labels was that of
         # one of their products.
@@ -181,9 +210,9 @@ def listed(name: str, lists: Tensor, labels: Labels) -> Tensor:
     return unique
 
 
-def check_listed(name: str, lists: Tensor, labels: Labels) -> None:
-    """Raise, on the CPU, unless these are labels and what pads them."""
-    plain = _checks.readable(lists)
+def check_listed(name: str, lists: Tensor, labels: Labels, check: bool | None = None) -> None:
+    """Raise unless these are labels and what pads them: on the CPU, or everywhere if `check`."""
+    plain = None if check is False else _checks.readable(lists, anywhere=bool(check))
     if plain is None or not plain.numel():
         return
     lists = plain
@@ -206,10 +235,10 @@ def check_listed(name: str, lists: Tensor, labels: Labels) -> None:
         )
 
 
-def _of_sparse(target: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+def _of_sparse(target: Tensor, labels: Labels, check: bool | None) -> tuple[Tensor, Tensor]:
     logits = torch.empty(labels.shape, device="meta")
     index, values = _checks.sparse_elements(target, logits)
-    _checks.value_range("target", values, None, index)
+    _checks.value_range("target", values, None, index, check)
     row = torch.zeros_like(index[0])
     for places, size in zip(index[:-1], labels.lead, strict=True):
         row = row * size + places
@@ -241,6 +270,21 @@ def counted(mask: Tensor | None, ignored: Tensor | None, labels: Labels) -> Tens
             row = row[mask[row, ignored // labels.rows]]
         counts = counts - torch.bincount(row, minlength=labels.rows)
     return counts
+
+
+def counted_on_gpu(mask: Tensor | None, ignored: Tensor | None, labels: Labels) -> Tensor | None:
+    """As `counted`, from lists of ignored labels instead of keys: of known sizes throughout."""
+    if mask is None and ignored is None:
+        return None
+    counts = None if mask is None else _counts(mask)
+    if ignored is None:
+        return counts
+    lists = ignored.reshape(labels.rows, ignored.shape[-1]).sort(1).values
+    there = (lists >= 0) & (lists < labels.all)
+    there[:, 1:] &= lists[:, 1:] != lists[:, :-1]  # each once
+    if mask is not None:
+        there &= mask.gather(1, lists.clamp(0, max(labels.all - 1, 0))) if labels.all else False
+    return (labels.all if counts is None else counts) - there.sum(1)
 
 
 def _counts(mask: Tensor) -> Tensor:

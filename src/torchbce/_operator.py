@@ -1,0 +1,123 @@
+"""A loss inside a compiled graph: an operator that the compiler takes as it is.
+
+The forward operator computes the loss, the backward one the gradient: between the two a graph keeps
+what the loss was computed from, and no gradient.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchbce import _autograd_gpu, _counting
+from torchbce._autograd import Call
+from torchbce.kernels.elements import Elements, Program, strides_of_memory
+
+#: The fields of `Elements` but for the last, those of `Program`, and the reduction.
+_ARGUMENTS = (
+    "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? mask, "
+    "str loss, float[] constants, float smoothing, float? ignore_index, str reduction"
+)
+
+
+def loss(
+    program: Program,
+    reduction: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """The loss of tensors that are aligned, as a node of the graph."""
+    name, constants, *others = program
+    read = input, target, weight, pos_weight, mask
+    value: Tensor = _value(*read, name, list(constants), *others, reduction)[0]
+    return value
+
+
+def _value_now(*arguments: Any) -> tuple[Tensor, Tensor]:
+    call, divisor, elements = _asked(arguments)
+    value, counted = _autograd_gpu.run(call, divisor, elements, None)
+    by = counted if counted is not None else divisor
+    return value, by if isinstance(by, Tensor) else value.new_empty(0)
+
+
+def _value_shape(*arguments: Any) -> tuple[Tensor, Tensor]:
+    input, *others = arguments
+    reduction = others[-1]
+    by = _divisor(arguments)
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    if isinstance(by, Tensor):
+        divisor = by
+    else:
+        divisor = input.new_empty((), dtype=wide) if by is None else input.new_empty(0, dtype=wide)
+    if reduction == "none":
+        return _memory(*arguments[:5]), divisor.new_empty(0, dtype=input.dtype)
+    return input.new_empty((), dtype=wide), divisor
+
+
+def _gradient_now(upstream: Tensor, divisor: Tensor, *arguments: Any) -> Tensor:
+    call, by, elements = _asked(arguments, divisor if divisor.numel() else None)
+    return _autograd_gpu.gradient_of(call, by, elements, upstream)
+
+
+def _gradient_shape(upstream: Tensor, divisor: Tensor, *arguments: Any) -> Tensor:
+    return _memory(*arguments[:5])
+
+
+def _memory(*read: Any) -> Tensor:
+    input, strides = strides_of_memory(Elements(*read))
+    return input.new_empty_strided(input.shape, strides)
+
+
+def _asked(
+    arguments: tuple[Any, ...], divisor: Tensor | None = None
+) -> tuple[Call, _autograd_gpu.Divisor, Elements]:
+    name, constants, smoothing, ignore_index, reduction = arguments[5:]
+    program = Program(name, tuple(constants), smoothing, ignore_index)
+    by = _divisor(arguments) if divisor is None else divisor
+    return Call(program, reduction, _none), by, Elements(*arguments[:5])
+
+
+def _divisor(arguments: tuple[Any, ...]) -> _autograd_gpu.Divisor:
+    input, target, weight, _, mask, _, _, _, ignore_index, reduction = arguments
+    return _counting.divisor(reduction, input, target, weight, mask, ignore_index)
+
+
+def _none(*arguments: Tensor) -> Tensor:
+    raise RuntimeError("a compiled loss has first derivatives alone")
+
+
+_define: Any = torch.library.custom_op
+_value = _define(
+    "torchbce::binary_loss",
+    _value_now,
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)",
+)
+_gradient = _define(
+    "torchbce::binary_loss_backward",
+    _gradient_now,
+    mutates_args=(),
+    schema=f"(Tensor upstream, Tensor divisor, {_ARGUMENTS}) -> Tensor",
+)
+_value.register_fake(_value_shape)
+_gradient.register_fake(_gradient_shape)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.others = inputs[5:]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1], *inputs[:5])
+
+
+def _backward(ctx: Any, upstream: Tensor | None, none: None) -> tuple[Tensor | None, ...]:
+    gradient = None
+    if upstream is not None:
+        divisor, *read = ctx.saved_tensors
+        gradient = _gradient(upstream, divisor, *read, *ctx.others)
+    return gradient, *(None,) * 9
+
+
+_value.register_autograd(_backward, setup_context=_keep_for_backward)

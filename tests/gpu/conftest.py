@@ -1,0 +1,44 @@
+"""Where the GPU's kernels are tested: on a GPU, or interpreted on the CPU.
+
+It needs PyTorch, Triton and pytest alone, so that it runs on a machine that has those and a GPU:
+`pytest tests/gpu --confcutdir=tests/gpu`.
+"""
+
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `family`
+
+from interpreting import DEVICE, interpret
+
+if importlib.util.find_spec("triton") is None:
+    pytest.exit("tests/gpu needs Triton, which is not installed: pip install triton", 1)
+if DEVICE == "cpu":
+    if os.environ.get("TORCHBCE_GPU") == "1":
+        pytest.exit("TORCHBCE_GPU=1 asks for a GPU, and PyTorch finds none on this machine", 1)
+    interpret()
+
+#: What only a GPU can show; elsewhere it is not even collected.
+collect_ignore = [] if DEVICE == "cuda" else ["test_device.py"]
+
+
+@pytest.fixture
+def device() -> str:
+    """Where tensors have to lie for the kernels to read them."""
+    return DEVICE
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        yield
+    torch._dynamo.reset()
