@@ -776,7 +776,7 @@ def test_what_is_said_of_the_operators_holds(dtype: torch.dtype, reduction: str)
     x, w, b = layer(dtype=dtype)
     x, w, b = x.detach(), w.detach(), b.detach()
     target = listed((5,), 7)
-    rest = [None, None, None, None, None, 0.0, reduction, 3, [True, True, True]]
+    rest = [None, None, None, None, None, 0.0, reduction, 3, None, [True, True, True]]
     operators = torch.ops.torchbce
     upstream = torch.ones(5 if reduction == "none" else ())
     for layout in (w, w.T.contiguous().T):

@@ -4,6 +4,7 @@ The truth is the same loss by the definition, of float64 inputs on the CPU. Unit
 are those of the truth.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -314,6 +315,32 @@ def test_all_logits_of_16_bits(dtype: torch.dtype, target: int, large_tiles: Non
     z = moved(x).clone().requires_grad_()
     (kept,) = torch.autograd.grad(bce(z, moved(y), reduction="sum"), z)
     assert torch.equal(kept.cpu().nan_to_num(7.0), gradient.nan_to_num(7.0))
+
+
+#: A margin where p - margin loses all but a bit.
+_steep = dataclasses.replace(
+    next(loss for loss in FAMILY if loss.name == "asymmetric_0.5_0.5_0.2"),
+    own={"gamma_pos": 1.0, "gamma_neg": 3.0, "margin": 0.5000001},
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("loss", [*FAMILY[1:], _steep], ids=lambda loss: loss.name)
+def test_all_inputs_of_16_bits_of_the_family(
+    dtype: torch.dtype, loss: Loss, large_tiles: None
+) -> None:
+    """In float32, where a power multiplies the error of its logarithm by up to 100."""
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    x = x[x.isfinite()]
+    if loss.kind == "probabilities":
+        x = x[(x > 3e-39) & (x <= 1)]  # below it 1 / p is beyond float32
+    elif loss.kind == "log_probs":
+        x = x[x < 0]
+    x = x.repeat(2)
+    y = torch.arange(len(x)) < len(x) // 2
+    (value, gradient), (true, true_gradient) = both(loss, x, y, reduction="none")
+    assert worst(value, true) <= 0.51
+    assert worst(gradient, true_gradient) <= 0.51
 
 
 @pytest.mark.parametrize("loss", FAMILY[1:], ids=lambda loss: loss.name)

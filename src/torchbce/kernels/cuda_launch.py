@@ -633,8 +633,7 @@ def launch(
 _NO_MORE = More()
 _WARPS = 4
 #: 16 elements a thread, several loads of 16 bytes at once; 8 where there are many operands. Of what
-#: is computed in float64, as many as the registers hold: 4, and of 16 bits 8 but for the asymmetric
-#: loss.
+#: takes more registers 4, and of 16 bits 8.
 _TILE, _TILE_OF_64 = 2048, 512
 #: From here on a program visits several tiles, which leaves fewer sums to add up.
 _MANY, _TILES = 2**22, 4
@@ -647,8 +646,7 @@ def _block(program: Program, elements: Elements, more: bool = False) -> int:
     if program.loss == "logits" and x.dtype != torch.float64:
         crowded = more or sum(option is not None for option in options) > 1
         return _TILE // 2 if crowded else _TILE
-    wide = x.dtype.itemsize > 2 or program.loss == "asymmetric"
-    return _TILE_OF_64 if wide else 2 * _TILE_OF_64
+    return _TILE_OF_64 if x.dtype.itemsize > 2 else 2 * _TILE_OF_64
 
 
 def _tiles(n: int) -> int:
