@@ -53,7 +53,17 @@ exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (
 # Both take the Python that has PyTorch for the GPU, Triton, numpy and pytest, and need nothing else:
 # make gpu-check PYTHON=/where/it/is/python3
 gpu-check:  ## the tests of the GPU's kernels, on a GPU
-	TORCHBCE_GPU=1 PYTHONPATH=src $(PYTHON) -m pytest -q tests/gpu --confcutdir=tests/gpu
+	@$(MAKE) --no-print-directory --keep-going --jobs=8 --output-sync=target $(GPU_CHECKS)
+
+# A process a file: each kernel takes half a second to compile, and there are hundreds. Those that
+# only a GPU can run take longest.
+DEVICE_TESTS := $(wildcard tests/gpu/test_device*.py)
+GPU_TESTS := $(DEVICE_TESTS) $(filter-out $(DEVICE_TESTS),$(wildcard tests/gpu/test_*.py))
+GPU_CHECKS := $(GPU_TESTS:tests/gpu/%.py=gpu-check-%)
+.PHONY: $(GPU_CHECKS)
+$(GPU_CHECKS): gpu-check-%:
+	TORCHBCE_GPU=1 OMP_NUM_THREADS=2 PYTHONPATH=src $(PYTHON) -m pytest -q -p no:cacheprovider \
+		tests/gpu/$*.py --confcutdir=tests/gpu
 
 gpu-bench:  ## measure the GPU's kernels and write benchmarks/results/gpu-NAME.md (10 minutes)
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py

@@ -7,6 +7,7 @@ suffice, how wide an access is, which instructions round differently from the fo
 import contextlib
 import functools
 import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,6 +234,38 @@ def test_a_slice(dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype])[:, :-1]
     elements = Elements(x, torch.zeros(x.shape, dtype=x.dtype))
     made = compiled(lambda: value_and_gradient(asked("cross-entropy"), elements))
+    check(made)
+    check_places(made)
+
+
+@pytest.mark.parametrize("arch", [80], indirect=True, ids="sm_{}".format)
+@pytest.mark.parametrize("loss", ["cross-entropy", "focal"])
+def test_an_odd_number_with_every_option(loss: str, compiled: Compiler) -> None:
+    x = torch.zeros(ROWS - 1, COLUMNS - 1)
+    positions = torch.arange(0, x.numel(), 7)
+    weight, channels = torch.ones(len(x), 1), torch.ones(COLUMNS - 1)
+    mask = torch.ones(x.shape, dtype=torch.bool)
+    values = torch.ones(len(positions))
+    elements = Elements(x, values, weight, channels, mask, positions)
+    asks = asked(loss, smoothing=0.1, ignore_index=math.nan)
+    upstream = torch.ones(x.shape[1])
+    gradient = torch.zeros_like(x)
+    made = compiled(
+        lambda: cuda_launch.launch(asks, elements, gradient=gradient, upstream=upstream)
+    )
+    check(made)
+    check_places(made)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 30, 50), (2, 3, 4, 5, 70)], ids=str)
+def test_many_dimensions(shape: tuple[int, ...], compiled: Compiler) -> None:
+    x = torch.zeros(shape)
+    y = torch.zeros(shape).transpose(1, -1).contiguous().transpose(1, -1)
+    channels = torch.ones(shape[1], *(1 for _ in shape[2:]))
+    others = torch.ones(shape[0], 1, *shape[2:])
+    made = compiled(
+        lambda: value_and_gradient(asked("cross-entropy"), Elements(x, y, others, channels))
+    )
     check(made)
     check_places(made)
 

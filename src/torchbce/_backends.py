@@ -191,7 +191,7 @@ def traced(
     """What stands in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
     if not _TRITON_IS_THERE or not input.is_cuda or target.layout is not _STRIDED:
         return REFERENCE
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or _lacks_triton(input.device.index):
         return REFERENCE
     for tensor in (input, target, weight, pos_weight, mask):
         if not isinstance(tensor, Tensor):
@@ -227,7 +227,8 @@ def obstacle(
         return f"target is neither a plain tensor on {place} nor a sparse one"
     dtype = input.dtype
     if dtype not in INPUTS[kernel]:
-        return f"input is {dtype}; the kernels compute float32, bfloat16 and float16"
+        names = "float32, bfloat16 and float16" + (" and float64" if kernel == TRITON else "")
+        return f"input is {dtype}; the kernels compute {names}"
     if target.dtype not in OPERANDS:
         return f"target is {target.dtype}, which the kernels do not read"
     grad = torch.is_grad_enabled()
@@ -324,6 +325,14 @@ def _missing_for_triton(device: int | None) -> str | None:
         if major < 8:  # which cannot round to bfloat16
             return f"the GPU has compute capability {major}.{minor}, below 8.0"
     return None
+
+
+def _lacks_triton(device: int | None) -> bool:
+    return _missing_for_triton(device) is not None
+
+
+# What `torch.compiler.assume_constant_result` does, which imports the compiler.
+_lacks_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _interprets() -> bool:

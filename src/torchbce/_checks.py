@@ -80,6 +80,15 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
     )
 
 
+def beside(weight: Tensor | float | None, input: Tensor) -> Tensor | float | None:
+    """One number on the CPU, as PyTorch takes it with a tensor on a GPU, on the GPU."""
+    if not (isinstance(weight, Tensor) and weight.dim() == 0 and getattr(input, "is_cuda", False)):
+        return weight
+    if not weight.is_cpu or weight.requires_grad or type(weight) is not Tensor:
+        return weight
+    return torch.full((), weight.item(), dtype=weight.dtype, device=input.device)
+
+
 _WEIGHT_REMEDY = {
     "weight": "give one number, or one weight an element, a column (C,) or a row (N, 1)",
     "pos_weight": "give one number, or one an output: shape (C,) for an input of shape (N, C)",

@@ -89,7 +89,8 @@ OPTIONS = {
     "returns": """\
         The loss in nats. For "none" of input's shape and dtype, 0 where ignored; otherwise
         0-dimensional, float64 for float64 input and float32 for every other. A mean over nothing
-        is 0 with a warning and zero gradients.""",
+        is 0 with zero gradients, and with a warning where the host knows it: on the CPU, or of an
+        empty input.""",
     "raises": """\
         TypeError: if input is not floating, or an argument is not a tensor or a number.
         ValueError: if shapes do not match, a target on the CPU lies outside [0, 1] (the value and
@@ -115,6 +116,9 @@ def evaluate(loss: Loss, input: Tensor, target: Tensor, options: Options) -> Ten
     weight, pos_weight, smoothing, ignore_index, mask, reduction, check = options
     _checks.reduction(reduction)
     _checks.fraction("label_smoothing", smoothing)
+    if not torch.compiler.is_compiling():
+        weight = _checks.beside(weight, input)
+        pos_weight = _checks.beside(pos_weight, input)
     unchecked = check is False and loss.domain != "logits"
     backend = _backends.chosen(input, target, weight, pos_weight, mask, unchecked)
     if any(map(torch.is_tensor, loss.constants)):
@@ -216,6 +220,10 @@ def _by_kernel(
         sparse = target
         index, target = _checks.sparse_elements(sparse, input)
         positions = _positions(index, input.shape)
+        if backend is _backends.TRITON and sparse.layout is torch.sparse_csr:
+            # Its columns may stand in any order, and the kernel looks for them by halving.
+            positions, order = positions.sort()
+            target = target[order]
     read = (input, target, weight, pos_weight, mask, positions)
     count: float
     if backend is _backends.NUMBA:

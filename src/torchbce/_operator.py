@@ -44,10 +44,12 @@ def _value_now(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _value_shape(*arguments: Any) -> tuple[Tensor, Tensor]:
-    input, *others = arguments
-    reduction = others[-1]
-    by = _divisor(arguments)
+    input, _, weight, _, mask, _, _, _, ignore_index, reduction = arguments
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    # Where nothing is counted the divisor is not looked at: a graph would hold for one size alone.
+    counts = mask is not None or ignore_index is not None
+    weighs = reduction == "weighted_mean" and weight is not None
+    by = _divisor(arguments) if counts or weighs else 1.0
     if isinstance(by, Tensor):
         divisor = by
     else:

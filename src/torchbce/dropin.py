@@ -292,16 +292,16 @@ def _value(
         backend = _backends.chosen(x, y, *options)
     if backend is _backends.REFERENCE:
         return _definition(parts, reduction, x, y, *options)
+    if backend is _backends.TRITON and parts is reference.probability_parts:
+        _assert_unit_range("input", x)
+        _assert_unit_range("target", y)
+    if torch.compiler.is_compiling():
+        return _operator.loss(_program(parts), reduction, x, y, *options)
     divisor = float(x.numel()) if reduction == "mean" else 1.0
     elements = (x, y, *options, None)
     if backend is _backends.NUMBA:
         value, _ = _autograd.evaluate(_call(parts, reduction), divisor, elements)
         return value
-    if parts is reference.probability_parts:
-        _assert_unit_range("input", x)
-        _assert_unit_range("target", y)
-    if torch.compiler.is_compiling():
-        return _operator.loss(_program(parts), reduction, x, y, *options)
     return _autograd_gpu.evaluate(_call(parts, reduction), divisor, elements)
 
 

@@ -4,7 +4,6 @@ The truth is the dense form in float64 on the CPU, of values as they were rounde
 A gradient of 16 bits is rounded thrice: its slopes, itself, and its product with what comes in.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +15,8 @@ import torchbce
 from torchbce import kernels
 from torchbce.linear import chunks_gpu
 
+pytestmark = pytest.mark.usefixtures("by_triton")
+
 B, D, L = 9, 5, 50
 #: Of the loss, and of gradients by the largest: three times half a unit and what sums make of it.
 TOLERANCE = {
@@ -25,13 +26,6 @@ TOLERANCE = {
     torch.float16: (2e-6, 2**-10),
 }
 every_float = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def by_triton() -> Iterator[None]:
-    """No other backend, which would pass these tests as well."""
-    with torchbce.backend("triton"):
-        yield
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -149,6 +143,17 @@ def test_forms_of_the_target(dtype: torch.dtype, form: str) -> None:
     assert_close(both(dtype, target, **OPTIONS["some"]), dtype)
 
 
+@pytest.mark.parametrize("options", ["all", "some"])
+def test_chunks_of_several_tiles(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places of keys are sought for all chunks at once, and sums of all are kept in one row."""
+    monkeypatch.setattr(kernels.gpu(), "_TILE", 32)
+    monkeypatch.setattr(kernels.gpu(), "_MANY", 100)
+    given = OPTIONS[options]
+    for chunk_labels in (7, 16, None):
+        given = given | {"chunk_labels": chunk_labels}
+        assert_close(both(torch.float32, TARGETS["lists"], **given), torch.float32)
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 200), (130, 16, 17), (64, 8, 48)])
 def test_sizes(sizes: tuple[int, int, int]) -> None:
     rows, _, labels = sizes
@@ -207,6 +212,53 @@ def test_labels_beyond_the_last_are_passed_over_or_named() -> None:
 def test_autocast(dtype: torch.dtype) -> None:
     results = both(dtype, TARGETS["lists"], weight_dtype=torch.float32)
     assert_close(results, dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float16),
+        (torch.bfloat16, torch.float16),
+        (torch.float16, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_a_weight_of_another_half_precision(dtype: torch.dtype, weight_dtype: torch.dtype) -> None:
+    found = []
+    target = TARGETS["lists"]
+    for wide in (False, True):
+        heads = [_random(B, D).to(dtype), _random(L, D, seed=1).to(weight_dtype)]
+        if wide and dtype.itemsize == 2:
+            heads[1] = heads[1].to(dtype)
+        heads = [_moved(t, wide).requires_grad_() for t in heads]
+        with (
+            torchbce.backend("reference" if wide else "triton"),
+            torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=not wide),
+        ):
+            loss = torchbce.linear_binary_cross_entropy(*heads, _moved(target, wide))
+            found.append([loss, *torch.autograd.grad(loss * 1024, heads)])
+    for got, true in zip(*found, strict=True):
+        error = (got.cpu().double() - true).abs().max() / true.abs().max()
+        assert error <= 2**-7
+
+
+def test_large_weights_of_float16() -> None:
+    """64 times a slope times 3,000 is beyond float16."""
+    for options in (
+        {"pos_weight": 3000.0},
+        {"pos_weight": torch.full((L,), 3000.0), "label_weight": torch.full((L,), 100.0)},
+        {"row_weight": torch.full((B,), 1e5)},
+        {"row_weight": torch.zeros(B)},
+    ):
+        results = both(torch.float16, TARGETS["lists"], upstream=1.0, **options)
+        assert_close(results, torch.float16, factor=2)
+
+
+def test_nothing_comes_of_nothing() -> None:
+    (loss, *found), _ = both(torch.float16, TARGETS["lists"], upstream=0.0)
+    assert loss > 0
+    assert all((gradient == 0).all() for gradient in found)
 
 
 def test_small_slopes_of_half_precision() -> None:

@@ -5,6 +5,7 @@ place of its own. The second adds those up in order, so that the same input give
 pass of a single block needs no second kernel. The host waits for nothing.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -46,6 +47,8 @@ class More(NamedTuple):
             `Elements.target` is not read then.
         values: those targets, [stored]; None for ones.
         ignored: keys of elements that are ignored, as `keys`.
+        places: a row of what `places_of` finds for `keys`; None to look now.
+        ignored_places: likewise for `ignored`.
         first: the key of the first element; others follow in order.
     """
 
@@ -54,6 +57,8 @@ class More(NamedTuple):
     keys: Tensor | None = None
     values: Tensor | None = None
     ignored: Tensor | None = None
+    places: Tensor | None = None
+    ignored_places: Tensor | None = None
     first: int = 0
 
 
@@ -111,8 +116,7 @@ def _strided(start, lane, sizes, strides, NEAR: tl.constexpr, LONG: tl.constexpr
     carried = lane.to(tl.int64) if LONG else lane
     start = start.to(carried.dtype)
     at = tl.zeros(lane.shape, tl.int64)
-    for i in tl.static_range(dimensions - 1):
-        d: tl.constexpr = dimensions - 1 - i
+    for d in tl.static_range(dimensions - 1, 0, -1):
         size = tl.full((), sizes[d], carried.dtype)
         rest = start // size
         moved = carried + (start - rest * size)
@@ -546,6 +550,7 @@ def launch(
     scale: float = 1.0,
     upstream: Tensor | None = None,
     unless_one: bool = False,
+    exact: bool | None = None,
 ) -> None:
     """One pass over the elements.
 
@@ -565,13 +570,14 @@ def launch(
         scale: a number that multiplies the gradient.
         upstream: what multiplies it too, broadcasting to input's shape.
         unless_one: whether to do nothing if `upstream`, of one element, is 1.
+        exact: false where 16 bits are enough; None for what the outputs hold.
     """
     x, y, weight, pos_weight, mask, positions = elements
     loss, constants, smoothing, ignore_index = program
     n = x.numel()
     if n == 0:
         return
-    bias, more_weight, keys, listed, ignored, first = more or _NO_MORE
+    bias, more_weight, keys, listed, ignored, *places, first = more or _NO_MORE
     if positions is not None:
         keys, listed = positions, y
     dense = y if keys is None else None
@@ -582,12 +588,16 @@ def launch(
         operands = operands._replace(target=listed)
     block, tiles = _block(program, elements, more is not None), _tiles(n)
     programs = programs_of(n, block, tiles)
-    places = (_places(listing, first, n, block, programs * tiles) for listing in (keys, ignored))
+    for i, listing in enumerate((keys, ignored)):
+        if listing is not None and places[i] is None:
+            places[i] = _places(listing, first, n, block, programs * tiles)
     drop, marker = _KEEP_ALL, 0.0
     if ignore_index is not None:
         drop = _DROP_NAN if math.isnan(ignore_index) else _DROP_MARKED
         marker = 0.0 if drop is _DROP_NAN else as_in(ignore_index, y.dtype)
-    outputs = [t for t in (losses, gradient) if t is not None] or [x]
+    if exact is None:
+        outputs = [t for t in (losses, gradient) if t is not None] or [x]
+        exact = any(t.dtype.itemsize > 2 for t in outputs)
     _run(
         visit,
         programs,
@@ -597,7 +607,7 @@ def launch(
             kinds,
             strides,
             sizes,
-            _Lists(keys, next(places), ignored, next(places)),
+            _Lists(keys, places[0], ignored, places[1]),
             first,
             losses,
             gradient,
@@ -617,7 +627,7 @@ def launch(
             "NEUTRAL": _NEUTRAL.get(loss, 0.0),
             "IGNORE": drop.value,
             "SMOOTH": smoothing != 0,
-            "EXACT": any(t.dtype.itemsize > 2 for t in outputs),
+            "EXACT": exact,
             "NEAR": tuple(size < block for size in sizes),
             "LONG": n >= 2**31 - block * tiles,
             "EVEN": n % 16 == 0,
@@ -631,6 +641,7 @@ def launch(
 
 
 _NO_MORE = More()
+_NO_STRIDES: tuple[tuple[int | None, ...], ...] = ((),) * len(_Operands._fields)
 _WARPS = 4
 #: 16 elements a thread, several loads of 16 bytes at once; 8 where there are many operands. Of what
 #: takes more registers 4, and of 16 bits 8.
@@ -641,11 +652,11 @@ _SUMS = 8192  # at a time: 8 a thread of 32 warps
 
 
 def _block(program: Program, elements: Elements, more: bool = False) -> int:
-    """How many elements a tile has, `more` of whose operands there are."""
+    """How many elements a tile has; with `More`, the same whatever the options, see `parts_of`."""
     x, _, *options, _ = elements
     if program.loss == "logits" and x.dtype != torch.float64:
-        crowded = more or sum(option is not None for option in options) > 1
-        return _TILE // 2 if crowded else _TILE
+        given = sum(option is not None for option in options)
+        return _TILE // (2 if more or given > 1 else 1)
     return _TILE_OF_64 if x.dtype.itemsize > 2 else 2 * _TILE_OF_64
 
 
@@ -675,6 +686,9 @@ def _run(
     """Launch on the device of a tensor."""
     # Contraction to fused multiply-adds would break the remainders of `cuda_math`.
     options = {**facts, "num_warps": warps, "enable_fp_fusion": False}
+    if not facts.get("EVEN", True) and torch.version.hip is None:
+        # Else ptxas rather spills a few bytes of two ways of a tile than takes another register.
+        options["maxnreg"] = 255
     device = where.device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
@@ -683,48 +697,88 @@ def _run(
         kernel[(programs,)](*arguments, **options)
 
 
-def _places(keys: Tensor | None, first: int, n: int, block: int, tiles: int) -> Tensor | None:
+def _places(keys: Tensor, first: int, n: int, block: int, tiles: int) -> Tensor:
     """Where in ascending keys those of each tile begin, and where those of the last end."""
-    if keys is None:
-        return None
     edges = torch.arange(tiles + 1, device=keys.device).mul_(block).clamp_(max=n).add_(first)
     return torch.searchsorted(keys, edges)
 
 
-def _layout(
-    operands: _Operands, elements: Elements
-) -> tuple[tuple[int, ...], tuple[tuple[int | None, ...], ...], tuple[int, ...]]:
-    """The kinds and strides of the operands, and the sizes that the strides belong to.
+def places_of(
+    program: Program, like: Tensor, keys: Tensor | None, n: int, size: int
+) -> Tensor | None:
+    """The same at once, by row, for n elements that are visited, with `More`, `size` at a time."""
+    if keys is None or not n:
+        return None
+    pieces = -(-n // size)
+    block = _block(program, Elements(like, like), True)
+    tiles = programs_of(size, block, _tiles(size)) * _tiles(size)
+    edges = torch.arange(tiles + 1, device=keys.device).mul_(block).clamp_(max=size)
+    starts = torch.arange(pieces, device=keys.device).mul_(size)
+    return torch.searchsorted(keys, (edges + starts[:, None]).clamp_(max=n))
+
+
+#: Kinds and strides of the operands, and the sizes that the strides belong to.
+_Layout = tuple[tuple[int, ...], tuple[tuple[int | None, ...], ...], tuple[int, ...]]
+
+
+def _layout(operands: _Operands, elements: Elements) -> _Layout:
+    """How the operands lie; what a training asks again and again is kept."""
+    x = operands.input
+    shape = x.shape
+    if x.is_contiguous():
+        quick: list[int] = []
+        for tensor in operands:
+            if tensor is None:
+                quick.append(_ABSENT.value)
+            elif tensor.shape == shape and tensor.is_contiguous():
+                quick.append(_FLAT.value)
+            elif tensor.numel() == 1:
+                quick.append(_SCALAR.value)
+            else:
+                break
+        else:
+            return tuple(quick), _NO_STRIDES, ()
+    dimensions = tuple(order(elements) or range(x.dim()))
+    lie = tuple(None if t is None else (t.shape, t.stride()) for t in operands)
+    return _layout_of(dimensions, shape, lie)
+
+
+@functools.lru_cache(maxsize=256)
+def _layout_of(
+    dimensions: tuple[int, ...],
+    shape: torch.Size,
+    lie: tuple[tuple[torch.Size, tuple[int, ...]] | None, ...],
+) -> _Layout:
+    """Of shapes and strides, which broadcast to the first shape.
 
     A stride of 0 is None, and costs no instruction. Dimensions stand in the order of the visit;
     neighbours that one step walks through are merged.
     """
-    x = operands.input
-    dimensions = order(elements) or range(x.dim())
-    shape = [x.shape[d] for d in dimensions]
-    kinds, walked = [], []
-    for tensor in operands:
+    walk = [shape[d] for d in dimensions]
+    kinds: list[int] = []
+    walked: list[list[int] | None] = []
+    for i, place in enumerate(lie):
         kind, steps = _ABSENT, None
-        if tensor is not None:
-            strides = tensor.expand(x.shape).stride()
-            steps = [strides[d] for d in dimensions]
-            kind = _kind(shape, steps)
-            if kind is _SCALAR and tensor is x:
+        if place is not None:
+            missing = len(shape) - len(place[0])
+            strides = [0 if size == 1 else step for size, step in zip(*place, strict=True)]
+            steps = [([0] * missing + strides)[d] for d in dimensions]
+            kind = _kind(walk, steps)
+            if kind is _SCALAR and i == 0:
                 kind = _STRIDED
         kinds.append(kind.value)
         walked.append(steps if kind is _STRIDED else None)
     strided = [steps for steps in walked if steps is not None]
     merged: list[tuple[int, list[int]]] = []
-    for size, *steps in zip(shape, *strided, strict=True) if strided else ():
+    for size, *steps in zip(walk, *strided, strict=True) if strided else ():
         if size == 1:
             continue
         if merged and merged[-1][1] == [size * step for step in steps]:
             size *= merged.pop()[0]
         merged.append((size, steps))
-    sizes = tuple(size for size, _ in merged)
     columns = iter(zip(*(steps for _, steps in merged), strict=True))
     steps_of = (() if s is None else tuple(step or None for step in next(columns)) for s in walked)
-    return tuple(kinds), tuple(steps_of), sizes
+    return tuple(kinds), tuple(steps_of), tuple(size for size, _ in merged)
 
 
 def _kind(shape: Sequence[int], strides: Sequence[int]) -> tl.constexpr:

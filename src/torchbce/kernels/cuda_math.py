@@ -333,7 +333,8 @@ def _probability(p, eps, minus_log_eps, minus_log_not_eps, least):
     reciprocal_not = 1 / (1 - p)
     minus_log, minus_log_not = -_log(p), -_log1p(-p, 1 - p, reciprocal_not)
     floored, certain = p < _LEAST_WITH_A_LOG, p == 1
-    low, high = p < eps, (1 - p) < eps
+    edge = tl.where(eps > 0, eps, float("-inf"))
+    low, high = p < edge, (1 - p) < edge
     flat = low | high
     positive = tl.where(floored, 100.0, minus_log)
     positive = tl.where(high, minus_log_not_eps, tl.where(low, minus_log_eps, positive))

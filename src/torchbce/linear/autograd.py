@@ -181,6 +181,7 @@ class _Linear(torch.autograd.Function):
         wants = Wants(*ctx.needs_input_grad[:3])
         # A tensor of several incoming gradients at once has no memory of its own.
         plain = torch._C._has_storage(upstream) and not upstream.requires_grad
+        plain = plain and not upstream.is_neg() and not upstream._is_zerotensor()
         if torch.is_grad_enabled() or _backends.active_mode() is not None or not plain:
             return *_by_definition(call, head, wants, upstream), None, None
         if call.updates is not None:

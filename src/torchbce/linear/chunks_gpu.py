@@ -19,8 +19,8 @@ from torchbce.kernels.elements import Elements, program
 from torchbce.linear.chunks import LOSS, NOTHING, Gradients, Head, Update, Wants
 from torchbce.linear.targets import Operands
 
-#: float16 begins at 6e-8, subnormal from 6e-5 on: a slope of 1e-6 keeps all its bits this way, and
-#: weights may go up to 1,000.
+#: float16 begins at 6e-8, subnormal to 6e-5: a slope of 1e-6 keeps all its bits this way. It ends
+#: at 65,504: slopes that weights make larger are divided by the largest weight.
 _SCALE_OF_FLOAT16 = 64.0
 #: Tiles of a matrix product a multiprocessor, 128 x 256 numbers each: of fewer the last would
 #: leave many idle.
@@ -57,13 +57,16 @@ def visit(
     # What the slopes of each row are multiplied by would leave float16.
     narrow = x.dtype.itemsize == 2 and not (x.dtype == torch.float16 and upstream is not None)
     x = (x if narrow else x.to(wide)).contiguous()
+    wide_x = x if update is None else x.to(wide)
     rows, (labels, width) = x.shape[0], weight.shape
     asked = program(LOSS.parts, LOSS.constants, smoothing, None)
 
     slopes = any(wants) or update is not None
     copies = weight.dtype != x.dtype
     late = narrow and x.dtype == torch.float16  # the scale multiplies products, not slopes
-    widens = late and wants.weight and weight.dtype.itemsize == 2
+    # A product is of the dtype of its factors, or of float32.
+    fits = weight.dtype == wide or (weight.dtype == x.dtype and not late)
+    widens = wants.weight and not fits
     size = chunk_size(head, chunk_labels, copies or widens)
     logits = x.new_empty(size * rows, dtype=wide)
     g_memory = x.new_empty(size * rows) if slopes else None
@@ -79,8 +82,9 @@ def visit(
     multiplied: dict[str, Any] = {"scale": 1.0, "upstream": None}
     factor: float | Tensor | None = None
     if late:
-        multiplied["scale"] = _SCALE_OF_FLOAT16
-        factor = scale / _SCALE_OF_FLOAT16
+        most = _largest_weight(operands)
+        multiplied["scale"], multiplied["divided_by"] = _SCALE_OF_FLOAT16, most
+        factor = scale / _SCALE_OF_FLOAT16 * (1.0 if most is None else most)
     elif isinstance(scale, Tensor):
         multiplied["upstream"] = scale.to(wide)
     else:
@@ -93,6 +97,9 @@ def visit(
         asked, logits, [min(size, labels - s) * rows for s in range(0, labels, size)]
     )
     sums = x.new_empty(sum(parts), dtype=wide)
+    # For all chunks at once: a search for each would keep the host busier than the device.
+    sought = (asked, logits, operands.keys), (asked, logits, operands.ignored)
+    found = [gpu.places_of(*each, labels * rows, size * rows) for each in sought]
     used = 0
     for number, start in enumerate(range(0, labels, size)):
         stop = min(start + size, labels)
@@ -104,12 +111,14 @@ def visit(
         if w_memory is not None:
             w = w_memory[: shape[0]].copy_(w)
         _multiply(w, x.T, z)
+        places = [None if rows_of is None else rows_of[number] for rows_of in found]
         gpu.launch(
             asked,
-            *_read(z, operands, bias, start, stop),
+            *_read(z, operands, bias, start, stop, places),
             losses=l,
             gradient=g,
             sums=sums[used : used + parts[number]],
+            exact=not narrow,
             **multiplied,
         )
         used += parts[number]
@@ -127,12 +136,14 @@ def visit(
                     input_is_done(d_input)
         if update is not None:
             wide_g = g.to(wide)
-            update(start, stop, wide_g if factor is None else wide_g * factor, x.to(wide))
+            update(start, stop, wide_g if factor is None else wide_g * factor, wide_x)
         if d_weight is not None:
             d = d_weight[start:stop]
             if d_memory is not None:
-                _multiply(g, x, d_memory[: shape[0]])
-                d.copy_(d_memory[: shape[0]].mul_(factor or 1.0))
+                product = d_memory[: shape[0]]
+                _multiply(g, x, product)
+                _finish(product, factor)
+                d.copy_(product)
             else:
                 _multiply(g, x, d)
                 _finish(d, factor)
@@ -174,7 +185,12 @@ def _device(device: torch.device) -> tuple[int, int, int]:
 
 
 def _read(
-    z: Tensor, o: Operands, bias: Tensor | None, start: int, stop: int
+    z: Tensor,
+    o: Operands,
+    bias: Tensor | None,
+    start: int,
+    stop: int,
+    places: list[Tensor | None],
 ) -> tuple[Elements, Any]:
     """What the kernel reads of a chunk; nothing is made dense or copied."""
     gpu, first = kernels.gpu(), start * z.shape[1]
@@ -192,16 +208,29 @@ def _read(
         keys=o.keys,
         values=o.values,
         ignored=o.ignored,
+        places=places[0],
+        ignored_places=places[1],
         first=first,
     )
     return elements, more
+
+
+def _largest_weight(o: Operands) -> Tensor | None:
+    """What no weight of an element exceeds, on the device; None where nothing weighs."""
+    most = None
+    # That of positives stands beside the 1 of negatives.
+    for weight, least in ((o.pos_weight, 1.0), (o.label_weight, 0.0), (o.row_weight, 0.0)):
+        if weight is not None and weight.numel():
+            largest = weight.abs().max().clamp(min=least)
+            most = largest if most is None else most * largest
+    return None if most is None else torch.where(most > 0, most, 1.0)
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """The product, of 16 bits with results in float32 where `out` is."""
     if a.dtype == out.dtype:
         torch.mm(a, b, out=out)
-    elif a.is_cuda and hasattr(torch.ops.aten.mm, "dtype_out"):
+    elif _widens(a, out) and hasattr(torch.ops.aten.mm, "dtype_out"):
         torch.ops.aten.mm.dtype_out(a, b, out.dtype, out=out)
     else:
         torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
@@ -210,10 +239,15 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
     if a.dtype == out.dtype:
         out.addmm_(a, b)
-    elif a.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):
+    elif _widens(a, out) and hasattr(torch.ops.aten.addmm, "dtype_out"):
         torch.ops.aten.addmm.dtype_out(out, a, b, out.dtype, out=out)
     else:
         out.addmm_(a.to(out.dtype), b.to(out.dtype))
+
+
+def _widens(a: Tensor, out: Tensor) -> bool:
+    """Whether PyTorch has a product for it."""
+    return a.is_cuda and a.dtype.itemsize == 2 and out.dtype == torch.float32
 
 
 def _finish(product: Tensor, factor: float | Tensor | None) -> None:

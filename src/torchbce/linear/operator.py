@@ -27,7 +27,7 @@ def linear_loss(head: Head, target: Tensor, options: Settings) -> Tensor:
     """The loss, as a node of the graph, of arguments that `call.check` let pass."""
     p = options.pos_weight
     if p is not None and not isinstance(p, Tensor):
-        p = torch.tensor(float(p), dtype=torch.float64, device="cpu")
+        p = torch.full((), float(p), dtype=torch.float64, device=head.input.device)
     grad = torch.is_grad_enabled()
     wants = [grad and tensor is not None and tensor.requires_grad for tensor in head]
     value: Tensor = _loss_and_gradients(*head, target, p, *options[1:], wants)[0]
@@ -122,7 +122,9 @@ def _backward(ctx: Any, upstream: Tensor | None, *none: None) -> tuple[Tensor | 
     found: list[Tensor | None] = [None] * 3
     if upstream is not None:
         if ctx.keeps:
-            found = [gradient * upstream.to(gradient.dtype) for gradient in ctx.saved_tensors]
+            # Under a number that is no power of two bfloat16 is rounded again, the number is not.
+            wide = upstream.dtype
+            found = [(kept.to(wide) * upstream).to(kept.dtype) for kept in ctx.saved_tensors]
         else:
             found = list(_gradients(upstream, *ctx.saved_tensors, *ctx.others))
     wants = ctx.others[-1]

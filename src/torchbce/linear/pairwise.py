@@ -123,7 +123,8 @@ def _number(name: str, value: Tensor | float, like: Tensor) -> Tensor:
         return value.reshape(())
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a tensor or a number, got {type(value).__name__}")
-    return torch.tensor(float(value), dtype=torch.float64, device="cpu").to(like.device)
+    # Filled where it lies: a copy to a GPU would make the host wait.
+    return torch.full((), float(value), dtype=torch.float64, device=like.device)
 
 
 class _Asked(NamedTuple):
