@@ -19,7 +19,7 @@ from torch import Tensor
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
-from torchbce import kernels
+from torchbce import _backends, kernels
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 BLOCK, CHUNK = 1024, 32 * 1024
@@ -128,6 +128,9 @@ def test_a_named_backend_is_taken_or_raises() -> None:
             ):
                 bce(x.double(), y)
         assert torchbce.backend_for(x, y).name == "reference"
+    with torchbce.backend("".join(["num", "ba"])):  # another string, of the same letters
+        assert bce(x, y) == bce(x, y)
+        assert _backends.chosen(x, y, None, None, None) is _backends.NUMBA
     with pytest.raises(ValueError, match="no backend 'cuda'; there are reference, numba"):
         torchbce.backend("cuda").__enter__()
 

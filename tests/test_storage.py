@@ -613,6 +613,12 @@ def test_files_of_two_models(other: Classifier, model: Path) -> None:
     assert "do not fit model.json; both must come from one fit" in refusal(model)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, 3e38])
+def test_a_word_cannot_weigh_anything(model: Path, value: float) -> None:
+    with_tensors(model, lambda tensors: tensors["idf.0"].fill_(value))
+    assert "tensor 'idf.0' must lie in [1, 100]" in refusal(model)
+
+
 def test_text_columns_without_words(model: Path, classifier: Classifier) -> None:
     """A vocabulary may be emptied together with its tensors: then the model reads no word."""
     width = len(json.loads((model / CARD).read_text())["columns"][0]["vocabulary"])

@@ -142,7 +142,8 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
-    token = _named.set(name)
+    # The very string of this module, by which the others know it.
+    token = _named.set(BACKENDS[BACKENDS.index(name)])
     try:
         yield
     finally:

@@ -87,6 +87,10 @@ def load(directory: Path) -> Classifier:
         if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
             raise _damaged(directory / TENSORS, f"tensor {name!r} must be finite float32")
 
+    for key in texts:
+        # 1 + log((1 + documents) / (1 + those with the word)); a larger one overflows in a product.
+        if bool(((tensors[key] < 0.99) | (tensors[key] > 100)).any()):
+            raise _damaged(directory / TENSORS, f"tensor {key!r} must lie in [1, 100]")
     idf = {column.name: tensors.pop(key).numpy() for key, column in texts.items()}
     network.load_state_dict(tensors, assign=True)
     return Classifier(card, Encoder(card.columns, idf), network.eval())

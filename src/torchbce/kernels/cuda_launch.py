@@ -35,6 +35,7 @@ _ABSENT, _FLAT, _SCALAR, _STRIDED, _LISTED = map(tl.constexpr, range(5))
 _KEEP_ALL, _DROP_MARKED, _DROP_NAN = map(tl.constexpr, range(3))
 #: What the sum is divided by: a number, one in memory, the elements that count, their weights.
 BY_NUMBER, BY_TENSOR, BY_COUNT, BY_WEIGHTS = range(4)
+_BY_NUMBER, _BY_TENSOR, _BY_COUNT, _BY_WEIGHTS = map(tl.constexpr, range(4))
 
 
 class More(NamedTuple):
@@ -305,12 +306,12 @@ def _tile(
 @triton.jit
 def _conclude(total, weights, count, value, divisor, divided_by, number, BY: tl.constexpr):
     """The value, a sum divided; and by what, where the sums alone know it."""
-    if BY == 0:
+    if BY == _BY_NUMBER:
         by = _number(number)
-    elif BY == 1:
+    elif BY == _BY_TENSOR:
         by = tl.load(divided_by).to(tl.float64)
     else:
-        by = count if BY == 2 else weights
+        by = count if BY == _BY_COUNT else weights
         by = tl.where(by == 0, 1.0, by)  # a mean over nothing is 0
         tl.store(divisor, by.to(divisor.dtype.element_ty))
     tl.store(value, (total / by).to(value.dtype.element_ty))
@@ -399,24 +400,24 @@ def visit(
             )
         # fmt: on
         total += loss
-        if BY == 3:
+        if BY == _BY_WEIGHTS:
             weights += w
-        elif BY == 2:
+        elif BY == _BY_COUNT:
             count += c
     if value is not None:
         found = tl.sum(total).to(tl.float64)
         by_weights, by_count = found, found
-        if BY == 3:
+        if BY == _BY_WEIGHTS:
             by_weights = tl.sum(weights).to(tl.float64)
-        elif BY == 2:
+        elif BY == _BY_COUNT:
             by_count = tl.sum(count).to(tl.float64)
         _conclude(found, by_weights, by_count, value, divisor, divided_by, number, BY)
     elif sums is not None:
         programs = tl.num_programs(0)
         tl.store(sums + program, tl.sum(total))
-        if BY == 3:
+        if BY == _BY_WEIGHTS:
             tl.store(sums + programs + program, tl.sum(weights))
-        elif BY == 2:
+        elif BY == _BY_COUNT:
             tl.store(sums + programs + program, tl.sum(count))
 
 
@@ -438,7 +439,7 @@ def conclude(
     for start in range(0, programs, BLOCK):
         inside = start + lane < programs
         total += tl.load(sums + start + lane, mask=inside, other=0.0).to(tl.float64)
-        if BY >= 2:
+        if BY >= _BY_COUNT:
             places = sums + programs + start + lane
             by += tl.load(places, mask=inside, other=0.0).to(tl.float64)
     found = tl.sum(by)

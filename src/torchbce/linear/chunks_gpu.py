@@ -78,20 +78,7 @@ def visit(
     d_bias = bias.new_empty(labels) if bias is not None and wants.bias else None
     by_rows = x.new_zeros(rows, dtype=torch.float64) if by_row else None
 
-    # The factor of slopes and the one of products: numbers, or on the device.
-    multiplied: dict[str, Any] = {"scale": 1.0, "upstream": None}
-    factor: float | Tensor | None = None
-    if late:
-        most = _largest_weight(operands)
-        multiplied["scale"], multiplied["divided_by"] = _SCALE_OF_FLOAT16, most
-        factor = scale / _SCALE_OF_FLOAT16 * (1.0 if most is None else most)
-    elif isinstance(scale, Tensor):
-        multiplied["upstream"] = scale.to(wide)
-    else:
-        multiplied["scale"] = scale
-    if upstream is not None:
-        above = multiplied["upstream"]
-        multiplied["upstream"] = (upstream if above is None else upstream * above)[None, :]
+    of_slopes, factor = _factors(late, operands, scale, upstream)
 
     parts = gpu.parts_of(
         asked, logits, [min(size, labels - s) * rows for s in range(0, labels, size)]
@@ -119,7 +106,7 @@ def visit(
             gradient=g,
             sums=sums[used : used + parts[number]],
             exact=not narrow,
-            **multiplied,
+            **of_slopes,
         )
         used += parts[number]
         if by_rows is not None:
@@ -139,17 +126,15 @@ def visit(
             update(start, stop, wide_g if factor is None else wide_g * factor, wide_x)
         if d_weight is not None:
             d = d_weight[start:stop]
-            if d_memory is not None:
-                product = d_memory[: shape[0]]
-                _multiply(g, x, product)
-                _finish(product, factor)
+            product = d if d_memory is None else d_memory[: shape[0]]
+            _multiply(g, x, product)
+            _finish(product, factor)
+            if product is not d:
                 d.copy_(product)
-            else:
-                _multiply(g, x, d)
-                _finish(d, factor)
         if d_bias is not None:
-            d = g.sum(1, dtype=wide)
-            d_bias[start:stop] = d if factor is None else d * factor
+            sums_of_rows = g.sum(1, dtype=wide)
+            _finish(sums_of_rows, factor)
+            d_bias[start:stop] = sums_of_rows
     if labels == 0 and d_input is not None and input_is_done is not None:
         input_is_done(d_input)
     total = by_rows
@@ -158,6 +143,22 @@ def visit(
         if used:
             gpu.add_up(sums, total)
     return total, Gradients(d_input, d_weight, d_bias)
+
+
+def _factors(
+    late: bool, operands: Operands, scale: float | Tensor, upstream: Tensor | None
+) -> tuple[dict[str, Any], float | Tensor | None]:
+    """What the kernel multiplies slopes by, and what is left for the products.
+
+    A factor that lies on the device is an incoming gradient to the kernel.
+    """
+    if late:
+        most = _largest_weight(operands)
+        left = scale / _SCALE_OF_FLOAT16 * (1.0 if most is None else most)
+        return {"scale": _SCALE_OF_FLOAT16, "divided_by": most}, left
+    if not isinstance(scale, Tensor):
+        return {"scale": scale, "upstream": None if upstream is None else upstream[None, :]}, None
+    return {"upstream": scale if upstream is None else (upstream * scale)[None, :]}, None
 
 
 def chunk_size(head: Head, chosen: int | None, copies: bool = False) -> int:
