@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## train, predict and evaluate on a data set that needs no n
 
 test: $(INSTALLED)  ## run the tests, doctests and examples; the GPU's kernels are interpreted
 	$(BIN)/pytest -q
-	$(BIN)/pytest -q tests/gpu --confcutdir=tests/gpu
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu --confcutdir=tests/gpu
 
 check: $(INSTALLED)  ## formatter, linter and type checker
 	$(BIN)/ruff format --check

@@ -159,12 +159,14 @@ def _read(
         values = tl.load(pointer)
     else:
         places = pointer + start + lane
+        # What is read once makes room in the cache for what is read again.
+        keep: tl.constexpr = "" if KIND == _STRIDED else "evict_first"
         if KIND == _STRIDED:
             places = pointer + _strided(start, lane, sizes, strides, NEAR, LONG)
         if MASKED:
-            values = tl.load(places, mask=inside, other=fill, eviction_policy="evict_first")
+            values = tl.load(places, mask=inside, other=fill, eviction_policy=keep)
         else:
-            values = tl.load(places, eviction_policy="evict_first")
+            values = tl.load(places, eviction_policy=keep)
     return values
 
 
@@ -666,9 +668,12 @@ def _tiles(n: int) -> int:
 
 
 def parts_of(program: Program, like: Tensor, counts: Sequence[int]) -> list[int]:
-    """How many sums `launch` leaves, with `More`, of so many elements of an input like this."""
+    """Room for the sums that `launch` leaves, with `More`, of so many elements like this input's.
+
+    Multiples of 4, so that each begins at 16 bytes; what is over is to be 0.
+    """
     block = _block(program, Elements(like, like), True)
-    return [programs_of(n, block, _tiles(n)) for n in counts]
+    return [-(-programs_of(n, block, _tiles(n)) // 4) * 4 for n in counts]
 
 
 def programs_of(n: int, block: int, tiles: int) -> int:
@@ -713,7 +718,9 @@ def places_of(
     pieces = -(-n // size)
     block = _block(program, Elements(like, like), True)
     tiles = programs_of(size, block, _tiles(size)) * _tiles(size)
-    edges = torch.arange(tiles + 1, device=keys.device).mul_(block).clamp_(max=size)
+    # An even number, so that each row begins at 16 bytes, as one compiled kernel expects.
+    edges = torch.arange(tiles + 1 + (tiles + 1) % 2, device=keys.device)
+    edges = edges.mul_(block).clamp_(max=size)
     starts = torch.arange(pieces, device=keys.device).mul_(size)
     return torch.searchsorted(keys, (edges + starts[:, None]).clamp_(max=n))
 

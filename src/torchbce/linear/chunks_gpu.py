@@ -83,7 +83,7 @@ def visit(
     parts = gpu.parts_of(
         asked, logits, [min(size, labels - s) * rows for s in range(0, labels, size)]
     )
-    sums = x.new_empty(sum(parts), dtype=wide)
+    sums = x.new_zeros(sum(parts), dtype=wide)
     # For all chunks at once: a search for each would keep the host busier than the device.
     sought = (asked, logits, operands.keys), (asked, logits, operands.ignored)
     found = [gpu.places_of(*each, labels * rows, size * rows) for each in sought]
