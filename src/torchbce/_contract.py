@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from torchbce import _autograd, _autograd_gpu, _backends, _checks, _counting, _operator, reference
+from torchbce import _autograd, _autograd_gpu, _backends, _checks, _counting, reference
 from torchbce.kernels.elements import program
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -145,6 +145,8 @@ def evaluate(loss: Loss, input: Tensor, target: Tensor, options: Options) -> Ten
     if backend is _backends.TRITON and (check or (checked and input.is_cpu)):
         _look(loss.domain, input, target, mask, ignore_index)
     if torch.compiler.is_compiling():
+        from torchbce import _operator  # with the first graph: it takes 8 ms
+
         asked = program(loss.parts, loss.constants, smoothing, ignore_index)
         return _operator.loss(asked, reduction, input, target, weight, pos_weight, mask)
     call = _call(loss, smoothing, ignore_index, reduction, checked)

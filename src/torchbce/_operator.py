@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce import _autograd_gpu, _counting
+from torchbce import _autograd_gpu, _counting, reference
 from torchbce._autograd import Call
 from torchbce.kernels.elements import Elements, Program, strides_of_memory
 
@@ -45,7 +45,7 @@ def _value_now(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _value_shape(*arguments: Any) -> tuple[Tensor, Tensor]:
     input, _, weight, _, mask, _, _, _, ignore_index, reduction = arguments
-    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    wide = reference.compute_dtype(input.dtype)
     # Where nothing is counted the divisor is not looked at: a graph would hold for one size alone.
     counts = mask is not None or ignore_index is not None
     weighs = reduction == "weighted_mean" and weight is not None

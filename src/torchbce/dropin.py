@@ -40,7 +40,7 @@ from torch.nn import _reduction as _torch_reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from torchbce import _autograd, _autograd_gpu, _backends, _checks, _operator, reference
+from torchbce import _autograd, _autograd_gpu, _backends, _checks, reference
 from torchbce.kernels.elements import Program, program
 
 __all__ = ["install", "installed", "uninstall"]
@@ -296,6 +296,8 @@ def _value(
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
     if torch.compiler.is_compiling():
+        from torchbce import _operator  # with the first graph, as in `_contract`
+
         return _operator.loss(_program(parts), reduction, x, y, *options)
     divisor = float(x.numel()) if reduction == "mean" else 1.0
     elements = (x, y, *options, None)

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from torchbce import reference
 from torchbce.kernels import cuda_math
 from torchbce.kernels.elements import Elements, Program, as_in, order, strides_of_memory
 
@@ -492,7 +493,7 @@ def value_and_gradient(
         The value, 0-dimensional, and what divided the sum where that was counted.
     """
     x = elements[0]
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = reference.compute_dtype(x.dtype)
     if not x.numel():
         return x.new_zeros((), dtype=wide), x.new_ones((), dtype=wide) if by >= BY_COUNT else None
     value = x.new_empty((), dtype=wide)
