@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from sklearn import metrics
 
-from torchbce._backends import backend
+from torchbce.backends.selection import backend
 from torchbce.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 #: Bins of equal width for the expected calibration error, as in Guo et al.

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from lightning_fabric import Fabric
 
-from torchbce._backends import backend
+from torchbce.backends.selection import backend
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.network import (
     Architecture,
