@@ -1,9 +1,9 @@
-"""What the GPU's kernels compile to, which needs no GPU: instructions, registers, widths.
+"""The code of the GPU's kernels: instructions, registers, memory accesses. It needs no GPU.
 
     python benchmarks/gpu_code.py
 
-Loss and gradient in one pass over flat tensors, compiled ahead for compute capability 9.0. The
-instructions are those of the machine code, which stand once for each tile, over its elements.
+Loss and gradient in one pass over contiguous tensors, compiled for compute capability 9.0. The
+machine code holds the instructions of one tile; their number is divided by the elements of a tile.
 """
 
 import os
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
@@ -20,7 +21,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 import _results
-from torchbce.backends.gpu import launch
+from torchbce.backends.gpu import kernels, launch
+from torchbce.backends.gpu.operands import Flags
 from torchbce.backends.request import KernelInputs, program
 from torchbce.definition import reference
 
@@ -39,8 +41,8 @@ LOSSES: dict[str, tuple[Parts, tuple[float | None, ...]]] = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Absent:
-    """A GPU that is not there, to compile for."""
+class Driver:
+    """What Triton's compiler asks a GPU's driver."""
 
     def get_current_target(self) -> Any:
         return GPUTarget("cuda", CAPABILITY, 32)
@@ -53,29 +55,29 @@ class Absent:
 
 
 def compiled(parts: Parts, own: tuple[float | None, ...], dtype: torch.dtype) -> tuple[Any, int]:
-    """The kernel that a loss with its gradient launches, and how many elements a tile has."""
+    """The kernel that computes a loss with its gradient, and the number of elements per tile."""
     found: list[tuple[Any, int]] = []
 
-    def compile_only(
-        kernel: Any, programs: int, where: Tensor, arguments: Any, facts: dict[str, Any], warps: int
-    ) -> None:
-        if kernel is launch.visit:
-            options = {**facts, "num_warps": warps, "enable_fp_fusion": False}
-            found.append((kernel.warmup(*arguments, grid=(programs,), **options), facts["BLOCK"]))
+    def compile_only(each: launch.Launch, tensor: Tensor) -> None:
+        if each.kernel is kernels.loss_kernel:
+            kernel: Any = each.kernel
+            made = kernel.warmup(
+                *each.arguments, grid=(each.programs,), enable_fp_fusion=False, **each.options
+            )
+            flags = each.options["FLAGS"]
+            assert isinstance(flags, Flags)
+            found.append((made, flags.block))
 
-    run, launch._run = launch._run, compile_only
-    try:
+    with mock.patch.object(launch, "_run", compile_only):
         x = torch.zeros(N, dtype=dtype)
-        elements = KernelInputs(x, torch.zeros_like(x))
-        asked = program(parts, own, 0.0, None)
-        launch.value_and_gradient(asked, elements, launch.memory(elements), number=N)
-    finally:
-        launch._run = run
+        inputs = KernelInputs(x, torch.zeros_like(x))
+        loss_spec = program(parts, own, 0.0, None)
+        launch.value_and_gradient(loss_spec, inputs, launch.new_output(inputs), N)
     return found[0]
 
 
 def row(name: str, dtype: str) -> list[str]:
-    """A line of the table."""
+    """A row of the table."""
     parts, own = LOSSES[name]
     kernel, block = compiled(parts, own, DTYPES[dtype])
     tools = Path(triton.knobs.nvidia.ptxas.path).parent
@@ -90,23 +92,23 @@ def row(name: str, dtype: str) -> list[str]:
             "-o",
             binary,
         ]
-        said = subprocess.run(assembler, capture_output=True, text=True, check=True).stderr
+        log = subprocess.run(assembler, capture_output=True, text=True, check=True).stderr
         listing = subprocess.run(
             [tools / "nvdisasm", "-c", binary], capture_output=True, text=True, check=True
         ).stdout
     instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", listing, re.MULTILINE))
-    registers = re.search(r"Used (\d+) registers", said)
-    spilled = re.search(r"(\d+) bytes spill stores", said)
+    registers = re.search(r"Used (\d+) registers", log)
+    spilled = re.search(r"(\d+) bytes spill stores", log)
     assert registers
     assert spilled
     loads = re.findall(r"ld\.global[\w:.]*?\.(?:v(\d)\.)?b(\d+)", kernel.asm["ptx"])
     widths = sorted({int(vector or 1) * int(bits) // 8 for vector, bits in loads})
-    moved = 3 * DTYPES[dtype].itemsize
+    bytes_moved = 3 * DTYPES[dtype].itemsize
     return [
         name,
         dtype,
         f"{instructions * THREADS / block:.0f}",
-        str(moved),
+        str(bytes_moved),
         registers[1],
         spilled[1],
         ", ".join(map(str, widths)),
@@ -114,18 +116,18 @@ def row(name: str, dtype: str) -> list[str]:
 
 
 def main() -> None:
-    triton.runtime.driver.set_active(Absent())
+    triton.runtime.driver.set_active(Driver())
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
         rows = [row(name, dtype) for name in LOSSES for dtype in DTYPES]
     head = [
         "loss and gradient",
         "input, target",
-        "instructions an element",
-        "bytes an element",
+        "instructions per element",
+        "bytes per element",
         "registers",
         "bytes spilled",
-        "bytes a load",
+        "bytes per load",
     ]
     table = _results.markdown(head, rows)
     _results.save("gpu_code", {"head": head, "rows": rows}, table, "docs/gpu.md")

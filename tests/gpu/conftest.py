@@ -48,11 +48,11 @@ def by_triton() -> Iterator[None]:
 @pytest.fixture
 def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many elements at once: an interpreted tile takes the same time whatever its size."""
-    from torchbce.backends.gpu import launch as gpu_launch
+    from torchbce.backends.gpu import tiles
 
     if DEVICE == "cpu":
-        monkeypatch.setattr(gpu_launch, "_TILE", 2**16)
-        monkeypatch.setattr(gpu_launch, "_TILE_OF_64", 2**15)
+        monkeypatch.setattr(tiles, "BLOCK", 2**16)
+        monkeypatch.setattr(tiles, "SMALL_BLOCK", 2**15)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import torchbce
 from family import targets
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import launch
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -30,21 +30,22 @@ def test_incoming_gradients(dtype: torch.dtype, scale: float) -> None:
 
 
 def test_the_kept_gradient_is_handed_out_or_computed_anew_in_its_memory() -> None:
-    gpu, places = gpu_launch, []
-    memory = gpu.memory
+    outputs, new_output = [], launch.new_output
     x, y = normal(50).to(DEVICE).requires_grad_(), targets(50).float().to(DEVICE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "memory", lambda read: places.append(memory(read)) or places[-1])
+        patch.setattr(
+            launch, "new_output", lambda read: outputs.append(new_output(read)) or outputs[-1]
+        )
         for scale in (1.0, 3.0):
             (gradient,) = torch.autograd.grad(scale * bce(x, y), x)
-            assert len(places) == 1
-            assert gradient.data_ptr() == places.pop().data_ptr()
+            assert len(outputs) == 1
+            assert gradient.data_ptr() == outputs.pop().data_ptr()
             # One that must be counted first is computed in the backward pass alone.
             loss = bce(x, y, mask=y > 0.1)
-            assert not places
+            assert not outputs
             torch.autograd.grad(scale * loss, x)
-            assert len(places) == 1
-            places.clear()
+            assert len(outputs) == 1
+            outputs.clear()
 
 
 def test_a_second_backward_leaves_what_the_first_gave() -> None:
@@ -149,13 +150,12 @@ def test_an_input_changed_before_the_backward_raises() -> None:
 def test_saved_tensor_hooks_and_checkpointing() -> None:
     x, y = normal(300).to(DEVICE).requires_grad_(), torch.ones(300, device=DEVICE)
     (expected,) = torch.autograd.grad(bce(x, y), x)
-    gpu, places = gpu_launch, []
-    memory = gpu.memory
+    outputs, new_output = [], launch.new_output
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "memory", lambda read: places.append(read) or memory(read))
+        patch.setattr(launch, "new_output", lambda read: outputs.append(read) or new_output(read))
         with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
             loss = bce(x, y)
-        assert not places  # a gradient that is kept would not go through the hooks
+        assert not outputs  # a gradient that is kept would not go through the hooks
     assert torch.equal(torch.autograd.grad(loss, x)[0], expected)
     for reentrant in (False, True):
         loss = torch.utils.checkpoint.checkpoint(bce, x, y, use_reentrant=reentrant)
@@ -283,9 +283,8 @@ def test_the_choice_and_its_reason() -> None:
 
 def test_the_choice_reaches_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    gpu = gpu_launch
-    launch = gpu.launch
-    monkeypatch.setattr(gpu, "launch", lambda *a, **k: calls.append(a) or launch(*a, **k))
+    run = launch.launch_loss
+    monkeypatch.setattr(launch, "launch_loss", lambda *a, **k: calls.append(a) or run(*a, **k))
     x, y = torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)
     with torchbce.backend("reference"):
         bce(x, y)

@@ -10,7 +10,7 @@ from interpreting import DEVICE
 from torch import Tensor
 
 from family import targets
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import launch, tiles
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -37,8 +37,8 @@ def test_sums_over_several_programs(by: str, masked: bool) -> None:
 
 @pytest.mark.parametrize("n", [1, 64 * 5 + 3, 64 * 8])
 def test_programs_that_visit_several_tiles(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_launch, "_MANY", 1)
-    monkeypatch.setattr(gpu_launch, "_TILE", 64)
+    monkeypatch.setattr(tiles, "MANY", 1)
+    monkeypatch.setattr(tiles, "BLOCK", 64)
     x, y = normal(n), targets(n).float()
     mask = targets(n, seed=7) > 0.3
     mask[0] = True
@@ -51,19 +51,18 @@ def test_programs_that_visit_several_tiles(n: int, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("programs", [1, 127, 128, 129, 300])
-def test_more_sums_than_are_added_at_once(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = gpu_launch
-    monkeypatch.setattr(gpu, "_SUMS", 128)
+def test_more_partial_sums_than_one_block(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_SUM_BLOCK", 128)
     sums = torch.arange(1.0, 2 * programs + 1).reshape(2, programs).to(DEVICE)
-    value, divisor = sums.new_empty(()), sums.new_empty(())
-    for by in (gpu.BY_COUNT, gpu.BY_WEIGHTS):
-        gpu.add_up(sums, value, divisor, by=by)
-        total, others = sums.double().sum(1)
-        assert divisor.item() == others.item()  # small integers, which no sum rounds
-        assert value.item() == (total / others).float().item()
-    gpu.add_up(sums[0], value, number=3.0)
+    value, denominator = sums.new_empty(()), sums.new_empty(())
+    for weighted in (False, True):
+        launch.launch_sum(sums, value, None, weighted, denominator)
+        total, expected = sums.double().sum(1)
+        assert denominator.item() == expected.item()  # small integers, which no sum rounds
+        assert value.item() == (total / expected).float().item()
+    launch.launch_sum(sums[0], value, 3.0)
     assert value.item() == (total / 3).float().item()
-    gpu.add_up(sums[0], value, divided_by=torch.tensor(7, device=DEVICE), by=gpu.BY_TENSOR)
+    launch.launch_sum(sums[0], value, torch.tensor(7, device=DEVICE))
     assert value.item() == (total / 7).float().item()
 
 

@@ -12,7 +12,7 @@ from interpreting import DEVICE
 from torch import Tensor
 
 import torchbce
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import kernels, launch, tiles
 from torchbce.linear import chunks_gpu
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -149,8 +149,8 @@ def test_forms_of_the_target(dtype: torch.dtype, form: str) -> None:
 
 def test_chunks_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Places of keys are sought for all chunks at once, and sums of all are kept in one row."""
-    monkeypatch.setattr(gpu_launch, "_TILE", 32)
-    monkeypatch.setattr(gpu_launch, "_MANY", 100)
+    monkeypatch.setattr(tiles, "BLOCK", 32)
+    monkeypatch.setattr(tiles, "MANY", 100)
     for chunk_labels in (7, None):
         given = OPTIONS["all"] | {"chunk_labels": chunk_labels}
         assert_close(both(torch.float32, TARGETS["lists"], **given), torch.float32)
@@ -411,9 +411,10 @@ def test_chunks_fill_the_device_and_fit_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_each_chunk_is_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and slopes of a chunk come from one launch, and nothing of a chunk's size is made."""
-    gpu, launched = gpu_launch, []
-    run = gpu._run
-    monkeypatch.setattr(gpu, "_run", lambda kernel, *a: launched.append(kernel) or run(kernel, *a))
+    launched, run = [], launch._run
+    monkeypatch.setattr(
+        launch, "_run", lambda each, x: launched.append(each.kernel) or run(each, x)
+    )
     both(torch.bfloat16, TARGETS["lists"], upstream=1.0, chunk_labels=10)
-    assert launched.count(gpu.visit) == 5
-    assert launched.count(gpu.conclude) == 1
+    assert launched.count(kernels.loss_kernel) == 5
+    assert launched.count(kernels.sum_kernel) == 1

@@ -10,12 +10,15 @@ from torch import Tensor
 import torchbce
 from family import targets
 from torchbce.backends import compiled
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import launch
+from torchbce.backends.gpu.operands import LinearInputs, Outputs
 from torchbce.backends.request import KernelInputs, LossSpec
 from torchbce.definition import reference
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
+
+LOGITS = LossSpec("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
 
 
 def asked(
@@ -139,7 +142,6 @@ def test_a_compiled_loss_has_first_derivatives_alone() -> None:
 
 @pytest.mark.parametrize("valued", [False, True])
 def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
-    gpu = gpu_launch
     rows, columns, first = 6, 401, 2**33  # a tile and a part of the next
     x, bias = normal(rows, columns), normal(columns, seed=2)
     weight, more = normal(rows, 1, seed=3).abs(), normal(columns, seed=4).abs()
@@ -151,7 +153,7 @@ def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
     # A key may come twice, with one value.
     twice = keys if valued else torch.cat((keys, keys)).sort()[0]
     read = KernelInputs(x.to(DEVICE), torch.zeros((), device=DEVICE), weight.to(DEVICE))
-    besides = gpu.LinearInputs(
+    linear = LinearInputs(
         bias=bias.to(DEVICE),
         weight=more.to(DEVICE),
         keys=twice.to(DEVICE),
@@ -159,9 +161,8 @@ def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
         ignored=(dropped.view(-1).nonzero()[:, 0] + first).to(DEVICE),
         first=first,
     )
-    losses, gradient = gpu.memory(read), gpu.memory(read)
-    program = LossSpec("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
-    gpu.launch(program, read, losses=losses, gradient=gradient, scale=0.5, more=besides)
+    losses, gradient = launch.new_output(read), launch.new_output(read)
+    launch.launch_loss(LOGITS, read, Outputs(losses, gradient), linear, scale=0.5)
     z = (x + bias).double().requires_grad_()
     with torchbce.backend("reference"):
         expected = bce(z, y, weight=weight * more, mask=~dropped, reduction="none")
@@ -174,10 +175,8 @@ def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
 
 
 def test_a_gradient_of_a_wider_dtype_has_its_accuracy(large_tiles: None) -> None:
-    gpu = gpu_launch
     x = torch.arange(-(2**15), 2**15, 3).to(torch.int16).view(torch.bfloat16)
     x = x[x.isfinite()].to(DEVICE)
     gradient = torch.empty(x.shape, device=DEVICE)
-    program = LossSpec("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
-    gpu.launch(program, KernelInputs(x, torch.zeros_like(x)), gradient=gradient)
+    launch.launch_loss(LOGITS, KernelInputs(x, torch.zeros_like(x)), Outputs(gradient=gradient))
     assert worst(gradient.cpu(), torch.sigmoid(x.cpu().double())) <= UNITS
