@@ -219,7 +219,7 @@ def launch_sum(
         Outputs(sums=sums, value=value, denominator=computed),
         denominator if on_device else None,
         programs,
-        1.0 if on_device or denominator is None else denominator,
+        1.0 if on_device or denominator is None else float(denominator),
     )
     options: dict[str, object] = {
         "DENOMINATOR": _kind_of(denominator, weighted),
