@@ -155,8 +155,7 @@ def launch_loss(
     keys, sparse_values = _sparse_keys(inputs, linear, block)
     tensors, kinds, layout = _operands(inputs, linear, upstream, keys.target, sparse_values)
     ignore, ignore_index = _ignored_targets(loss_spec.ignore_index, inputs.target)
-    on_device = isinstance(denominator, Tensor)
-    number = 1.0 if on_device or denominator is None else float(denominator)
+    source, on_device, number = _denominator(denominator, weighted)
     flags = Flags(
         kinds=kinds,
         loss=_LOSSES[loss_spec.loss],
@@ -168,7 +167,7 @@ def launch_loss(
         short=tuple(size < block for size in layout.sizes),
         wide_index=n >= 2**31 - block * tiles.tiles_per_program(n),
         even=n % 16 == 0,
-        denominator=_kind_of(denominator, weighted),
+        denominator=source,
         skip_if_one=skip_if_one,
         tiles=tiles.tiles_per_program(n),
         block=block,
@@ -179,7 +178,7 @@ def launch_loss(
         keys,
         linear.first,
         outputs,
-        denominator if on_device else None,
+        on_device,
         n,
         *loss_spec.constants,
         float(loss_spec.smoothing),
@@ -214,15 +213,10 @@ def launch_sum(
     """
     programs = sums.shape[-1]
     block = min(max(triton.next_power_of_2(programs), 128), _SUM_BLOCK)
-    on_device = isinstance(denominator, Tensor)
-    arguments = (
-        Outputs(sums=sums, value=value, denominator=computed),
-        denominator if on_device else None,
-        programs,
-        1.0 if on_device or denominator is None else float(denominator),
-    )
+    source, on_device, number = _denominator(denominator, weighted)
+    arguments = Outputs(sums=sums, value=value, denominator=computed), on_device, programs, number
     options: dict[str, object] = {
-        "DENOMINATOR": _kind_of(denominator, weighted),
+        "DENOMINATOR": source,
         "BLOCK": block,
         "num_warps": max(block // 256, 1),
     }
@@ -293,10 +287,13 @@ def _exceeds_16_bits(input: Tensor, outputs: Outputs) -> bool:
     return any(t.dtype.itemsize > 2 for t in written)
 
 
-def _kind_of(denominator: Denominator, weighted: bool) -> int:
+def _denominator(denominator: Denominator, weighted: bool) -> tuple[int, Tensor | None, float]:
+    """Where the denominator comes from; the tensor, if it is one; the number, or else 1."""
     if denominator is None:
-        return BY_WEIGHT_SUM if weighted else BY_VALID_COUNT
-    return BY_TENSOR if isinstance(denominator, Tensor) else BY_NUMBER
+        return (BY_WEIGHT_SUM if weighted else BY_VALID_COUNT), None, 1.0
+    if isinstance(denominator, Tensor):
+        return BY_TENSOR, denominator, 1.0
+    return BY_NUMBER, None, float(denominator)
 
 
 def _run(launch: Launch, tensor: Tensor) -> None:
