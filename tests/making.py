@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from typer.testing import CliRunner, Result
 
-from torchbce.cli import app
+from torchbce.cli.app import app
 
 KIND = ["good", "great", "lovely", "fine", "warm"]
 UNKIND = ["bad", "awful", "dull", "poor", "cold"]

@@ -21,8 +21,11 @@ import pytest
 from typer.testing import Result
 
 from making import METRICS, csv_of, done, names_in, numbers, reviews, torchbce
-from torchbce.classifier import load, prediction, tables
+from torchbce.classifier import files, load
 from torchbce.classifier.storage import CARD, TENSORS
+from torchbce.classifier.tables import reading
+from torchbce.classifier.tables.reading import read
+from torchbce.classifier.tables.writing import row_writer
 
 TABLE = reviews(24)
 FAST = ("--epochs", "2")
@@ -144,7 +147,7 @@ def test_evaluate(place: Path) -> None:
     assert list(json.loads(result.stdout)) == METRICS
     assert result.stderr == ""
     loaded = load(place / "model")
-    expected = prediction.evaluate_file(loaded, place / "t.csv")
+    expected = files.evaluate_file(loaded, place / "t.csv")
     assert json.loads(result.stdout) == msgspec.to_builtins(expected)
     table = done("evaluate", place / "model", place / "t.csv").stdout
     assert f"{expected.log_loss:.4f}" in table
@@ -153,7 +156,7 @@ def test_evaluate(place: Path) -> None:
 
 def test_evaluate_in_batches(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = done("evaluate", place / "model", place / "t.csv", "--json").stdout
-    monkeypatch.setattr(tables, "BATCH_ROWS", 5)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     again = done("evaluate", place / "model", place / "t.csv", "--json").stdout
     assert json.loads(again)["confusion"] == json.loads(once)["confusion"]
     assert json.loads(again)["log_loss"] == pytest.approx(json.loads(once)["log_loss"], rel=1e-6)
@@ -173,7 +176,7 @@ def test_evaluate_one_class(place: Path, here: Path) -> None:
 def test_evaluate_predictions_of_another_tool(here: Path) -> None:
     table = pl.DataFrame({"truth": ["spam", "ham", "ham", "spam"], "p": [0.8, 0.1, 0.4, 0.35]})
     for ending in ("csv", "csv.gz", "parquet", "jsonl"):
-        with tables.row_writer(here / f"p.{ending}", False, False) as writer:
+        with row_writer(here / f"p.{ending}", False, False) as writer:
             writer.write(table)
         result = done(
             "evaluate",
@@ -241,7 +244,7 @@ def test_predict_leaves_the_values_as_they_were(place: Path, here: Path, ending:
     result = done("predict", place / "model", strange(here), "--output", f"out.{ending}")
     assert result.stdout.startswith(f"3 rows written to out.{ending}, ")
     assert result.stderr == ""
-    before, after = tables.read(here / "strange.csv"), tables.read(here / f"out.{ending}")
+    before, after = read(here / "strange.csv"), read(here / f"out.{ending}")
     assert after.columns == [*before.columns, "probability", "predicted"]
     assert after.drop("probability", "predicted").equals(before)
     assert names_in(here) == {"strange.csv", f"out.{ending}"}
@@ -264,11 +267,11 @@ def test_predict_every_format(
     place: Path, here: Path, source: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From and to every format, in several batches: the same numbers, in the order of the rows."""
-    with tables.row_writer(here / f"in.{source}", False, False) as writer:
+    with row_writer(here / f"in.{source}", False, False) as writer:
         writer.write(TABLE)
-    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 7)
     done("predict", place / "model", f"in.{source}", "--output", f"out.{ending}")
-    got = tables.read(here / f"out.{ending}")
+    got = read(here / f"out.{ending}")
     assert got["review"].to_list() == TABLE["review"].to_list()
     assert got["stars"].cast(pl.Float64).to_list() == TABLE["stars"].to_list()
     expected = load(place / "model").predict(TABLE)
@@ -292,7 +295,7 @@ def test_predict_loses_no_number_on_the_way_to_another_format(
     extra = {"code": codes, "large": large, "fine": fine}
     csv_of(TABLE[:3].with_columns(**{k: pl.Series(v) for k, v in extra.items()}), here / "in.csv")
     done("predict", place / "model", "in.csv", "--output", f"out.{ending}")
-    got = tables.read(here / f"out.{ending}")
+    got = read(here / f"out.{ending}")
     assert got["large"].null_count() == 0
     assert [int(float(v)) for v in got["large"]] == pytest.approx([10**45 - 1, 1, 2])
     assert [float(v) for v in got["fine"]] == [0.12345678901234568, 1, 2]
@@ -304,19 +307,19 @@ def test_predict_nested_values(place: Path, here: Path) -> None:
     nested = TABLE[:4].with_columns(tags=pl.Series([["a"], [], ["b", "c"], None]))
     nested.write_ndjson(here / "in.jsonl")
     done("predict", place / "model", "in.jsonl", "--output", "out.jsonl")
-    assert tables.read(here / "out.jsonl")["tags"].to_list() == nested["tags"].to_list()
+    assert read(here / "out.jsonl")["tags"].to_list() == nested["tags"].to_list()
     refused(torchbce("predict", place / "model", "in.jsonl", "--output", "out.csv"), "'tags'")
     refused(torchbce("predict", place / "model", "in.jsonl"), "'tags'")
     assert names_in(here) == {"in.jsonl", "out.jsonl"}
 
 
 def test_predict_over_its_input(place: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 5)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     for ending in ("csv", "parquet", "jsonl"):
-        with tables.row_writer(here / f"t.{ending}", False, False) as writer:
+        with row_writer(here / f"t.{ending}", False, False) as writer:
             writer.write(TABLE)
         done("predict", place / "model", f"t.{ending}", "--output", f"t.{ending}", "--overwrite")
-        got = tables.read(here / f"t.{ending}")
+        got = read(here / f"t.{ending}")
         assert got["review"].to_list() == TABLE["review"].to_list()
         assert got.columns[-2:] == ["probability", "predicted"]
 
@@ -324,7 +327,7 @@ def test_predict_over_its_input(place: Path, here: Path, monkeypatch: pytest.Mon
 def test_predict_summary(place: Path, here: Path) -> None:
     result = done("predict", place / "model", place / "t.csv", "--output", "o.csv", "--json")
     answer = json.loads(result.stdout)
-    positives = tables.read(here / "o.csv")["predicted"].to_list().count("yes")
+    positives = read(here / "o.csv")["predicted"].to_list().count("yes")
     assert answer == {"rows": 24, "positives": positives, "output": "o.csv"}
 
 
@@ -475,7 +478,7 @@ def test_bad_tables(place: Path, here: Path, make: Callable[[Path], Any], words:
 
 def test_a_bad_row_far_down(place: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number is that of the whole table, and the rows before it leave no file."""
-    monkeypatch.setattr(tables, "BATCH_ROWS", 5)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     stars = [*(str(v or "") for v in TABLE["stars"][:17]), "many", *[""] * 6]
     csv_of(TABLE.with_columns(stars=pl.Series(stars)), here / "t.csv")
     for output in ("o.csv", "o.parquet", "o.jsonl", "o.csv.gz"):
@@ -584,7 +587,7 @@ def test_a_fault_of_the_program(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*arguments: Any) -> None:
         raise AssertionError("not as planned")
 
-    monkeypatch.setattr(prediction, "evaluate_file", broken)
+    monkeypatch.setattr(files, "evaluate_file", broken)
     result = torchbce("evaluate", place / "model", place / "t.csv")
     assert result.exit_code == 1
     assert "internal error: AssertionError: not as planned" in result.stderr
@@ -593,7 +596,7 @@ def test_a_fault_of_the_program(place: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise (
             torchbce("evaluate", place / "model", place / "t.csv", "--debug").exception or Exception
         )
-    monkeypatch.setattr(prediction, "evaluate_file", lambda *_: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(files, "evaluate_file", lambda *_: (_ for _ in ()).throw(MemoryError))
     refused(torchbce("evaluate", place / "model", place / "t.csv"), "out of memory")
 
 

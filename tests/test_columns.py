@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from torchbce.classifier.columns import Choice, Overrides, choose
+from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
 from torchbce.classifier.errors import InputError
 
 ROWS = 24
@@ -19,7 +19,7 @@ def look(values: Any, name: str = "c", overrides: Overrides | None = None, **mor
     column = values if isinstance(values, pl.Series) else pl.Series(values, **more)
     table = pl.DataFrame({name: column, "kept": [0.5, 1.5] * (len(column) // 2)})
     table = table.with_columns(pl.Series("y", [0, 1] * (len(column) // 2)))
-    chosen, kept = choose(table, "y", overrides or Overrides())
+    chosen, kept = infer_columns(table, "y", overrides or Overrides())
     assert (chosen.name, kept.name, kept.kind) == (name, "kept", "numeric")
     return chosen
 
@@ -96,7 +96,7 @@ def test_a_counter_with_a_gap_is_a_number() -> None:
 
 def test_the_order_and_the_target() -> None:
     table = pl.DataFrame({"b": [1.5, 2.5], "y": [0, 1], "a": ["x", "z"]})
-    assert [c.name for c in choose(table, "y", Overrides())] == ["b", "a"]
+    assert [c.name for c in infer_columns(table, "y", Overrides())] == ["b", "a"]
 
 
 # ------------------------------------------------------------------------------ what the user says
@@ -147,21 +147,21 @@ WRONG: list[tuple[Overrides, str]] = [
 @pytest.mark.parametrize(("overrides", "sentence"), WRONG, ids=[s for _, s in WRONG])
 def test_overrides_that_are_wrong(overrides: Overrides, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
-        choose(TABLE, "y", overrides)
+        infer_columns(TABLE, "y", overrides)
     assert str(caught.value) == sentence
 
 
 def test_nothing_to_learn_from() -> None:
     with pytest.raises(InputError, match=r"^no column is left to learn from beside the target$"):
-        choose(TABLE.select("y"), "y", Overrides())
+        infer_columns(TABLE.select("y"), "y", Overrides())
     with pytest.raises(InputError, match=r"learn from \('length': as you said; 'Width': as you"):
-        choose(TABLE, "y", Overrides(drop=["length", "Width"]))
+        infer_columns(TABLE, "y", Overrides(drop=["length", "Width"]))
     constant = TABLE.with_columns(length=1.0).drop("Width")
     with pytest.raises(InputError, match=r"learn from \('length': constant\)$"):
-        choose(constant, "y", Overrides())
+        infer_columns(constant, "y", Overrides())
 
 
 def test_a_wide_table_is_looked_at_in_no_time() -> None:
     wide = pl.DataFrame(np.random.default_rng(0).normal(size=(4, 500)))
-    choices = choose(wide.with_columns(y=pl.Series([0, 1, 0, 1])), "y", Overrides())
+    choices = infer_columns(wide.with_columns(y=pl.Series([0, 1, 0, 1])), "y", Overrides())
     assert len(choices) == 500

@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from making import METRICS
 from torchbce.classifier import Metrics, evaluate_logits, evaluate_probabilities
-from torchbce.classifier.evaluation import ECE_BINS, expected_calibration_error
+from torchbce.classifier.quality.metrics import ECE_BINS, expected_calibration_error
 
 
 def sample(rows: int = 500, seed: int = 0, rate: float = 0.3) -> tuple[np.ndarray, np.ndarray]:

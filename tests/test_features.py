@@ -13,24 +13,24 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from making import reviews
-from torchbce.classifier.columns import Choice, Kind
-from torchbce.classifier.errors import InputError
-from torchbce.classifier.features import (
+from torchbce.classifier.columns.encoder import (
     BIN_ROWS,
     BINS,
     CategoricalColumn,
     Encoder,
     NumericColumn,
     TextColumn,
-    fit,
+    fit_encoder,
 )
+from torchbce.classifier.columns.inference import Choice, Kind
+from torchbce.classifier.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 WORDS = ["sun", "rain", "snow", "wind", "hail", "fog", "a", "Sun", "thunder-storm"]
 
 
 def fitted(kind: Kind, values: Any, name: str = "c") -> tuple[Encoder, sp.csr_matrix]:
-    return fit(pl.DataFrame({name: values}), [Choice(name, kind, "")])
+    return fit_encoder(pl.DataFrame({name: values}), [Choice(name, kind, "")])
 
 
 def dense(matrix: sp.csr_matrix) -> np.ndarray:
@@ -97,7 +97,7 @@ def test_text_of_numbers() -> None:
 
 def test_text_without_words_beside_a_column_that_says_something() -> None:
     table = pl.DataFrame({"t": ["!", "?", "!!", "..."], "n": [1.0, 2.0, 3.0, 4.0]})
-    encoder, matrix = fit(table, [Choice("t", "text", ""), Choice("n", "numeric", "")])
+    encoder, matrix = fit_encoder(table, [Choice("t", "text", ""), Choice("n", "numeric", "")])
     assert [column.name for column in encoder.columns] == ["n"]
     assert same(encoder.transform(table), matrix)
 
@@ -257,7 +257,7 @@ CHOICES = [Choice(name, kind, "") for name, kind in KINDS.items()]  # type: igno
 @pytest.mark.parametrize("rows", [4, 24, 230])
 def test_the_fitted_matrix_is_the_transformed_table(rows: int) -> None:
     table = reviews(rows)
-    encoder, matrix = fit(table, CHOICES)
+    encoder, matrix = fit_encoder(table, CHOICES)
     check(encoder, matrix, rows)
     again = encoder.transform(table)
     check(encoder, again, rows)
@@ -269,16 +269,16 @@ def test_the_fitted_matrix_is_the_transformed_table(rows: int) -> None:
 
 def test_as_strings_the_table_is_the_same() -> None:
     table = reviews(24)
-    encoder, matrix = fit(table, CHOICES)
+    encoder, matrix = fit_encoder(table, CHOICES)
     strings = table.cast(pl.String)
-    other, from_strings = fit(strings, CHOICES)
+    other, from_strings = fit_encoder(strings, CHOICES)
     assert other.columns == encoder.columns
     assert same(from_strings, matrix)
     assert same(encoder.transform(strings), matrix)
 
 
 def test_no_rows() -> None:
-    encoder, _ = fit(reviews(24), CHOICES)
+    encoder, _ = fit_encoder(reviews(24), CHOICES)
     assert encoder.transform(reviews(24)[:0]).shape == (0, encoder.width)
 
 
@@ -297,7 +297,7 @@ def test_all_features_constant(kinds: dict[str, Kind]) -> None:
         c=pl.Series(["7", "7", "7"])
     )
     with pytest.raises(InputError, match=r"^every feature is constant: columns? 'c'"):
-        fit(table, [Choice(name, kind, "") for name, kind in kinds.items()])
+        fit_encoder(table, [Choice(name, kind, "") for name, kind in kinds.items()])
 
 
 def test_text_without_any_word() -> None:
@@ -306,7 +306,7 @@ def test_text_without_any_word() -> None:
 
 
 def test_columns_that_are_missing_are_named() -> None:
-    encoder, _ = fit(reviews(24), CHOICES)
+    encoder, _ = fit_encoder(reviews(24), CHOICES)
     with pytest.raises(InputError) as caught:
         encoder.transform(reviews(24).select("review", "kind"))
     assert str(caught.value) == (
@@ -323,7 +323,7 @@ def test_columns_that_are_missing_are_named() -> None:
 )
 def test_columns_of_another_type_are_named(name: str, values: Any) -> None:
     table = reviews(24)
-    encoder, _ = fit(table, CHOICES)
+    encoder, _ = fit_encoder(table, CHOICES)
     wrong = table[:4].with_columns(pl.Series(name, values))
     with pytest.raises(
         InputError, match=rf"^column '{name}' is {KINDS[name]} in the model, but its"
@@ -332,7 +332,7 @@ def test_columns_of_another_type_are_named(name: str, values: Any) -> None:
 
 
 def test_words_where_numbers_are_read() -> None:
-    encoder, _ = fit(reviews(24), CHOICES)
+    encoder, _ = fit_encoder(reviews(24), CHOICES)
     with pytest.raises(InputError, match=r"^column 'stars' should hold numbers, but row 1 holds"):
         encoder.transform(reviews(24).with_columns(stars=pl.lit("good")))
 

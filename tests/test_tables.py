@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from making import names_in
-from torchbce.classifier import tables
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.tables import batches, format_of, read, row_writer
+from torchbce.classifier.tables import reading
+from torchbce.classifier.tables.formats import FORMATS, format_of
+from torchbce.classifier.tables.reading import batches, numeric_columns, read
+from torchbce.classifier.tables.writing import row_writer
 
 TABLE = pl.DataFrame(
     {"a": [1, 2, None], "b": ["x", 'say "hi", twice\n', "é 😀"], "c": [0.5, None, -1.25]}
@@ -309,7 +311,7 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 def test_unknown_endings(tmp_path: Path, name: str) -> None:
     sentence = refusal(file(tmp_path, "a,b\n1,2\n", name))
     assert sentence.startswith("PATH is of no known format; a table's name ends in '.csv', ")
-    assert all(ending in sentence for ending in tables.FORMATS)
+    assert all(ending in sentence for ending in FORMATS)
     with pytest.raises(InputError, match="no known format"):
         format_of(Path(name))
 
@@ -333,7 +335,7 @@ def test_a_name_is_no_pattern(tmp_path: Path) -> None:
 def test_batches_keep_the_order(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 7)
     path = tmp_path / f"t.{ending}"
     with row_writer(path, overwrite=False, json_lines=False) as writer:
         writer.write(pl.DataFrame({"n": range(100), "m": "x"}))
@@ -408,5 +410,5 @@ def test_waiting_rows_of_a_parquet_file_are_removed(
 
 def test_the_types_of_numbers(tmp_path: Path) -> None:
     path = file(tmp_path, "i,f,s,m\n1,0.5,x,\n2,2,3,4\n")
-    assert tables.numeric_columns(path) == {"i": pl.Int64, "f": pl.Float64, "m": pl.Int64}
-    assert tables.numeric_columns(tmp_path / "t.parquet") == {}
+    assert numeric_columns(path) == {"i": pl.Int64, "f": pl.Float64, "m": pl.Int64}
+    assert numeric_columns(tmp_path / "t.parquet") == {}

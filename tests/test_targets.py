@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from torchbce.classifier.columns.target import EVIDENT, Target, choose_target
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.targets import EVIDENT, Target, choose
 
 
 def target_of(values: Any, positive: str | None = None) -> Target:
-    return choose(pl.DataFrame({"x": range(len(values)), "y": values}), "y", positive)
+    return choose_target(pl.DataFrame({"x": range(len(values)), "y": values}), "y", positive)
 
 
 @pytest.mark.parametrize(("no", "yes"), EVIDENT, ids=lambda v: str(v))
@@ -102,9 +102,9 @@ def test_the_sentence_is_the_same_each_time() -> None:
 
 def test_unknown_column() -> None:
     with pytest.raises(InputError, match=r"^target column 'Y' is not in the table; did you mean"):
-        choose(pl.DataFrame({"y": [0, 1]}), "Y", None)
+        choose_target(pl.DataFrame({"y": [0, 1]}), "Y", None)
     with pytest.raises(InputError, match=r"the names are 'y' and 'z'$"):
-        choose(pl.DataFrame({"y": [0, 1], "z": [0, 1]}), "label", None)
+        choose_target(pl.DataFrame({"y": [0, 1], "z": [0, 1]}), "label", None)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ import torch
 
 from making import numbers, reviews
 from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
-from torchbce.classifier.network import Network, predict_logits
-from torchbce.classifier.training import (
+from torchbce.classifier.training.loop import (
     BATCH_SIZES,
     LEAST_GAIN,
     STEPS_AN_EPOCH,
@@ -23,6 +22,7 @@ from torchbce.classifier.training import (
     one_thread,
     train,
 )
+from torchbce.classifier.training.network import Network, predict_logits
 
 MODELS = ["linear", "mlp"]
 

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchbce.classifier.columns.values import (
+    MISSING,
+    all_numbers,
+    as_numbers,
+    as_text,
+    maybe_numbers,
+)
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.values import MISSING, all_numbers, as_numbers, as_text, maybe_numbers
 
 ONES: list[pl.Series] = [
     pl.Series([1]),

@@ -2,40 +2,26 @@
 
 import dataclasses
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
 import polars as pl
 import torch
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from torchbce.classifier import columns, features, targets
-from torchbce.classifier.columns import Choice, Overrides
+from torchbce.classifier.columns.encoder import fit_encoder
+from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
+from torchbce.classifier.columns.target import Target, choose_target
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.evaluation import evaluate_logits
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.targets import Target
-from torchbce.classifier.training import Progress, Rows, Trained, TrainingOptions, train
+from torchbce.classifier.quality.metrics import evaluate_logits
+from torchbce.classifier.training.loop import Rows, Trained, train
+from torchbce.classifier.training.options import TrainingOptions
+from torchbce.classifier.training.progress import Progress, Silent
+from torchbce.classifier.training.splits import splits
 from torchbce.imbalance import correct_logits, pos_weight_from_counts
 
-#: The part of the rows that is held out to find when to stop.
-HELD_OUT = 0.1
-
-# Below this many rows a tenth of them is too few to find anything; five parts take turns.
-FEW_ROWS = 2000
-PARTS = 5
-
 LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
-
-
-class Silent:
-    """Progress that tells nothing."""
-
-    def start(self, stage: str, steps: int) -> None: ...
-    def step(self, loss_sum: object, rows: int) -> None: ...
-    def epoch(self, number: int, loss: float, held_out: float | None) -> None: ...
-    def end(self) -> None: ...
 
 
 def fit(
@@ -81,8 +67,8 @@ def fit(
     """
     options = options or TrainingOptions()
     progress = progress or Silent()
-    chosen_target = targets.choose(table, target, positive)
-    choices = columns.choose(table, target, overrides or Overrides())
+    chosen_target = choose_target(table, target, positive)
+    choices = infer_columns(table, target, overrides or Overrides())
     on_choice(choices, chosen_target)
 
     y = chosen_target.array(table[target])
@@ -96,15 +82,15 @@ def fit(
                 f"only {count} row of target column {target!r} holds {label!r}; at least 2 rows "
                 "of each value are needed, one to learn from and one to check with"
             )
-    encoder, matrix = features.fit(table, choices)
+    encoder, matrix = fit_encoder(table, choices)
     rows = Rows(matrix, y)
     pos_weight = _pos_weight(options, positives, len(y))
 
-    splits = list(_splits(y, options.seed))
+    pairs = list(splits(y, options.seed))
     trials: list[Trained] = []
     logits = np.full(len(y), np.nan)
-    for number, (train_on, held_out) in enumerate(splits, start=1):
-        stage = "held out" if len(splits) == 1 else f"held out {number}/{len(splits)}"
+    for number, (train_on, held_out) in enumerate(pairs, start=1):
+        stage = "held out" if len(pairs) == 1 else f"held out {number}/{len(pairs)}"
         trial = train(
             rows.take(train_on),
             rows.take(held_out),
@@ -147,20 +133,3 @@ def _pos_weight(options: TrainingOptions, positives: int, rows: int) -> float:
     if options.pos_weight == "balanced":
         return pos_weight_from_counts(positives, rows - positives).item()
     return float(options.pos_weight or 1.0)
-
-
-def _splits(y: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of rows to train on and rows held out, each with its share of positives."""
-    fewest = int(min(y.sum(), len(y) - y.sum()))
-    # scikit-learn takes seeds of 32 bits.
-    state = np.random.RandomState(seed % 2**32)
-    if len(y) < FEW_ROWS:
-        folds = StratifiedKFold(min(PARTS, fewest), shuffle=True, random_state=state)
-        yield from folds.split(np.zeros(len(y)), y)
-        return
-    if fewest < 1 / HELD_OUT:  # so few that a tenth might hold none
-        yield from StratifiedKFold(2, shuffle=True, random_state=state).split(np.zeros(len(y)), y)
-        return
-    yield tuple(
-        train_test_split(np.arange(len(y)), test_size=HELD_OUT, stratify=y, random_state=state)
-    )

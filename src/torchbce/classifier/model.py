@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import torch
 
-from torchbce.classifier.columns import Choice
-from torchbce.classifier.evaluation import Metrics
-from torchbce.classifier.features import Column, Encoder
-from torchbce.classifier.network import Architecture, Network, predict_logits
-from torchbce.classifier.targets import Target
+from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.target import Target
+from torchbce.classifier.quality.metrics import Metrics
+from torchbce.classifier.training.network import Architecture, Network, predict_logits
 from torchbce.imbalance import correct_logits
 
 #: Raised whenever an older reader would misread the card.

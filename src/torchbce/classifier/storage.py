@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from torchbce.classifier.columns.encoder import Column, Encoder, TextColumn
 from torchbce.classifier.errors import InputError, listing
-from torchbce.classifier.features import Column, Encoder, TextColumn
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.network import Network
-from torchbce.classifier.tables import refuse_existing
+from torchbce.classifier.tables.writing import refuse_existing
+from torchbce.classifier.training.network import Network
 
 CARD = "model.json"
 TENSORS = "model.safetensors"

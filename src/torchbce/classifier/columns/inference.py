@@ -6,8 +6,8 @@ from typing import Literal
 
 import polars as pl
 
+from torchbce.classifier.columns.values import all_numbers, as_text, maybe_numbers
 from torchbce.classifier.errors import InputError, listing, unknown_name
-from torchbce.classifier.values import all_numbers, as_text, maybe_numbers
 
 Kind = Literal["text", "categorical", "numeric", "dropped"]
 
@@ -57,7 +57,7 @@ class Overrides:
         return said
 
 
-def choose(table: pl.DataFrame, target: str, overrides: Overrides) -> list[Choice]:
+def infer_columns(table: pl.DataFrame, target: str, overrides: Overrides) -> list[Choice]:
     """A choice for every column but the target. Raises if none is left to learn from."""
     said = overrides.kinds(table, target)
     choices = [

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from torchbce.classifier import Choice, Metrics
-    from torchbce.classifier.targets import Target
-    from torchbce.classifier.training import Progress as TrainingProgress
+    from torchbce.classifier.columns.target import Target
+    from torchbce.classifier.training.progress import Progress as TrainingProgress
 
 #: Reading the running loss waits for the device, so it is read no oftener than the eye can see.
 REFRESH_SECONDS = 0.1

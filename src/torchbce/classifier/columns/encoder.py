@@ -16,9 +16,9 @@ import polars as pl
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from torchbce.classifier.columns import Choice
+from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.values import as_numbers, as_text
 from torchbce.classifier.errors import InputError, listing
-from torchbce.classifier.values import as_numbers, as_text
 
 # A word, pair or category seen once says nothing that carries over; in a very small table there
 # may be nothing else.
@@ -141,7 +141,7 @@ class Encoder:
         return made
 
 
-def fit(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, sp.csr_matrix]:
+def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, sp.csr_matrix]:
     """An encoder for the chosen columns of a table, and the table's features.
 
     Raises `InputError` where the values of a column do not fit its kind, or no feature varies.

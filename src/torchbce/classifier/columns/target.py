@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from torchbce.classifier.columns.values import as_text
 from torchbce.classifier.errors import InputError, listing, unknown_name
-from torchbce.classifier.values import as_text
 
 #: Pairs whose positive value nobody doubts, in lower case, negative first.
 EVIDENT = [
@@ -48,7 +48,7 @@ class Target(msgspec.Struct, frozen=True):
         return values.gather(pl.Series(predicted).cast(pl.UInt32))
 
 
-def choose(table: pl.DataFrame, column: str, positive: str | None) -> Target:
+def choose_target(table: pl.DataFrame, column: str, positive: str | None) -> Target:
     """The target of a table, from its two values and what the user said."""
     if column not in table.columns:
         raise unknown_name("target column", column, table.columns)

@@ -26,7 +26,7 @@ except ImportError as error:
     ) from error
 
 from torchbce import __version__
-from torchbce._terminal import choices_table, metrics_table, training_progress
+from torchbce.cli.terminal import choices_table, metrics_table, training_progress
 
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier, Metrics
@@ -208,20 +208,20 @@ def predict(
 ) -> None:
     """Append `probability` and `predicted` to the rows of TABLE, or answer for one --text."""
     from torchbce import classifier
-    from torchbce.classifier import prediction
+    from torchbce.classifier import files
 
     if (table is None) == (text is None):
         raise classifier.InputError("give a TABLE or --text, one of the two")
     fitted = classifier.load(directory)
     if text is not None:
-        answer = prediction.predict_text(fitted, text)
+        answer = files.predict_text(fitted, text)
         if json_:
             print(json.dumps(answer))
         else:
             print(f"probability {answer['probability']:.4f}  predicted {answer['predicted']}")
         return
     assert table is not None
-    summary = prediction.predict_file(fitted, table, output, overwrite, json_)
+    summary = files.predict_file(fitted, table, output, overwrite, json_)
     if output is not None:
         if json_:
             print(json.dumps({**summary, "output": str(output)}))
@@ -256,14 +256,14 @@ def evaluate(
 ) -> None:
     """Score a model on TABLE, or a file of predictions."""
     from torchbce import classifier
-    from torchbce.classifier import prediction
+    from torchbce.classifier import files
 
     if predictions is not None:
         if directory is not None or target is None or probability is None:
             raise classifier.InputError(
                 "--predictions takes --target COLUMN and --probability COLUMN, and no DIR"
             )
-        metrics = prediction.evaluate_predictions(predictions, target, probability, positive)
+        metrics = files.evaluate_predictions(predictions, target, probability, positive)
     elif directory is None or table is None:
         raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
     elif target is not None or probability is not None or positive is not None:
@@ -271,7 +271,7 @@ def evaluate(
             "--target, --probability and --positive go with --predictions; a model knows its own"
         )
     else:
-        metrics = prediction.evaluate_file(classifier.load(directory), table)
+        metrics = files.evaluate_file(classifier.load(directory), table)
     _report(metrics, json_)
 
 
@@ -285,7 +285,8 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Fit, predict and evaluate on breast cancer data that ships inside scikit-learn."""
-    from torchbce.classifier import InputError, demo_data
+    from torchbce.classifier import InputError
+    from torchbce.cli import demo_data
 
     if output.exists() and not overwrite:
         raise InputError(f"{str(output)!r} exists; give --overwrite to replace its demo files")

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from torchbce.classifier import tables, targets
+from torchbce.classifier.columns.encoder import TextColumn
+from torchbce.classifier.columns.target import choose_target
+from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import InputError, listing, unknown_name
-from torchbce.classifier.evaluation import Metrics, evaluate_logits, evaluate_probabilities
-from torchbce.classifier.features import TextColumn
 from torchbce.classifier.model import Classifier
-from torchbce.classifier.values import as_numbers
+from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
+from torchbce.classifier.tables.reading import batches, numeric_columns, read, scan
+from torchbce.classifier.tables.writing import row_writer
 
 APPENDED = ("probability", "predicted")
 
@@ -26,10 +28,10 @@ def predict_file(
     `rows` there were and how many `positives` were predicted. Raises `InputError`.
     """
     rows = positives = 0
-    frame = tables.scan(table)
-    with tables.row_writer(output, overwrite, json_lines) as writer:
-        numbers = {} if writer.keeps_strings else tables.numeric_columns(table)
-        for first_row, batch in _numbered(tables.batches(table, frame)):
+    frame = scan(table)
+    with row_writer(output, overwrite, json_lines) as writer:
+        numbers = {} if writer.keeps_strings else numeric_columns(table)
+        for first_row, batch in _numbered(batches(table, frame)):
             if taken := [name for name in APPENDED if name in batch.columns]:
                 raise InputError(
                     f"the table already has {'a column' if len(taken) == 1 else 'columns'} "
@@ -56,7 +58,7 @@ def evaluate_file(classifier: Classifier, table: Path) -> Metrics:
     """The figures of a classifier on a table with its target column."""
     target = classifier.card.target
     logits, truth = [], []
-    for first_row, batch in _numbered(tables.batches(table)):
+    for first_row, batch in _numbered(batches(table)):
         if target.column not in batch.columns:
             raise unknown_name("target column", target.column, batch.columns)
         truth.append(target.array(batch[target.column], first_row))
@@ -68,8 +70,8 @@ def evaluate_predictions(
     path: Path, target: str, probability: str, positive: str | None
 ) -> Metrics:
     """The figures of a file of probabilities, from whatever tool."""
-    table = tables.read(path)
-    chosen = targets.choose(table, target, positive)
+    table = read(path)
+    chosen = choose_target(table, target, positive)
     if probability not in table.columns:
         raise unknown_name("column", probability, table.columns)
     p = as_numbers(table[probability])
@@ -83,9 +85,9 @@ def evaluate_predictions(
     return evaluate_probabilities(p, chosen.array(table[target]))
 
 
-def _numbered(batches: Iterator[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFrame]]:
+def _numbered(tables: Iterator[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFrame]]:
     """Each batch with the number of its first row, counted from 1."""
     first_row = 1
-    for batch in batches:
+    for batch in tables:
         yield first_row, batch
         first_row += len(batch)

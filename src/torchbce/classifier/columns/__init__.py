@@ -1,0 +1,1 @@
+"""The columns of a table: what each holds, and its features."""

@@ -1,0 +1,81 @@
+"""Tables in and out: CSV (also gzipped), Parquet and JSON lines, read with polars.
+
+CSV is read as strings: what a column means is decided once, in `columns`, and the values that a
+row came with leave it unchanged.
+"""
+
+import codecs
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from torchbce.classifier.errors import InputError
+from torchbce.classifier.tables.checks import check_csv, check_json_lines
+from torchbce.classifier.tables.formats import format_of
+
+BATCH_ROWS = 8192
+
+
+def read(path: Path) -> pl.DataFrame:
+    """The whole table, checked."""
+    return pl.concat(batches(path), how="vertical")
+
+
+def batches(path: Path, frame: pl.LazyFrame | None = None) -> Iterator[pl.DataFrame]:
+    """The table in its own order, at most `BATCH_ROWS` rows at a time; `frame` if it is scanned."""
+    frame = scan(path) if frame is None else frame
+    try:
+        yield from frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
+    except pl.exceptions.PolarsError as error:
+        raise _unreadable(path, error) from error
+
+
+def numeric_columns(path: Path) -> dict[str, pl.DataType]:
+    """The columns of a CSV that hold 64-bit numbers alone, and which; of other formats, none."""
+    if format_of(path) != "csv":
+        return {}
+    try:
+        schema = pl.scan_csv(path, infer_schema_length=None, glob=False).collect_schema()
+    except pl.exceptions.PolarsError:
+        return {}  # then they stay strings, as they came
+    return {name: dtype for name, dtype in schema.items() if dtype in (pl.Int64, pl.Float64)}
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """A lazy table, after the checks that polars leaves out. Raises `InputError`."""
+    kind = format_of(path)
+    try:
+        if not path.exists():
+            raise InputError(f"there is no file {str(path)!r}")
+        if path.is_dir():
+            raise InputError(f"{str(path)!r} is a directory; give a file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{str(path)!r} is empty")
+        if kind == "csv":
+            rows = check_csv(path)
+            return pl.scan_csv(path, infer_schema=False, n_rows=rows, glob=False)
+        if kind == "jsonl":
+            check_json_lines(path)
+            if _starts_with_mark(path):  # polars takes it for a value
+                return pl.scan_ndjson(path.read_bytes()[3:], infer_schema_length=None)
+            return pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
+        frame = pl.scan_parquet(path, glob=False)
+        if frame.select(pl.len()).collect().item() == 0:
+            raise InputError(f"{str(path)!r} has a header and no rows")
+        return frame
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except pl.exceptions.PolarsError as error:
+        raise _unreadable(path, error) from error
+
+
+def _starts_with_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == codecs.BOM_UTF8
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0]
+    return InputError(f"cannot read {str(path)!r} as {format_of(path)}: {reason}")
