@@ -55,7 +55,7 @@ def refused(result: Result, *words: str, table_first: bool = False) -> str:
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     if table_first:
-        assert "taken for" in "".join(lines[:2])
+        assert "used as" in "".join(lines[:2])
         lines = lines[-1:]
     (line,) = lines
     assert line.startswith("torchbce: ")
@@ -71,7 +71,7 @@ def refused(result: Result, *words: str, table_first: bool = False) -> str:
 def test_fit(place: Path, here: Path) -> None:
     result = done("fit", place / "t.csv", "--target", "kind", "--output", "m", *FAST)
     assert names_in(here) == {"m"}
-    assert "taken for" in "".join(result.stderr.splitlines()[:2])
+    assert "used as" in "".join(result.stderr.splitlines()[:2])
     for line in (
         r"^ ?review +text +\d",
         r"^ ?place +categorical +2 distinct in 24, as ",
@@ -213,7 +213,7 @@ def test_demo(here: Path) -> None:
     assert (here / "torchbce-demo" / "predictions.csv").read_bytes() == first
     answer = json.loads(done(*shlex.split(commands[2]), "--json").stdout)
     assert answer["roc_auc"] > 0.98
-    refused(torchbce("demo"), "'torchbce-demo' exists; give --overwrite")
+    refused(torchbce("demo"), "'torchbce-demo' exists; pass --overwrite to replace")
     done("demo", "--overwrite")
 
 
@@ -349,7 +349,10 @@ def test_predict_one_text(place: Path) -> None:
     assert kind > unkind
     for text in ("", "   ", "?!", "never seen", "\x00", "é" * 100_000):
         done("predict", place / "text", "--text", text)
-    refused(torchbce("predict", place / "model", "--text", "x"), "a model of one text column")
+    refused(
+        torchbce("predict", place / "model", "--text", "x"),
+        "torchbce: --text needs a model of one text column",
+    )
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -391,7 +394,7 @@ BAD_FIT: dict[str, tuple[Callable[[Path], Any], list[str], bool, list[str]]] = {
         ["holds 3 values", "'a'", "'b'", "'c'"],
     ),
     "not evident": (csv_with(x=X, y=["a", "b"] * 12), [], False, ["--positive"]),
-    "unknown positive": (GOOD, ["--positive", "7"], False, ["--positive '7' is not a value"]),
+    "unknown positive": (GOOD, ["--positive", "7"], False, ["--positive 7 is not a value"]),
     "one positive": (csv_with(x=X, y=[1, *[0] * 23]), [], True, ["only 1 row"]),
     "infinite": (csv_with(x=["inf", *map(str, X[1:])], y=Y), [], True, ["infinite", "row 1"]),
     "not numbers": (
@@ -403,12 +406,17 @@ BAD_FIT: dict[str, tuple[Callable[[Path], Any], list[str], bool, list[str]]] = {
     "constant features": (csv_with(x=[1] * 24, y=Y), ["--numeric", "x"], True, ["constant"]),
     "constant column": (csv_with(x=[1] * 24, y=Y), [], False, ["no column is left", "constant"]),
     "unknown column": (GOOD, ["--drop", "xx"], False, ["'xx'", "did you mean 'x'?"]),
-    "two kinds": (GOOD, ["--drop", "x", "--text", "x"], False, ["both text and dropped"]),
+    "two kinds": (
+        GOOD,
+        ["--drop", "x", "--text", "x"],
+        False,
+        ["named in both --text and --drop;"],
+    ),
     "the target as input": (GOOD, ["--numeric", "y"], False, ["is the target"]),
-    "no epochs": (GOOD, ["--epochs", "0"], False, ["epochs must be above 0"]),
-    "pos-weight": (GOOD, ["--pos-weight", "much"], False, ["--pos-weight is 'balanced'"]),
-    "pos-weight nan": (GOOD, ["--pos-weight", "nan"], False, ["must be above 0"]),
-    "seed": (GOOD, ["--seed", "-1"], False, ["seed must be"]),
+    "no epochs": (GOOD, ["--epochs", "0"], False, ["torchbce: --epochs must be above 0, got 0"]),
+    "pos-weight": (GOOD, ["--pos-weight", "much"], False, ["--pos-weight must be 'balanced'"]),
+    "pos-weight nan": (GOOD, ["--pos-weight", "nan"], False, ["--pos-weight must be above 0"]),
+    "seed": (GOOD, ["--seed", "-1"], False, ["--seed must be from 0"]),
     "no folder": (GOOD, ["--output", "no/m"], False, ["there is no folder 'no'"]),
 }
 
@@ -502,7 +510,7 @@ def test_evaluate_needs_the_target(place: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("p", "words"),
     [
-        (["0.5", "1.5"], "'p' holds 1.5 in row 2; probabilities lie in [0, 1]"),
+        (["0.5", "1.5"], "'p' holds 1.5 in row 2; expected probabilities in [0, 1]"),
         (["-0.1", "1"], "'p' holds -0.1 in row 1"),
         (["0.5", ""], "'p' holds no value in row 2"),
         (["0.5", "high"], "row 2 holds 'high'"),
@@ -546,10 +554,14 @@ def test_outputs_that_exist(place: Path, here: Path) -> None:
     (here / "m" / "thesis.txt").write_text("precious")
     (here / "o.csv").write_text("precious")
     fit = ["fit", "t.csv", "--target", "kind", "--output", "m"]
-    refused(torchbce(*fit), "'m' exists; give --overwrite")
-    refused(torchbce(*fit, "--overwrite"), "'m' is not a model directory")
+    refused(torchbce(*fit), "'m' exists; pass --overwrite to replace")
+    refused(
+        torchbce(*fit, "--overwrite"),
+        "'m' is not a model directory, so --overwrite does not",
+        "another --output",
+    )
     predict = ["predict", place / "model", "t.csv", "--output", "o.csv"]
-    refused(torchbce(*predict), "'o.csv' exists; give --overwrite")
+    refused(torchbce(*predict), "'o.csv' exists; pass --overwrite to replace")
     assert (here / "m" / "thesis.txt").read_text() == "precious"
     assert (here / "o.csv").read_text() == "precious"
     done(*predict, "--overwrite")
@@ -564,8 +576,8 @@ def test_columns_that_predict_would_append(place: Path, here: Path) -> None:
 
 def test_arguments_that_contradict(place: Path) -> None:
     model, table = place / "model", place / "t.csv"
-    refused(torchbce("predict", model), "give a TABLE or --text")
-    refused(torchbce("predict", model, table, "--text", "x"), "give a TABLE or --text")
+    refused(torchbce("predict", model), "give either TABLE or --text")
+    refused(torchbce("predict", model, table, "--text", "x"), "give either TABLE or --text")
     refused(torchbce("evaluate", model), "give DIR and TABLE, or --predictions FILE")
     refused(torchbce("evaluate"), "give DIR and TABLE, or --predictions FILE")
     refused(torchbce("evaluate", model, table, "--target", "kind"), "go with --predictions")

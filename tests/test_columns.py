@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from torchbce.classifier.columns.encoder import fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
+from torchbce.classifier.columns.target import choose_target
 from torchbce.classifier.errors import InputError
 
 ROWS = 24
@@ -135,11 +137,11 @@ WRONG: list[tuple[Overrides, str]] = [
     (Overrides(drop=["y"]), "column 'y' is the target; it cannot be an input too"),
     (
         Overrides(text=["length"], numeric=["length"]),
-        "column 'length' is called both text and numeric",
+        "column 'length' is named in both text and numeric; name it in one of them",
     ),
     (
         Overrides(categorical=["length"], drop=["length"]),
-        "column 'length' is called both categorical and dropped",
+        "column 'length' is named in both categorical and drop; name it in one of them",
     ),
 ]
 
@@ -152,7 +154,9 @@ def test_overrides_that_are_wrong(overrides: Overrides, sentence: str) -> None:
 
 
 def test_nothing_to_learn_from() -> None:
-    with pytest.raises(InputError, match=r"^no column is left to learn from beside the target$"):
+    with pytest.raises(
+        InputError, match=r"^no column is left to learn from; the table has only its target column$"
+    ):
         infer_columns(TABLE.select("y"), "y", Overrides())
     with pytest.raises(InputError, match=r"learn from \('length': as you said; 'Width': as you"):
         infer_columns(TABLE, "y", Overrides(drop=["length", "Width"]))
@@ -165,3 +169,12 @@ def test_a_wide_table_is_looked_at_in_no_time() -> None:
     wide = pl.DataFrame(np.random.default_rng(0).normal(size=(4, 500)))
     choices = infer_columns(wide.with_columns(y=pl.Series([0, 1, 0, 1])), "y", Overrides())
     assert len(choices) == 500
+
+
+@pytest.mark.parametrize("name", ["count", "value", "literal", ""])
+def test_any_name_will_do(name: str) -> None:
+    """polars names columns of its own results "count" and "literal"."""
+    table = pl.DataFrame({name: ["a", "b"] * ROWS, "y": [0, 1] * ROWS})
+    encoder, _ = fit_encoder(table, [Choice(name, "categorical", "")])
+    assert encoder.width == 2
+    assert choose_target(table, name, "b").negative == "a"

@@ -118,7 +118,7 @@ def test_the_card_is_for_people_too(saved: Path) -> None:
 
 def test_an_existing_model_is_replaced_when_told(other: Classifier, model: Path) -> None:
     before = contents(model)
-    with pytest.raises(InputError, match=r"exists; give --overwrite to replace it"):
+    with pytest.raises(InputError, match=r"exists; pass overwrite=True to replace it"):
         save(other, model)
     assert contents(model) == before
     save(other, model, overwrite=True)
@@ -145,7 +145,7 @@ def test_what_is_no_model_is_left_alone(
     else:
         place = model
         (place / "thesis.txt").write_text("precious")
-    words = "is not a model directory, so --overwrite leaves it alone"
+    words = "is not a model directory, so overwrite=True does not replace it"
     with pytest.raises(InputError, match=words):
         check_output(place, overwrite=True)
     with pytest.raises(InputError, match=words):
@@ -341,7 +341,7 @@ def test_a_file_is_cut(model: Path, name: str) -> None:
     whole = (model / name).read_bytes()
     for length in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 20, len(whole) - 4):
         (model / name).write_bytes(whole[:length])
-        assert refusal(model).startswith(f"{str(model / name)!r} is damaged or not a model's: ")
+        assert refusal(model).startswith(f"{str(model / name)!r} is damaged: ")
 
 
 def with_card(model: Path, change: Callable[[Any], Any]) -> Path:
@@ -444,7 +444,7 @@ JSON_CHANGES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("change", JSON_CHANGES.values(), ids=JSON_CHANGES.keys())
 def test_a_card_of_the_wrong_shape(model: Path, change: Callable[[Any], Any]) -> None:
     sentence = refusal(with_card(model, change))
-    assert "is damaged or not a model's: " in sentence
+    assert "is damaged: " in sentence
     assert len(sentence) < 1000
 
 
@@ -455,7 +455,7 @@ def test_edges_that_do_not_rise(tmp_path: Path) -> None:
     assert len(edges) == 3
     for wrong in (edges[::-1], [edges[0], edges[0], edges[2]]):
         with_card(tmp_path / "model", set_("columns.0.edges", wrong))
-        assert "the edges of column 'a' do not rise" in refusal(tmp_path / "model")
+        assert "the edges of column 'a' do not increase" in refusal(tmp_path / "model")
 
 
 RAW: dict[str, bytes] = {
@@ -491,7 +491,7 @@ def test_numbers_beyond_floats(model: Path, old: str, new: str) -> None:
     text = (model / CARD).read_text()
     assert old in text
     (model / CARD).write_text(text.replace(old, new, 1))
-    assert "is damaged or not a model's: " in refusal(model)
+    assert "is damaged: " in refusal(model)
 
 
 def test_deep_nesting_in_what_is_not_looked_at(model: Path) -> None:
@@ -541,7 +541,7 @@ def test_tensors_of_the_wrong_shape(
     model: Path, change: Callable[[dict[str, torch.Tensor]], Any]
 ) -> None:
     sentence = refusal(with_tensors(model, change))
-    assert sentence.startswith(f"{str(model / TENSORS)!r} is damaged or not a model's: ")
+    assert sentence.startswith(f"{str(model / TENSORS)!r} is damaged: ")
     assert len(sentence) < 1000
 
 
@@ -589,7 +589,7 @@ TENSOR_FILES: dict[str, bytes] = {
 @pytest.mark.parametrize("content", TENSOR_FILES.values(), ids=TENSOR_FILES.keys())
 def test_a_file_of_tensors_of_any_bytes(model: Path, content: bytes) -> None:
     (model / TENSORS).write_bytes(content)
-    assert refusal(model).startswith(f"{str(model / TENSORS)!r} is damaged or not a model's: ")
+    assert refusal(model).startswith(f"{str(model / TENSORS)!r} is damaged: ")
 
 
 def test_a_file_of_torch_is_not_unpickled(model: Path, tmp_path: Path) -> None:
@@ -616,7 +616,7 @@ def test_files_of_two_models(other: Classifier, model: Path) -> None:
 @pytest.mark.parametrize("value", [0.0, -1.0, 3e38])
 def test_a_word_cannot_weigh_anything(model: Path, value: float) -> None:
     with_tensors(model, lambda tensors: tensors["idf.0"].fill_(value))
-    assert "tensor 'idf.0' must lie in [1, 100]" in refusal(model)
+    assert "tensor 'idf.0' must be in [1, 100]" in refusal(model)
 
 
 def test_text_columns_without_words(model: Path, classifier: Classifier) -> None:

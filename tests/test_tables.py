@@ -382,7 +382,7 @@ def write(path: Path, overwrite: bool = False) -> None:
 
 def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     path = file(tmp_path, "precious")
-    with pytest.raises(InputError, match=r"t\.csv' exists; give --overwrite to replace it"):
+    with pytest.raises(InputError, match=r"t\.csv' exists; pass overwrite=True to replace it"):
         write(path)
     assert path.read_text() == "precious"
 

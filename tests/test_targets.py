@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from torchbce.classifier.columns.target import EVIDENT, Target, choose_target
+from torchbce.classifier.columns.target import KNOWN_PAIRS, Target, choose_target
 from torchbce.classifier.errors import InputError
 
 
@@ -15,7 +15,7 @@ def target_of(values: Any, positive: str | None = None) -> Target:
     return choose_target(pl.DataFrame({"x": range(len(values)), "y": values}), "y", positive)
 
 
-@pytest.mark.parametrize(("no", "yes"), EVIDENT, ids=lambda v: str(v))
+@pytest.mark.parametrize(("no", "yes"), KNOWN_PAIRS, ids=lambda v: str(v))
 @pytest.mark.parametrize("spell", [str, str.upper, str.title, lambda v: f" {v} "])
 def test_evident_pairs(no: str, yes: str, spell: Any) -> None:
     for values in ([spell(no), spell(yes)], [spell(yes), spell(no), spell(no)]):
@@ -83,16 +83,16 @@ def test_three_values_are_listed() -> None:
 
 def test_unknown_positive() -> None:
     assert error(["ham", "spam"], "Spam").startswith(
-        "--positive 'Spam' is not a value of target column 'y', which holds "
+        "positive='Spam' is not a value of target column 'y', which holds "
     )
-    assert "--positive ''" in error(["ham", "spam"], "")
+    assert "positive=''" in error(["ham", "spam"], "")
 
 
 def test_what_is_not_evident_is_asked_for() -> None:
     for values in (["ham", "spam"], [1, 2], ["on", "off"], ["1", "yes"], ["no", "1"]):
         sentence = error(values)
         assert sentence.startswith("target column 'y' holds '")
-        assert "say which is the positive one, for instance --positive '" in sentence
+        assert "say which is the positive one, for instance positive='" in sentence
         assert all(repr(str(value)) in sentence for value in values)
 
 
@@ -118,10 +118,10 @@ def test_new_data_must_hold_the_same_two_values() -> None:
     target = Target("y", "no", "yes")
     assert target.array(pl.Series("y", ["yes", " no", "yes"])).tolist() == [1, 0, 1]
     assert target.array(pl.Series("y", ["no", "no"])).tolist() == [0, 0]
-    with pytest.raises(InputError, match=r"^target column 'y' holds 'maybe' in row 12; expected"):
-        target.array(pl.Series("y", ["no", "maybe"]), first_row=11)
-    with pytest.raises(InputError, match=r"has no value in 1 rows?, the first is row 11"):
-        target.array(pl.Series("y", [None, "no"]), first_row=11)
+    with pytest.raises(InputError, match=r"^target column 'y' holds 'maybe' in row 2; expected"):
+        target.array(pl.Series("y", ["no", "maybe"]))
+    with pytest.raises(InputError, match=r"has no value in 1 row, the first is row 1;"):
+        target.array(pl.Series("y", [None, "no"]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From a table with a yes/no column to a calibrated binary classifier.
+"""From a table with a yes/no column to a binary classifier that predicts probabilities.
 
     from torchbce.classifier import fit, load, read, save
 

@@ -1,4 +1,4 @@
-"""The demonstration's tables: breast cancer data, which scikit-learn carries, split in two."""
+"""The tables of `torchbce demo`: the breast cancer data of scikit-learn, split in two."""
 
 from pathlib import Path
 
@@ -10,7 +10,14 @@ from torchbce.classifier.errors import InputError
 
 
 def write(directory: Path) -> tuple[str, str]:
-    """Write train.csv and test.csv, a quarter of the rows in the second; return their paths."""
+    """Write train.csv and test.csv, with a quarter of the rows in test.csv.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        InputError: if they cannot be written.
+    """
     data = load_breast_cancer()
     names = [name.replace(" ", "_") for name in data.feature_names]
     table = pl.DataFrame(data.data, schema=names)

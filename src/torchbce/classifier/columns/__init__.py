@@ -1,1 +1,1 @@
-"""The columns of a table: what each holds, and its features."""
+"""The columns of a table: what kind each is, and the features that it becomes."""

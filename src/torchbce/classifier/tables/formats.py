@@ -1,4 +1,4 @@
-"""The file formats of a table, told by the end of its name."""
+"""The file format of a table, by the end of its name."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ FORMATS = {
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's name says."""
+    """ "csv", "parquet" or "jsonl", by the end of a file's name. Raises `InputError`."""
     name = path.name.lower()
     for ending, kind in FORMATS.items():
         if name.endswith(ending):
@@ -21,3 +21,8 @@ def format_of(path: Path) -> str:
     raise InputError(
         f"{str(path)!r} is of no known format; a table's name ends in {listing(FORMATS, 9, 'or')}"
     )
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether a file is gzipped, by the end of its name."""
+    return path.name.lower().endswith(".gz")

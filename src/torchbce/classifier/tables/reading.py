@@ -1,7 +1,7 @@
-"""Tables in and out: CSV (also gzipped), Parquet and JSON lines, read with polars.
+"""Tables from files: CSV (also gzipped), Parquet and JSON lines, read with polars.
 
-CSV is read as strings: what a column means is decided once, in `columns`, and the values that a
-row came with leave it unchanged.
+CSV is read as strings. What kind a column is, is decided in one place (`columns`), and the values
+that are written next to the predictions are those that were read.
 """
 
 import codecs
@@ -19,12 +19,40 @@ BATCH_ROWS = 8192
 
 
 def read(path: Path) -> pl.DataFrame:
-    """The whole table, checked."""
+    """Read a whole table.
+
+    Args:
+        path: a .csv, .csv.gz, .parquet or .jsonl file. A CSV is UTF-8 with a header, and its values
+            are quoted as RFC 4180 says.
+
+    Returns:
+        The table. All columns of a CSV are strings.
+
+    Raises:
+        InputError: if the file is not there, cannot be read, has no rows or is malformed; the
+            message names the line.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "t.csv"
+        ...     _ = path.write_text("age,liked\\n31,yes\\n47,no\\n")
+        ...     read(path).rows()
+        [('31', 'yes'), ('47', 'no')]
+    """
     return pl.concat(batches(path), how="vertical")
 
 
 def batches(path: Path, frame: pl.LazyFrame | None = None) -> Iterator[pl.DataFrame]:
-    """The table in its own order, at most `BATCH_ROWS` rows at a time; `frame` if it is scanned."""
+    """The rows in their order, at most `BATCH_ROWS` at a time.
+
+    Args:
+        path: the file.
+        frame: what `scan` returned for it, to scan it only once.
+
+    Raises:
+        InputError: as `read` does.
+    """
     frame = scan(path) if frame is None else frame
     try:
         yield from frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
@@ -33,18 +61,18 @@ def batches(path: Path, frame: pl.LazyFrame | None = None) -> Iterator[pl.DataFr
 
 
 def numeric_columns(path: Path) -> dict[str, pl.DataType]:
-    """The columns of a CSV that hold 64-bit numbers alone, and which; of other formats, none."""
+    """The columns of a CSV that hold only 64-bit numbers, with their types; {} of other formats."""
     if format_of(path) != "csv":
         return {}
     try:
         schema = pl.scan_csv(path, infer_schema_length=None, glob=False).collect_schema()
     except pl.exceptions.PolarsError:
-        return {}  # then they stay strings, as they came
+        return {}  # so all columns stay strings
     return {name: dtype for name, dtype in schema.items() if dtype in (pl.Int64, pl.Float64)}
 
 
 def scan(path: Path) -> pl.LazyFrame:
-    """A lazy table, after the checks that polars leaves out. Raises `InputError`."""
+    """A lazy table of a file that has been checked. Raises `InputError` as `read` does."""
     kind = format_of(path)
     try:
         if not path.exists():
@@ -58,7 +86,7 @@ def scan(path: Path) -> pl.LazyFrame:
             return pl.scan_csv(path, infer_schema=False, n_rows=rows, glob=False)
         if kind == "jsonl":
             check_json_lines(path)
-            if _starts_with_mark(path):  # polars takes it for a value
+            if _starts_with_bom(path):  # polars takes a byte order mark for a value
                 return pl.scan_ndjson(path.read_bytes()[3:], infer_schema_length=None)
             return pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
         frame = pl.scan_parquet(path, glob=False)
@@ -71,7 +99,7 @@ def scan(path: Path) -> pl.LazyFrame:
         raise _unreadable(path, error) from error
 
 
-def _starts_with_mark(path: Path) -> bool:
+def _starts_with_bom(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(3) == codecs.BOM_UTF8
 

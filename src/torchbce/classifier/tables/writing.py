@@ -1,4 +1,4 @@
-"""Tables out: CSV (also gzipped), Parquet and JSON lines, written with polars."""
+"""Tables to files: CSV (also gzipped), Parquet and JSON lines, written with polars."""
 
 import gzip
 import io
@@ -12,34 +12,41 @@ from typing import IO
 
 import polars as pl
 
-from torchbce.classifier.errors import InputError, listing
-from torchbce.classifier.tables.formats import format_of
+from torchbce.classifier.errors import Argument, InputError, listing
+from torchbce.classifier.tables.formats import format_of, is_gzipped
 
 
 class RowWriter:
-    """Writes tables one below the other, in one format."""
+    """Appends tables of the same columns to a stream, in one format.
+
+    Args:
+        stream: where the rows go.
+        kind: "csv", "parquet" or "jsonl".
+        compress: whether to gzip them.
+    """
 
     def __init__(self, stream: IO[bytes], kind: str, compress: bool = False) -> None:
         self.keeps_strings = kind == "csv"
         self._kind = kind
-        # mtime=0: the same rows make the same bytes.
+        # mtime=0, so that the same rows are the same bytes.
         self._stream = gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) if compress else stream
         self._header = True
-        self._parts: tempfile.TemporaryDirectory[str] | None = None
+        self._waiting: tempfile.TemporaryDirectory[str] | None = None
 
     def write(self, table: pl.DataFrame) -> None:
+        """Append the rows of a table. Raises `InputError` if the format cannot hold them."""
         if self._kind == "parquet":
-            # One call writes a Parquet file: until then the rows wait on disk, not in memory.
-            self._parts = self._parts or tempfile.TemporaryDirectory(prefix="torchbce-")
-            count = len(os.listdir(self._parts.name))
-            table.write_ipc(Path(self._parts.name) / f"{count:08}.arrow")
+            # polars writes a Parquet file in one call; until then the rows wait on disk.
+            self._waiting = self._waiting or tempfile.TemporaryDirectory(prefix="torchbce-")
+            count = len(os.listdir(self._waiting.name))
+            table.write_ipc(Path(self._waiting.name) / f"{count:08}.arrow")
             return
         buffer = io.BytesIO()
         if self._kind == "csv":
             nested = [name for name, dtype in table.schema.items() if dtype.is_nested()]
             if nested:
                 raise InputError(
-                    f"a CSV cannot hold the lists or structures of {listing(nested)}; give an "
+                    f"a CSV cannot hold the lists or structs of {listing(nested)}; choose an "
                     "output that ends in .jsonl or .parquet"
                 )
             table.write_csv(buffer, include_header=self._header)
@@ -49,29 +56,38 @@ class RowWriter:
         self._stream.write(buffer.getvalue())
 
     def close(self) -> None:
-        """Write what is left; the stream itself stays open."""
-        if self._parts is not None:
-            pl.scan_ipc(Path(self._parts.name) / "*.arrow").sink_parquet(self._stream)  # type: ignore[arg-type]
+        """Write what is left. Does not close the stream."""
+        if self._waiting is not None:
+            pl.scan_ipc(Path(self._waiting.name) / "*.arrow").sink_parquet(self._stream)  # type: ignore[arg-type]
         if isinstance(self._stream, gzip.GzipFile):
             self._stream.close()
         else:
             self._stream.flush()
 
     def discard(self) -> None:
-        """Remove the rows that waited."""
-        if self._parts is not None:
-            self._parts.cleanup()
+        """Remove the temporary files."""
+        if self._waiting is not None:
+            self._waiting.cleanup()
 
 
 @contextmanager
 def row_writer(path: Path | None, overwrite: bool, json_lines: bool) -> Iterator[RowWriter]:
-    """A writer to a file, which appears whole or not at all, or to standard output."""
+    """A writer to a file, which appears whole or not at all, or to standard output.
+
+    Args:
+        path: the file; None is standard output.
+        overwrite: whether to replace the file if it exists.
+        json_lines: whether standard output gets JSON lines rather than CSV.
+
+    Raises:
+        InputError: if the file exists and `overwrite` is False, or cannot be written.
+    """
     if path is None:
         writer = RowWriter(sys.stdout.buffer, "jsonl" if json_lines else "csv")
         yield writer
         writer.close()
         return
-    kind, compress = format_of(path), path.name.lower().endswith(".gz")
+    kind, compress = format_of(path), is_gzipped(path)
     refuse_existing(path, overwrite)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -91,8 +107,10 @@ def row_writer(path: Path | None, overwrite: bool, json_lines: bool) -> Iterator
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise if `path` is there and was not meant to be replaced, or has no folder to stand in."""
+    """Raise if `path` exists and is not to be overwritten, or its parent folder does not exist."""
     if path.exists() and not overwrite:
-        raise InputError(f"{str(path)!r} exists; give --overwrite to replace it")
+        raise InputError(
+            f"{str(path)!r} exists; pass ", Argument("overwrite", True), " to replace it"
+        )
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")

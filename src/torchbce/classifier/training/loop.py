@@ -1,4 +1,4 @@
-"""Fitting one network to rows of sparse features by mini-batches of our own loss."""
+"""Training one network by mini-batches, until the loss on held-out rows stops falling."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ import scipy.sparse as sp
 import torch
 from lightning_fabric import Fabric
 
-from torchbce._backends import backend
-from torchbce.classifier.errors import InputError
+from torchbce import backend
+from torchbce.classifier.errors import Argument, InputError
 from torchbce.classifier.training.network import Network, predict_logits, row_features
 from torchbce.classifier.training.options import TrainingOptions
 from torchbce.classifier.training.progress import Progress
@@ -19,18 +19,18 @@ from torchbce.imbalance import prior_bias
 
 LEARNING_RATE = {"linear": 0.02, "mlp": 0.001}
 
-# 64 steps an epoch and more, so that small tables are not left untrained; batches of 512 from
-# 32,768 rows on.
+# 64 steps per epoch or more, so that small tables get enough steps; batches of 512 rows from 32,768
+# rows on.
 BATCH_SIZES = (16, 512)
-STEPS_AN_EPOCH = 64
+STEPS_PER_EPOCH = 64
 
-#: The part by which the held-out loss must fall for training to be worth going on.
-LEAST_GAIN = 1e-3
+#: The relative fall of the held-out loss that restarts the patience.
+MIN_GAIN = 1e-3
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Features [rows, F] with their targets [rows], float32 of 0 and 1."""
+    """Features, [rows, F], and their targets of 0 and 1, float32, [rows]."""
 
     features: sp.csr_matrix
     targets: np.ndarray
@@ -39,12 +39,20 @@ class Rows:
         return len(self.targets)
 
     def take(self, index: np.ndarray) -> "Rows":
+        """The rows at some indices, in their order."""
         return Rows(self.features[index], self.targets[index])
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, and at which epoch it was best on the rows held out, if any were."""
+    """A trained network.
+
+    Attributes:
+        network: with the weights of the last epoch, on the CPU.
+        epochs: the epoch with the lowest held-out loss, 0 for the initial weights; without held-out
+            rows the last one.
+        held_out_logits: the logits of the held-out rows at that epoch, float64, [rows].
+    """
 
     network: Network
     epochs: int
@@ -53,11 +61,11 @@ class Trained:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run PyTorch's CPU operations on one thread, and as many as before afterwards.
+    """Run PyTorch's CPU operations on one thread; restore the number of threads afterwards.
 
-    A step on a few hundred sparse rows takes less than a thread team takes to meet: on two cores
-    one thread was as fast alone, and 8 times as fast where another process ran beside it. The
-    result then does not depend on the number of cores either.
+    A step on a few hundred sparse rows is shorter than the synchronisation of several threads: on
+    two cores one thread was as fast as two, and 8 times as fast while another process ran. With one
+    thread the result does not depend on the number of cores either.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -67,8 +75,25 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _EarlyStopping:
+    """The best epoch so far, and whether the loss still falls."""
+
+    def __init__(self, loss: float, logits: np.ndarray, patience: int) -> None:
+        self.loss, self.epoch, self.logits = loss, 0, logits
+        self._patience = patience
+        self._gained_loss, self._gained_epoch = loss, 0
+
+    def stops(self, epoch: int, loss: float, logits: np.ndarray) -> bool:
+        """Record an epoch; whether training stops after it."""
+        if loss < self.loss:
+            self.loss, self.epoch, self.logits = loss, epoch, logits
+        if loss < self._gained_loss * (1 - MIN_GAIN):
+            self._gained_loss, self._gained_epoch = loss, epoch
+        return epoch - self._gained_epoch >= self._patience
+
+
 @one_thread()
-# The kernels would save less in a training of this kind than it takes to compile them once.
+# Compiling the kernels takes longer than they would save in one training of this size.
 @backend("reference")
 def train(
     rows: Rows,
@@ -81,8 +106,20 @@ def train(
 ) -> Trained:
     """Train a network on `rows` for `epochs`, or until the loss on `held_out` stops falling.
 
-    The schedule is that of `options.epochs` in either case, so that a second training for as many
-    epochs as were best in the first repeats it on more rows.
+    The learning rate's schedule always spans `options.epochs`, so a second training, on more rows
+    and for as many epochs as were best in the first, repeats the first one's schedule.
+
+    Args:
+        rows: the rows to train on.
+        held_out: the rows to measure the loss on after each epoch; None trains for all `epochs`.
+        epochs: the largest number of passes over `rows`.
+        pos_weight: the weight of the positives in the loss.
+        options: the other options.
+        progress: is told of each step and epoch.
+        stage: the name of this training, for `progress`.
+
+    Raises:
+        InputError: if the loss is no longer finite, or the device or the precision is not there.
     """
     fabric = _fabric(options)
     generator = torch.Generator().manual_seed(options.seed)
@@ -96,7 +133,7 @@ def train(
         network.parameters(),
         lr=options.learning_rate or LEARNING_RATE[options.model],
         weight_decay=options.weight_decay,
-        # One pass over each parameter a step: on 50,000 weights half the time.
+        # One pass over each parameter per step: half the time for 50,000 weights.
         fused=True,
     )
     batch_size = options.batch_size or _batch_size(len(rows))
@@ -104,21 +141,8 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * options.epochs)
     module, stepper = fabric.setup(network, optimizer)
 
-    def held_out_loss() -> tuple[float, np.ndarray]:
-        assert held_out is not None
-        logits = predict_logits(network, held_out.features, fabric.autocast)
-        targets = torch.from_numpy(held_out.targets)
-        loss = binary_cross_entropy_with_logits(
-            torch.from_numpy(logits), targets, pos_weight=pos_weight
-        )
-        return loss.item(), logits
-
-    best, best_epoch, best_logits = float("inf"), 0, np.zeros(0)
-    if held_out is not None:
-        best, best_logits = held_out_loss()
-    worth_beating, gained_at = best, 0
-    progress.start(stage, steps * epochs)
-    for epoch in range(1, epochs + 1):
+    def run_epoch() -> float:
+        """One pass over the rows; their mean loss."""
         loss_sum = torch.zeros((), device=fabric.device)
         order = shuffling.permutation(len(rows))
         for start in range(0, len(rows), batch_size):
@@ -133,32 +157,44 @@ def train(
             schedule.step()
             loss_sum += loss.detach() * len(batch)
             progress.step(loss_sum, min(start + batch_size, len(rows)))
-        mean_loss = loss_sum.item() / len(rows)
+        return loss_sum.item() / len(rows)
+
+    def held_out_loss(held_out: Rows) -> tuple[float, np.ndarray]:
+        logits = predict_logits(network, held_out.features, fabric.autocast)
+        loss = binary_cross_entropy_with_logits(
+            torch.from_numpy(logits), torch.from_numpy(held_out.targets), pos_weight=pos_weight
+        )
+        return loss.item(), logits
+
+    stopping = (
+        None if held_out is None else _EarlyStopping(*held_out_loss(held_out), options.patience)
+    )
+    progress.start(stage, steps * epochs)
+    for epoch in range(1, epochs + 1):
+        mean_loss = run_epoch()
         if not np.isfinite(mean_loss):
             raise InputError(
-                f"training diverged in epoch {epoch}: the loss is {mean_loss}; "
-                "lower --learning-rate"
+                f"training diverged in epoch {epoch}: the loss is {mean_loss}; lower the ",
+                Argument("learning_rate"),
             )
-        if held_out is None:
+        if held_out is None or stopping is None:
             progress.epoch(epoch, mean_loss, None)
-            best_epoch = epoch
             continue
-        current, logits_now = held_out_loss()
-        progress.epoch(epoch, mean_loss, current)
-        if current < best:
-            best, best_epoch, best_logits = current, epoch, logits_now
-        if current < worth_beating * (1 - LEAST_GAIN):
-            worth_beating, gained_at = current, epoch
-        elif epoch - gained_at >= options.patience:
+        loss, logits = held_out_loss(held_out)
+        progress.epoch(epoch, mean_loss, loss)
+        if stopping.stops(epoch, loss, logits):
             break
     progress.end()
-    return Trained(network.float().cpu(), best_epoch, best_logits)
+    network = network.float().cpu()
+    if stopping is None:
+        return Trained(network, epochs)
+    return Trained(network, stopping.epoch, stopping.logits)
 
 
 def _batch_size(rows: int) -> int:
-    """A power of two, so that an epoch has at least `STEPS_AN_EPOCH` steps where it can."""
+    """A power of two in `BATCH_SIZES`, with at least `STEPS_PER_EPOCH` steps if it can be."""
     smallest, largest = BATCH_SIZES
-    wanted = max(rows // STEPS_AN_EPOCH, 1)
+    wanted = max(rows // STEPS_PER_EPOCH, 1)
     return min(largest, max(smallest, 1 << (wanted.bit_length() - 1)))
 
 
@@ -167,13 +203,20 @@ def _fabric(options: TrainingOptions) -> Fabric:
         options.device == "auto" and torch.accelerator.current_accelerator() is None
     )
     if on_cpu and options.precision == "16-mixed":
-        # Fabric would take bfloat16 instead and say so in a warning.
-        raise InputError("precision '16-mixed' needs a GPU; on the CPU give 'bf16-mixed'")
+        # Fabric would use bfloat16 instead, with a warning.
+        raise InputError(
+            Argument("precision", "16-mixed"),
+            " needs a GPU; on the CPU use ",
+            Argument("precision", "bf16-mixed"),
+        )
     try:
         return Fabric(accelerator=options.device, devices=1, precision=options.precision)
-    except Exception as error:  # Fabric raises many kinds for a device or precision it lacks
+    except Exception as error:  # Fabric raises many types for what it does not support
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"cannot train on device {options.device!r} with precision {options.precision!r}: "
-            f"{reason}"
+            "cannot train with ",
+            Argument("device", options.device),
+            " and ",
+            Argument("precision", options.precision),
+            f": {reason}",
         ) from error

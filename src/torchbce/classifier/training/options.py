@@ -1,9 +1,9 @@
-"""The options of a training."""
+"""The options of training."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from torchbce.classifier.errors import InputError
+from torchbce.classifier.errors import Argument, InputError
 from torchbce.classifier.training.network import Architecture
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"]
@@ -12,21 +12,37 @@ Device = Literal["cpu", "cuda", "mps", "auto"]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a network is trained. The defaults are meant to be left alone.
+    """How a classifier is trained. The defaults suit most tables.
 
     Args:
         model: "linear", or "mlp" with 64 and 32 hidden ReLU units.
-        pos_weight: the weight of positives: "balanced" (negatives / positives), a number, or None.
-            What it adds to the logits is taken off again at prediction.
-        epochs: passes over the rows, at most.
-        batch_size: rows a step; None chooses from 16 to 512 by the number of rows.
-        learning_rate: of AdamW, at the start; it falls to 0 along half a cosine. None is 0.02 for
-            linear and 0.001 for mlp.
-        weight_decay: of AdamW, decoupled.
-        patience: epochs without a held-out loss 0.1% better after which training stops.
-        seed: of the split, the shuffling and the initial weights.
+        pos_weight: the weight of the positives in the loss: "balanced" (negatives / positives), a
+            number above 0, or None for 1. A weight p adds log p to the logits that are learned;
+            predictions subtract it.
+        epochs: the largest number of passes over the rows.
+        batch_size: rows per step; None chooses from 16 to 512 by the number of rows.
+        learning_rate: the initial learning rate of AdamW, which falls to 0 along half a cosine;
+            None is 0.02 for "linear" and 0.001 for "mlp".
+        weight_decay: the decoupled weight decay of AdamW.
+        patience: training stops when the held-out loss has not fallen by 0.1% for this many epochs.
+        seed: of the split, the shuffling and the initial weights, from 0 to 2^63 - 1.
         device: "cpu", "cuda", "mps" or "auto". On the CPU the same seed gives the same bits.
-        precision: as Lightning Fabric names it, "32-true" or "bf16-mixed" for instance.
+        precision: a precision of Lightning Fabric: "32-true", "64-true", "bf16-mixed", "16-mixed"
+            or "bf16-true".
+
+    Raises:
+        InputError: if a number is out of its range.
+
+    Example:
+        >>> TrainingOptions(model="mlp", epochs=50).learning_rate is None
+        True
+        >>> TrainingOptions(learning_rate=0)
+        Traceback (most recent call last):
+            ...
+        torchbce.classifier.errors.InputError: learning_rate must be above 0, got 0
+
+    References:
+        Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019 (AdamW).
     """
 
     model: Architecture = "linear"
@@ -50,8 +66,10 @@ class TrainingOptions:
         }
         for name, value in positive.items():
             if value is not None and not 0 < float(value) < float("inf"):
-                raise InputError(f"{name.replace('_', '-')} must be above 0, got {value}")
+                raise InputError(Argument(name), f" must be above 0, got {value}")
         if not 0 <= self.weight_decay < float("inf"):
-            raise InputError(f"weight-decay must be 0 or above, got {self.weight_decay}")
+            raise InputError(
+                Argument("weight_decay"), f" must be 0 or above, got {self.weight_decay}"
+            )
         if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+            raise InputError(Argument("seed"), f" must be from 0 to 2^63 - 1, got {self.seed}")
