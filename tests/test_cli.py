@@ -571,7 +571,7 @@ def test_outputs_that_exist(place: Path, here: Path) -> None:
 def test_columns_that_predict_would_append(place: Path, here: Path) -> None:
     for name in ("probability", "predicted"):
         csv_of(TABLE.with_columns(pl.lit(1).alias(name)), here / "t.csv")
-        refused(torchbce("predict", place / "model", "t.csv"), f"already has a column '{name}'")
+        refused(torchbce("predict", place / "model", "t.csv"), f"already has column '{name}'")
 
 
 def test_arguments_that_contradict(place: Path) -> None:

@@ -293,7 +293,7 @@ def test_all_features_constant(kinds: dict[str, Kind]) -> None:
     table = pl.DataFrame({"c": ["7", "7", "7.0"], "d": [1, 1, 1]}).with_columns(
         c=pl.Series(["7", "7", "7"])
     )
-    with pytest.raises(InputError, match=r"^every feature is constant: columns? 'c'"):
+    with pytest.raises(InputError, match=r"^every feature is constant: .* of columns? 'c'"):
         fit_encoder(table, [Choice(name, kind, "") for name, kind in kinds.items()])
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from making import names_in, numbers, reviews
-from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, load, save, storage
+from torchbce.classifier import (
+    Classifier,
+    InputError,
+    TrainingOptions,
+    fit,
+    load,
+    outputs,
+    save,
+    storage,
+)
 from torchbce.classifier.storage import CARD, TENSORS, check_output
 
 FILES = {CARD, TENSORS}
@@ -165,7 +175,7 @@ def test_a_link_to_a_model(
     other: Classifier, model: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(outputs, "_exchange", lambda one, other: False)
     link = model.parent / "link"
     link.symlink_to(model)
     save(other, link, overwrite=True)
@@ -177,25 +187,25 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-STEPS: list[tuple[str, str]] = [
-    ("builtin", "_write"),
-    ("builtin", "save_tensors"),
-    ("builtin", "_put_in_place"),
-    ("builtin", "_exchange"),
-    ("os", "fsync"),
+STEPS: list[tuple[ModuleType, str]] = [
+    (outputs, "_write"),
+    (storage, "save_tensors"),
+    (outputs, "_put_in_place"),
+    (outputs, "_exchange"),
+    (os, "fsync"),
 ]
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), Killed()])
 @pytest.mark.parametrize("call", [1, 2])
-@pytest.mark.parametrize(("where", "step"), STEPS)
+@pytest.mark.parametrize(("module", "step"), STEPS, ids=[step for _, step in STEPS])
 def test_the_old_model_or_the_new_one(
     classifier: Classifier,
     other: Classifier,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    where: str,
+    module: ModuleType,
     step: str,
     call: int,
     error: BaseException,
@@ -206,7 +216,6 @@ def test_the_old_model_or_the_new_one(
     if there:
         save(classifier, directory)
     before = contents(directory) if there else None
-    module = os if where == "os" else storage
     real, calls = getattr(module, step), 0
 
     def failing(*arguments: Any) -> Any:
@@ -239,7 +248,7 @@ def test_without_an_exchange_the_old_model_is_put_back(
     other: Classifier, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where two names cannot be swapped at once, an error between the renames loses nothing."""
-    monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(outputs, "_exchange", lambda one, other: False)
     before = contents(model)
     real = Path.rename
 
@@ -264,13 +273,13 @@ def test_without_an_exchange_the_old_model_is_put_back(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from torchbce.classifier import load, save, storage
+from torchbce.classifier import load, outputs, save
 place, new, step = Path(sys.argv[1]), load(Path(sys.argv[2])), sys.argv[3]
-real = getattr(storage, step)
+real = getattr(outputs, step)
 def last(*arguments):
     result = real(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-setattr(storage, step, last)
+setattr(outputs, step, last)
 save(new, place, overwrite=True)
 """
 

@@ -15,14 +15,14 @@ from making import numbers, reviews
 from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
 from torchbce.classifier.training.loop import (
     BATCH_SIZES,
-    MIN_GAIN,
     STEPS_PER_EPOCH,
-    Rows,
     _batch_size,
     one_thread,
     train,
 )
 from torchbce.classifier.training.network import Network, predict_logits
+from torchbce.classifier.training.rows import Rows
+from torchbce.classifier.training.stopping import MIN_GAIN
 
 MODELS = ["linear", "mlp"]
 

@@ -1,9 +1,10 @@
 """Errors about the input: what came, what was expected, what to do."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 
@@ -94,6 +95,11 @@ def rows_offset(rows: int) -> Iterator[None]:
         raise
 
 
+def file_error(verb: str, path: Path, error: OSError) -> InputError:
+    """An error for a path that the system cannot read or write."""
+    return InputError(f"cannot {verb} {str(path)!r}: {error.strerror or error}")
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a name that is not among `known`, which suggests the nearest ones."""
     names = list(known)
@@ -104,6 +110,11 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
     else:
         hint = f"the names are {listing(names, most=12)}"
     return InputError(f"{what} {name!r} is not in the table; {hint}")
+
+
+def name_columns(names: Sequence[str], most: int = 6) -> str:
+    """`column 'a'`, or `columns 'a' and 'b'`."""
+    return f"{'column' if len(names) == 1 else 'columns'} {listing(names, most)}"
 
 
 def listing(values: Iterable[object], most: int = 6, joiner: str = "and") -> str:

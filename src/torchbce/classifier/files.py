@@ -9,7 +9,15 @@ import polars as pl
 from torchbce.classifier.columns.target import choose_target
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.columns.values import as_numbers
-from torchbce.classifier.errors import Argument, InputError, Row, listing, rows_offset, unknown_name
+from torchbce.classifier.errors import (
+    Argument,
+    InputError,
+    Row,
+    listing,
+    name_columns,
+    rows_offset,
+    unknown_name,
+)
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
 from torchbce.classifier.tables.reading import batches, numeric_columns, read, scan
@@ -43,8 +51,8 @@ def predict_file(
         for batch in batches(table, frame):
             if taken := [name for name in APPENDED if name in batch.columns]:
                 raise InputError(
-                    f"the table already has {'a column' if len(taken) == 1 else 'columns'} "
-                    f"{listing(taken)}; rename or drop {'it' if len(taken) == 1 else 'them'}"
+                    f"the table already has {name_columns(taken)}; rename or drop "
+                    f"{'it' if len(taken) == 1 else 'them'}"
                 )
             with rows_offset(rows):
                 predictions = classifier.predict(batch)

@@ -15,9 +15,10 @@ from torchbce.classifier.columns.target import Target, choose_target
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.model import FORMAT, Card, Classifier
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits
-from torchbce.classifier.training.loop import Rows, train
+from torchbce.classifier.training.loop import train
 from torchbce.classifier.training.options import TrainingOptions
 from torchbce.classifier.training.progress import NoProgress, Progress
+from torchbce.classifier.training.rows import Rows
 from torchbce.classifier.training.splits import splits
 from torchbce.imbalance import correct_logits, pos_weight_from_counts
 
@@ -48,7 +49,7 @@ def fit(
             "no" and "yes".
         overrides: the columns whose kind is given; that of the others is inferred.
         options: how to train; None is `TrainingOptions()`.
-        progress: is told of each training, step and epoch.
+        progress: receives each training, step and epoch.
         on_choice: called before the training with the choice for each column and the target.
 
     Returns:

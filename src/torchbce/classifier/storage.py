@@ -3,12 +3,8 @@
 Neither file holds code, so loading a model from a stranger runs none.
 """
 
-import ctypes
 import itertools
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +17,9 @@ from safetensors.torch import save as save_tensors
 
 from torchbce.classifier.columns.encoder import Column, Encoder
 from torchbce.classifier.columns.text import TextColumn
-from torchbce.classifier.errors import Argument, InputError, listing
+from torchbce.classifier.errors import Argument, InputError, file_error, listing
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.tables.writing import refuse_existing
+from torchbce.classifier.outputs import refuse_existing, write_directory
 from torchbce.classifier.training.network import Network
 
 CARD = "model.json"
@@ -55,17 +51,13 @@ def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> No
     directory = Path(os.path.realpath(directory))
     check_output(directory, overwrite)
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        try:
-            # mkdtemp makes a folder for the user alone; a model is readable as the umask allows.
-            temporary.chmod(0o777 & ~_umask())
-            _write(temporary / TENSORS, save_tensors(_tensors(classifier)))
-            _write(temporary / CARD, msgspec.json.format(msgspec.json.encode(classifier.card)))
-            _put_in_place(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        files = {
+            TENSORS: save_tensors(_tensors(classifier)),
+            CARD: msgspec.json.format(msgspec.json.encode(classifier.card)),
+        }
+        write_directory(directory, files)
     except OSError as error:
-        raise InputError(f"cannot write {str(directory)!r}: {error.strerror or error}") from error
+        raise file_error("write", directory, error) from error
 
 
 def check_output(directory: Path, overwrite: bool) -> None:
@@ -206,14 +198,7 @@ def _read(path: Path) -> bytes:
             f"{str(path.parent)!r} is not a model directory: it has no {path.name}"
         ) from error
     except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        raise file_error("read", path, error) from error
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -224,35 +209,3 @@ def _replaceable(directory: Path) -> bool:
     """Whether a directory is empty or holds a model alone; nothing else is ever deleted."""
     names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {""}
     return names <= {CARD, TENSORS}
-
-
-def _put_in_place(new: Path, directory: Path) -> None:
-    """Rename `new` to `directory`; what was there before may remain under the name `new`."""
-    if not directory.exists():
-        new.rename(directory)
-    elif not _exchange(new, directory):
-        # Without an atomic exchange there is a moment without a model at `directory`. If the
-        # process ends there, the old model is in `directory.old`.
-        old = directory.with_name(f"{directory.name}.old")
-        directory.rename(old)
-        new.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names atomically by Linux's renameat2; False where the system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    done: int = renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange)
-    return done == 0
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -6,7 +6,7 @@ import polars as pl
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
-from torchbce.classifier.errors import InputError
+from torchbce.classifier.errors import file_error
 
 
 def write(directory: Path) -> tuple[str, str]:
@@ -32,7 +32,5 @@ def write(directory: Path) -> tuple[str, str]:
         table[train].write_csv(paths[0])
         table[test].write_csv(paths[1])
     except OSError as error:
-        raise InputError(
-            f"cannot write to {str(directory)!r}: {error.strerror or error}"
-        ) from error
+        raise file_error("write", directory, error) from error
     return str(paths[0]), str(paths[1])

@@ -19,7 +19,7 @@ from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
 from torchbce.classifier.columns.text import TextColumn, documents, fit_text
 from torchbce.classifier.columns.values import is_unsupported
-from torchbce.classifier.errors import InputError, listing
+from torchbce.classifier.errors import InputError, listing, name_columns
 
 Column = TextColumn | CategoricalColumn | NumericColumn
 
@@ -63,8 +63,7 @@ class Encoder:
         missing = [column.name for column in self.columns if column.name not in schema]
         if missing:
             raise InputError(
-                f"the model reads {'column' if len(missing) == 1 else 'columns'} "
-                f"{listing(missing)}, which the table does not have; it has "
+                f"the model reads {name_columns(missing)}, which the table does not have; it has "
                 f"{listing(table.columns, most=12)}"
             )
         for column in self.columns:
@@ -124,8 +123,7 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
     if not _varies(features):
         used = [choice.name for choice in choices if choice.kind != "dropped"]
         raise InputError(
-            f"every feature is constant: {'column' if len(used) == 1 else 'columns'} "
-            f"{listing(used)} {'gives' if len(used) == 1 else 'give'} every row the same features, "
+            f"every feature is constant: every row has the same features of {name_columns(used)}, "
             "so there is nothing to learn from"
         )
     return Encoder(columns, idf), features

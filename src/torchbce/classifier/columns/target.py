@@ -7,7 +7,7 @@ import polars as pl
 from torchbce.classifier.columns.values import as_text, is_unsupported
 from torchbce.classifier.errors import Argument, InputError, Row, listing, unknown_name
 
-#: Pairs of values of which the second is positive without being told, in lower case.
+#: Pairs of values, in lower case, of which the second one is the positive one by convention.
 KNOWN_PAIRS = [
     ("0", "1"),
     ("-1", "1"),

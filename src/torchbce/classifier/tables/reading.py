@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from torchbce.classifier.errors import InputError
+from torchbce.classifier.errors import InputError, file_error
 from torchbce.classifier.tables.checks import check_csv, check_json_lines
 from torchbce.classifier.tables.formats import format_of
 
@@ -94,7 +94,7 @@ def scan(path: Path) -> pl.LazyFrame:
             raise InputError(f"{str(path)!r} has a header and no rows")
         return frame
     except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        raise file_error("read", path, error) from error
     except pl.exceptions.PolarsError as error:
         raise _unreadable(path, error) from error
 

@@ -12,7 +12,8 @@ from typing import IO
 
 import polars as pl
 
-from torchbce.classifier.errors import Argument, InputError, listing
+from torchbce.classifier.errors import InputError, file_error, listing
+from torchbce.classifier.outputs import refuse_existing
 from torchbce.classifier.tables.formats import format_of, is_gzipped
 
 
@@ -101,16 +102,6 @@ def row_writer(path: Path | None, overwrite: bool, json_lines: bool) -> Iterator
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise file_error("write", path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise if `path` exists and is not to be overwritten, or its parent folder does not exist."""
-    if path.exists() and not overwrite:
-        raise InputError(
-            f"{str(path)!r} exists; pass ", Argument("overwrite", True), " to replace it"
-        )
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")

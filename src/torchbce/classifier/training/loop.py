@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from lightning_fabric import Fabric
 
@@ -14,6 +13,8 @@ from torchbce.classifier.errors import Argument, InputError
 from torchbce.classifier.training.network import Network, predict_logits, row_features
 from torchbce.classifier.training.options import TrainingOptions
 from torchbce.classifier.training.progress import Progress
+from torchbce.classifier.training.rows import Rows
+from torchbce.classifier.training.stopping import EarlyStopping
 from torchbce.functional import binary_cross_entropy_with_logits
 from torchbce.imbalance import prior_bias
 
@@ -23,24 +24,6 @@ LEARNING_RATE = {"linear": 0.02, "mlp": 0.001}
 # rows on.
 BATCH_SIZES = (16, 512)
 STEPS_PER_EPOCH = 64
-
-#: The relative fall of the held-out loss that restarts the patience.
-MIN_GAIN = 1e-3
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Features, [rows, F], and their targets of 0 and 1, float32, [rows]."""
-
-    features: sp.csr_matrix
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def take(self, index: np.ndarray) -> "Rows":
-        """The rows at some indices, in their order."""
-        return Rows(self.features[index], self.targets[index])
 
 
 @dataclass(frozen=True)
@@ -75,23 +58,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _EarlyStopping:
-    """The best epoch so far, and whether the loss still falls."""
-
-    def __init__(self, loss: float, logits: np.ndarray, patience: int) -> None:
-        self.loss, self.epoch, self.logits = loss, 0, logits
-        self._patience = patience
-        self._gained_loss, self._gained_epoch = loss, 0
-
-    def stops(self, epoch: int, loss: float, logits: np.ndarray) -> bool:
-        """Record an epoch; whether training stops after it."""
-        if loss < self.loss:
-            self.loss, self.epoch, self.logits = loss, epoch, logits
-        if loss < self._gained_loss * (1 - MIN_GAIN):
-            self._gained_loss, self._gained_epoch = loss, epoch
-        return epoch - self._gained_epoch >= self._patience
-
-
 @one_thread()
 # Compiling the kernels takes longer than they would save in one training of this size.
 @backend("reference")
@@ -115,7 +81,7 @@ def train(
         epochs: the largest number of passes over `rows`.
         pos_weight: the weight of the positives in the loss.
         options: the other options.
-        progress: is told of each step and epoch.
+        progress: receives each step and epoch.
         stage: the name of this training, for `progress`.
 
     Raises:
@@ -167,7 +133,7 @@ def train(
         return loss.item(), logits
 
     stopping = (
-        None if held_out is None else _EarlyStopping(*held_out_loss(held_out), options.patience)
+        None if held_out is None else EarlyStopping(*held_out_loss(held_out), options.patience)
     )
     progress.start(stage, steps * epochs)
     for epoch in range(1, epochs + 1):
