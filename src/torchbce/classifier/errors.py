@@ -71,8 +71,8 @@ class InputError(ValueError):
 
         Example:
             >>> error = InputError("pass ", Argument("overwrite", True), " to replace it")
-            >>> error.message(lambda argument: f"--{argument.name}")
-            'pass --overwrite to replace it'
+            >>> error.message(lambda argument: f"<{argument.name}>")
+            'pass <overwrite> to replace it'
         """
         return "".join(
             write_argument(part) if isinstance(part, Argument) else str(part) for part in self.args

@@ -148,7 +148,9 @@ def predict(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Append `probability` and `predicted` to the rows of TABLE, or predict for one --text.
+    """Predict for the rows of TABLE, or for one --text.
+
+    The columns `probability` and `predicted` are appended to the rows.
 
     Example: torchbce predict liked-model new.csv --output predictions.csv
     """
@@ -188,7 +190,7 @@ def evaluate(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compute the metrics of a model on TABLE, or of a file of predictions.
+    """Score a model on TABLE, or score a file of predictions.
 
     Example: torchbce evaluate liked-model test.csv
     """
@@ -221,7 +223,7 @@ def demo(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Fit, predict and evaluate on the breast cancer data of scikit-learn."""
+    """Run fit, predict and evaluate on scikit-learn's breast cancer data."""
     from torchbce.classifier import InputError
     from torchbce.cli import demo_data
 
