@@ -67,5 +67,5 @@ def done(*arguments: object) -> Result:
 
 
 def names_in(folder: Path) -> set[str]:
-    """What lies in a folder, hidden files too."""
+    """The names in a folder, hidden files too."""
     return {entry.name for entry in folder.iterdir()}

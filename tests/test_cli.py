@@ -435,7 +435,7 @@ def test_bad_input_to_fit(
 ) -> None:
     make(here / "t.csv")
     before = names_in(here)
-    # Of an option that is said twice the last counts.
+    # The last of two equal options counts.
     command = ["fit", "t.csv", "--target", "y", "--output", "m", *FAST, *arguments, *json_]
     refused(torchbce(*command), *words, table_first=printed)
     assert names_in(here) == before
@@ -671,11 +671,11 @@ def test_control_c(here: Path) -> None:
     assert process.stderr is not None
     watchdog = threading.Timer(60, process.kill)
     watchdog.start()
-    with process.stderr as told:
-        while "epoch 2" not in (line := told.readline()):
+    with process.stderr as stream:
+        while "epoch 2" not in (line := stream.readline()):
             assert line, "it ended, or was ended, before its second epoch"
         process.send_signal(signal.SIGINT)
-        rest = told.read().splitlines()
+        rest = stream.read().splitlines()
     watchdog.cancel()
     assert process.wait(timeout=30) == 130
     assert rest[-1] == "torchbce: interrupted"

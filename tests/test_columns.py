@@ -1,4 +1,4 @@
-"""What columns are taken for, and how the user overrules it."""
+"""The kinds of columns, and how the user overrides them."""
 
 import datetime
 from typing import Any
@@ -17,7 +17,7 @@ WORDS = ["red", "green", "blue"]
 
 
 def look(values: Any, name: str = "c", overrides: Overrides | None = None, **more: Any) -> Choice:
-    """What a column is taken for, beside one that is always kept."""
+    """The choice for a column, in a table with another one that is always kept."""
     column = values if isinstance(values, pl.Series) else pl.Series(values, **more)
     table = pl.DataFrame({name: column, "kept": [0.5, 1.5] * (len(column) // 2)})
     table = table.with_columns(pl.Series("y", [0, 1] * (len(column) // 2)))
@@ -106,9 +106,9 @@ def test_the_order_and_the_target() -> None:
 
 @pytest.mark.parametrize("kind", ["text", "categorical", "numeric"])
 def test_overrides(kind: str) -> None:
-    said = Overrides(**{kind: ["c"]})
+    overrides = Overrides(**{kind: ["c"]})
     for values in (list(range(ROWS)), cycle("1", "2"), cycle(1.0)):
-        assert look(values, overrides=said) == Choice("c", kind, "as you said")  # type: ignore[arg-type]
+        assert look(values, overrides=overrides) == Choice("c", kind, "as you said")  # type: ignore[arg-type]
 
 
 def test_drop() -> None:

@@ -259,7 +259,7 @@ def test_the_fitted_matrix_is_the_transformed_table(rows: int) -> None:
     again = encoder.transform(table)
     check(encoder, again, rows)
     assert same(matrix, again)
-    # A row's features do not depend on the rows beside it, nor on other columns and their order.
+    # A row's features do not depend on the other rows, nor on other columns and their order.
     one = encoder.transform(table[2:3].select("kind", "stars", "review", "place"))
     assert same(one, matrix[2:3])
 

@@ -1,4 +1,4 @@
-"""A model directory: whole or not there, and harmless whatever stands in it."""
+"""A model directory: whole or not there, and harmless whatever is in it."""
 
 import copy
 import errno
@@ -211,7 +211,7 @@ def test_the_old_model_or_the_new_one(
     error: BaseException,
     there: bool,
 ) -> None:
-    """An error in any step leaves what was there, and nothing beside it."""
+    """An error in any step leaves what was there, and nothing else."""
     directory = tmp_path / "model"
     if there:
         save(classifier, directory)
@@ -228,8 +228,8 @@ def test_the_old_model_or_the_new_one(
     monkeypatch.setattr(module, step, failing)
     try:
         save(other, directory, overwrite=True)
-    except InputError as told:
-        assert str(told) == f"cannot write {str(directory)!r}: No space left on device"  # noqa: PT017
+    except InputError as error_raised:
+        assert str(error_raised) == f"cannot write {str(directory)!r}: No space left on device"  # noqa: PT017
         assert isinstance(error, OSError)
         failed = True
     except Killed:
@@ -314,7 +314,7 @@ except InputError as error:
 
 
 def test_no_space(third: Classifier, other: Classifier, tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk."""
+    """A limit on the size of files simulates a full disk."""
     old, new = tmp_path / "model", tmp_path / "new"
     save(third, old)
     save(other, new)
@@ -362,7 +362,7 @@ def with_card(model: Path, change: Callable[[Any], Any]) -> Path:
 
 
 def set_(path: str, value: Any) -> Callable[[Any], None]:
-    """A change that sets what stands at a dotted path."""
+    """A change that sets the value at a dotted path."""
 
     def change(card: Any) -> None:
         *parents, last = path.split(".")

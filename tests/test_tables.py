@@ -137,7 +137,7 @@ def write_text(path: Path, texts: list[str], first: bool) -> Path:
 @pytest.mark.parametrize("first", [True, False], ids=["first column", "last column"])
 @pytest.mark.parametrize("at", [[0], [3], [0, 1], [1, 3], [2996], [5, 2999]])
 def test_a_stray_quote_loses_nothing(tmp_path: Path, at: list[int], first: bool) -> None:
-    """A quote inside a value that is not quoted is read as it stands, or refused with its line."""
+    """A quote inside a value that is not quoted is read as written, or refused with its line."""
     texts = ["some words"] * (5 if at[-1] < 5 else 3000)
     for i in at:
         texts[i] = 'a 5" pipe'
@@ -169,7 +169,7 @@ def test_whatever_python_writes_is_read(tmp_path: Path, values: list[list[str]])
     st.sampled_from(["p", "p,q"]),
 )
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_read_is_what_stands_there(tmp_path: Path, pieces: list[str], header: str) -> None:
+def test_what_is_read_is_what_is_written(tmp_path: Path, pieces: list[str], header: str) -> None:
     """Any text is refused, or read as Python's csv module reads it: nothing is lost in silence."""
     text = f"{header}\n{''.join(pieces)}"
     try:

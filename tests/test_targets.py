@@ -46,9 +46,9 @@ def test_any_type_will_do(values: Any) -> None:
     assert array.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("said", ["spam", " spam "])
-def test_the_user_says_which(said: str) -> None:
-    target = target_of(["ham", "spam", "ham"], said)
+@pytest.mark.parametrize("positive", ["spam", " spam "])
+def test_the_user_names_the_positive_value(positive: str) -> None:
+    target = target_of(["ham", "spam", "ham"], positive)
     assert (target.negative, target.positive, target.reason) == ("ham", "spam", "as you said")
     assert target_of([0, 1], "0").positive == "0"
     assert target_of([0, 1], "0.0").positive == "0"
