@@ -20,9 +20,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 import _results
-from torchbce import reference
-from torchbce.kernels import cuda_launch
-from torchbce.kernels.elements import Elements, program
+from torchbce.backends.gpu import launch
+from torchbce.backends.request import KernelInputs, program
+from torchbce.definition import reference
 
 CAPABILITY = 90
 N = 2**20
@@ -59,18 +59,18 @@ def compiled(parts: Parts, own: tuple[float | None, ...], dtype: torch.dtype) ->
     def compile_only(
         kernel: Any, programs: int, where: Tensor, arguments: Any, facts: dict[str, Any], warps: int
     ) -> None:
-        if kernel is cuda_launch.visit:
+        if kernel is launch.visit:
             options = {**facts, "num_warps": warps, "enable_fp_fusion": False}
             found.append((kernel.warmup(*arguments, grid=(programs,), **options), facts["BLOCK"]))
 
-    run, cuda_launch._run = cuda_launch._run, compile_only
+    run, launch._run = launch._run, compile_only
     try:
         x = torch.zeros(N, dtype=dtype)
-        elements = Elements(x, torch.zeros_like(x))
+        elements = KernelInputs(x, torch.zeros_like(x))
         asked = program(parts, own, 0.0, None)
-        cuda_launch.value_and_gradient(asked, elements, cuda_launch.memory(elements), number=N)
+        launch.value_and_gradient(asked, elements, launch.memory(elements), number=N)
     finally:
-        cuda_launch._run = run
+        launch._run = run
     return found[0]
 
 

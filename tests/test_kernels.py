@@ -19,7 +19,8 @@ from torch import Tensor
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
-from torchbce import _backends, kernels
+from torchbce.backends import selection
+from torchbce.backends.cpu import launch as cpu_launch
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 BLOCK, CHUNK = 1024, 32 * 1024
@@ -130,15 +131,15 @@ def test_a_named_backend_is_taken_or_raises() -> None:
         assert torchbce.backend_for(x, y).name == "reference"
     with torchbce.backend("".join(["num", "ba"])):  # another string, of the same letters
         assert bce(x, y) == bce(x, y)
-        assert _backends.chosen(x, y, None, None, None) is _backends.NUMBA
+        assert selection.chosen(x, y, None, None, None) is selection.NUMBA
     with pytest.raises(ValueError, match="no backend 'cuda'; there are reference, numba"):
         torchbce.backend("cuda").__enter__()
 
 
 def test_the_choice_reaches_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    launch = kernels.cpu().launch
-    monkeypatch.setattr(kernels.cpu(), "launch", lambda *a, **k: calls.append(a) or launch(*a, **k))
+    launch = cpu_launch.launch
+    monkeypatch.setattr(cpu_launch, "launch", lambda *a, **k: calls.append(a) or launch(*a, **k))
     x, y = torch.zeros(3), torch.zeros(3)
     with torchbce.backend("reference"):
         bce(x, y)

@@ -17,8 +17,8 @@ from unittest import mock
 import pytest
 import torch
 
-from torchbce import reference
-from torchbce.kernels.elements import Elements, Program, program
+from torchbce.backends.request import KernelInputs, LossSpec, program
+from torchbce.definition import reference
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
@@ -26,7 +26,7 @@ if triton.knobs.runtime.interpret:
 
 from triton.backends.compiler import GPUTarget  # noqa: E402 - Triton may be missing
 
-from torchbce.kernels import cuda_launch, cuda_math  # noqa: E402
+from torchbce.backends.gpu import formulas, launch  # noqa: E402
 
 LOSSES: dict[str, tuple[Callable[..., Any], tuple[float | None, ...]]] = {
     "cross-entropy": (reference.logits_parts, ()),
@@ -72,7 +72,7 @@ class Driver:
 
 
 class Kernel:
-    """In place of a kernel of `cuda_launch`: it keeps what it is launched with."""
+    """In place of a kernel of `gpu.launch`: it keeps what it is launched with."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
@@ -110,15 +110,15 @@ def arch(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def compiled(arch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Compiler]:
-    """A function that compiles the one launch of a kernel that a call of `cuda_launch` comes to."""
+    """A function that compiles the one launch of a kernel that a call of `launch` comes to."""
     driver = Driver(arch)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
     monkeypatch.setenv("TRITON_DUMP_PTXAS_LOG", "1")
 
-    kernels = {name: Kernel(getattr(cuda_launch, name)) for name in KERNELS}
+    kernels = {name: Kernel(getattr(launch, name)) for name in KERNELS}
     for name, kernel in kernels.items():
-        monkeypatch.setattr(cuda_launch, name, kernel)
+        monkeypatch.setattr(launch, name, kernel)
 
     def compile_one(call: Callable[[], object], kernel: str = "visit") -> Compiled:
         call()
@@ -134,7 +134,7 @@ def compiled(arch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
         kernel.kernel.device_caches.pop(driver.get_current_device(), None)
 
 
-def asked(loss: str, smoothing: float = 0.0, ignore_index: float | None = None) -> Program:
+def asked(loss: str, smoothing: float = 0.0, ignore_index: float | None = None) -> LossSpec:
     parts, own = LOSSES[loss]
     return program(parts, own, smoothing, ignore_index)
 
@@ -153,7 +153,7 @@ def check(made: Compiled) -> None:
     # Of 2 units: coordinates take one for a dimension that ends within a tile, and what is rounded
     # to 16 bits two for each lane, but for what begins with a sigmoid alone.
     allowed = sum(made.options.get("NEAR", ()))
-    if not made.options.get("EXACT", True) and made.options["LOSS"] > cuda_math.POLY.value:
+    if not made.options.get("EXACT", True) and made.options["LOSS"] > formulas.POLY.value:
         allowed += 2 * made.options["BLOCK"] // THREADS
     divisions = re.findall(r"\bdiv\.full\S*", made.ptx)
     assert len(divisions) <= (1 if made.options.get("EVEN") else 2) * allowed
@@ -170,15 +170,15 @@ def check_places(made: Compiled) -> None:
     assert [use for use in uses if not re.match(r"cvt\.u64|mul\.wide|mad\.wide", use)] == []
 
 
-def value_and_gradient(program: Program, elements: Elements) -> None:
-    gradient = cuda_launch.memory(elements)
-    cuda_launch.value_and_gradient(program, elements, gradient, number=3.0)
+def value_and_gradient(program: LossSpec, elements: KernelInputs) -> None:
+    gradient = launch.memory(elements)
+    launch.value_and_gradient(program, elements, gradient, number=3.0)
 
 
 @pytest.mark.parametrize(("loss", "dtype"), EACH)
 def test_a_pass_over_flat_tensors(loss: str, dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS * COLUMNS, dtype=DTYPES[dtype])
-    made = compiled(lambda: value_and_gradient(asked(loss), Elements(x, x.clone())))
+    made = compiled(lambda: value_and_gradient(asked(loss), KernelInputs(x, x.clone())))
     check(made)
     check_places(made)
     times = made.options["BLOCK"] // THREADS * x.itemsize // 16
@@ -196,7 +196,7 @@ def test_a_pass_over_flat_tensors(loss: str, dtype: str, compiled: Compiler) -> 
 )
 def test_a_gradient_with_every_option(loss: str, dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype])
-    elements = Elements(
+    elements = KernelInputs(
         input=x,
         target=x.clone(),
         weight=torch.ones(ROWS, 1),
@@ -204,10 +204,10 @@ def test_a_gradient_with_every_option(loss: str, dtype: str, compiled: Compiler)
         mask=torch.ones(x.shape, dtype=torch.bool),
     )
     made = compiled(
-        lambda: cuda_launch.launch(
+        lambda: launch.launch(
             asked(loss, smoothing=0.1, ignore_index=-100.0),
             elements,
-            gradient=cuda_launch.memory(elements),
+            gradient=launch.memory(elements),
             upstream=x.clone(),
         )
     )
@@ -219,7 +219,7 @@ def test_a_gradient_with_every_option(loss: str, dtype: str, compiled: Compiler)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_odd_number_of_elements(dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS * COLUMNS - 1, dtype=DTYPES[dtype])
-    made = compiled(lambda: value_and_gradient(asked("cross-entropy"), Elements(x, x.clone())))
+    made = compiled(lambda: value_and_gradient(asked("cross-entropy"), KernelInputs(x, x.clone())))
     check(made)
     check_places(made)
     # All tiles but the last move 16 bytes at a time, which the last moves one by one.
@@ -232,7 +232,7 @@ def test_an_odd_number_of_elements(dtype: str, compiled: Compiler) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_slice(dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype])[:, :-1]
-    elements = Elements(x, torch.zeros(x.shape, dtype=x.dtype))
+    elements = KernelInputs(x, torch.zeros(x.shape, dtype=x.dtype))
     made = compiled(lambda: value_and_gradient(asked("cross-entropy"), elements))
     check(made)
     check_places(made)
@@ -246,13 +246,11 @@ def test_an_odd_number_with_every_option(loss: str, compiled: Compiler) -> None:
     weight, channels = torch.ones(len(x), 1), torch.ones(COLUMNS - 1)
     mask = torch.ones(x.shape, dtype=torch.bool)
     values = torch.ones(len(positions))
-    elements = Elements(x, values, weight, channels, mask, positions)
+    elements = KernelInputs(x, values, weight, channels, mask, positions)
     asks = asked(loss, smoothing=0.1, ignore_index=math.nan)
     upstream = torch.ones(x.shape[1])
     gradient = torch.zeros_like(x)
-    made = compiled(
-        lambda: cuda_launch.launch(asks, elements, gradient=gradient, upstream=upstream)
-    )
+    made = compiled(lambda: launch.launch(asks, elements, gradient=gradient, upstream=upstream))
     check(made)
     check_places(made)
 
@@ -264,7 +262,7 @@ def test_many_dimensions(shape: tuple[int, ...], compiled: Compiler) -> None:
     channels = torch.ones(shape[1], *(1 for _ in shape[2:]))
     others = torch.ones(shape[0], 1, *shape[2:])
     made = compiled(
-        lambda: value_and_gradient(asked("cross-entropy"), Elements(x, y, others, channels))
+        lambda: value_and_gradient(asked("cross-entropy"), KernelInputs(x, y, others, channels))
     )
     check(made)
     check_places(made)
@@ -274,7 +272,7 @@ def test_many_dimensions(shape: tuple[int, ...], compiled: Compiler) -> None:
 def test_a_sparse_target(dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype])
     positions = torch.arange(0, x.numel(), 7)
-    elements = Elements(x, torch.ones(len(positions)), positions=positions)
+    elements = KernelInputs(x, torch.ones(len(positions)), positions=positions)
     made = compiled(lambda: value_and_gradient(asked("cross-entropy"), elements))
     check(made)
     check_places(made)
@@ -285,7 +283,7 @@ def test_the_logits_of_a_linear_layer(values: bool, compiled: Compiler) -> None:
     z = torch.zeros(ROWS, COLUMNS)  # of labels and rows
     gradient = torch.zeros(z.shape, dtype=torch.bfloat16)
     keys = torch.arange(0, z.numel(), 7)
-    more = cuda_launch.More(
+    more = launch.LinearInputs(
         bias=torch.zeros(ROWS, 1),
         weight=torch.ones(COLUMNS),
         keys=keys,
@@ -294,14 +292,14 @@ def test_the_logits_of_a_linear_layer(values: bool, compiled: Compiler) -> None:
         first=z.numel(),
     )
     sums = torch.zeros(2, 10**4)
-    elements = Elements(z, z, weight=torch.ones(ROWS, 1), pos_weight=torch.ones(ROWS, 1))
+    elements = KernelInputs(z, z, weight=torch.ones(ROWS, 1), pos_weight=torch.ones(ROWS, 1))
     made = compiled(
-        lambda: cuda_launch.launch(
+        lambda: launch.launch(
             asked("cross-entropy"),
             elements,
             gradient=gradient,
             sums=sums,
-            by=cuda_launch.BY_WEIGHTS,
+            by=launch.BY_WEIGHTS,
             more=more,
         )
     )
@@ -309,18 +307,18 @@ def test_the_logits_of_a_linear_layer(values: bool, compiled: Compiler) -> None:
     check_places(made)
 
 
-@pytest.mark.parametrize("by", [cuda_launch.BY_NUMBER, cuda_launch.BY_WEIGHTS])
+@pytest.mark.parametrize("by", [launch.BY_NUMBER, launch.BY_WEIGHTS])
 def test_the_sums(by: int, compiled: Compiler) -> None:
-    sums = torch.zeros((1 if by == cuda_launch.BY_NUMBER else 2, 10**4))
+    sums = torch.zeros((1 if by == launch.BY_NUMBER else 2, 10**4))
     value, divisor = torch.zeros(()), torch.ones(())
-    made = compiled(lambda: cuda_launch.add_up(sums, value, divisor, by=by), kernel="conclude")
+    made = compiled(lambda: launch.add_up(sums, value, divisor, by=by), kernel="conclude")
     check(made)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gradient_times_a_number(dtype: str, compiled: Compiler) -> None:
     gradient, factor = torch.zeros(ROWS * COLUMNS, dtype=DTYPES[dtype]), torch.ones(())
-    made = compiled(lambda: cuda_launch.multiply(gradient, factor), kernel="times")
+    made = compiled(lambda: launch.multiply(gradient, factor), kernel="times")
     check(made)
     check_places(made)
     each = made.options["BLOCK"] // THREADS * gradient.itemsize // 16

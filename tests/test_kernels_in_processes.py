@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import torchbce
 from torchbce import functional
+from torchbce.backends.cpu import threads as cpu_threads
 from torchbce.functional import binary_cross_entropy_with_logits as bce
-from torchbce.kernels import cpu_threads
 
 N = 7 * 32 * 1024 + 5
 
@@ -244,7 +244,7 @@ def test_without_a_cache_or_with_a_damaged_one(tmp_path: Path) -> None:
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     # A file where each folder for a cache would be: as unwritable for root as for anybody.
-    (source / "torchbce" / "kernels" / "__pycache__").write_text("")
+    (source / "torchbce" / "backends" / "cpu" / "__pycache__").write_text("")
     home = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere), "PYTHONDONTWRITEBYTECODE": "1"}
     assert run("float32", nowhere, source, **home) == expected
     for path in (tmp_path / "good").rglob("*.nb*"):
@@ -257,7 +257,7 @@ def test_changed_code_is_compiled_anew(tmp_path: Path) -> None:
     shutil.copytree(Path(torchbce.__file__).parent, source / "torchbce")
     cache = tmp_path / "cache"
     before = run("float32", cache, source)
-    formulas = source / "torchbce" / "kernels" / "cpu_math.py"
+    formulas = source / "torchbce" / "backends" / "cpu" / "formulas.py"
     text = formulas.read_text()
     assert text.count("-0.333334088737") == 1
     formulas.write_text(text.replace("-0.333334088737", "-0.343334088737"))

@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from torchbce import dropin, functional, imbalance
-from torchbce._backends import backend, backend_for
-from torchbce.kernels.cpu_memory import empty_cache
+from torchbce.backends.cpu.memory import empty_cache
+from torchbce.backends.selection import backend, backend_for
 from torchbce.modules import (
     AsymmetricLoss,
     BCELoss,

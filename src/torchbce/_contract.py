@@ -18,8 +18,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from torchbce import _autograd, _autograd_gpu, _backends, _checks, _counting, reference
-from torchbce.kernels.elements import program
+from torchbce.backends import selection
+from torchbce.backends.request import Call, KernelInputs, program
+from torchbce.definition import checks, reductions, reference
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -114,41 +115,41 @@ def documented(function: F) -> F:
 def evaluate(loss: Loss, input: Tensor, target: Tensor, options: Options) -> Tensor:
     """The loss of one member of the family."""
     weight, pos_weight, smoothing, ignore_index, mask, reduction, check = options
-    _checks.reduction(reduction)
-    _checks.fraction("label_smoothing", smoothing)
+    checks.reduction(reduction)
+    checks.fraction("label_smoothing", smoothing)
     if not torch.compiler.is_compiling():
-        weight = _checks.beside(weight, input)
-        pos_weight = _checks.beside(pos_weight, input)
+        weight = checks.beside(weight, input)
+        pos_weight = checks.beside(pos_weight, input)
     unchecked = check is False and loss.domain != "logits"
-    backend = _backends.chosen(input, target, weight, pos_weight, mask, unchecked)
+    backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked)
     if any(map(torch.is_tensor, loss.constants)):
-        backend = _backends.REFERENCE  # a number that may change, or be differentiated by
-    if backend is _backends.REFERENCE:  # kernels take floating input and real targets alone
-        _checks.input_dtype("input", input)
-        _checks.target_dtype(target)
+        backend = selection.REFERENCE  # a number that may change, or be differentiated by
+    if backend is selection.REFERENCE:  # kernels take floating input and real targets alone
+        checks.input_dtype("input", input)
+        checks.target_dtype(target)
     if weight is not None:
-        weight = _checks.align_weight("weight", weight, input)
+        weight = checks.align_weight("weight", weight, input)
     if pos_weight is not None:
-        pos_weight = _checks.align_weight("pos_weight", pos_weight, input)
+        pos_weight = checks.align_weight("pos_weight", pos_weight, input)
     if mask is not None:
-        mask = _checks.align_mask(mask, input)
+        mask = checks.align_mask(mask, input)
     if target.layout is _STRIDED:
-        target = _checks.align_target(input, target)
-    if backend is _backends.REFERENCE:
+        target = checks.align_target(input, target)
+    if backend is selection.REFERENCE:
         return by_reference(loss, options, input, target, weight, pos_weight, mask)
     if ignore_index is not None and target.dtype == torch.float64:
         # A kernel compares in float32.
-        mask, ignore_index = _counting.counting(input, target, mask, ignore_index), None
+        mask, ignore_index = reductions.counting(input, target, mask, ignore_index), None
     if ignore_index is not None and ignore_index != ignore_index:
         ignore_index = math.nan  # one object, which the cache of calls finds again
     checked = check is not False
-    if backend is _backends.TRITON and (check or (checked and input.is_cpu)):
+    if backend is selection.TRITON and (check or (checked and input.is_cpu)):
         _look(loss.domain, input, target, mask, ignore_index)
     if torch.compiler.is_compiling():
-        from torchbce import _operator  # with the first graph: it takes 8 ms
+        from torchbce.backends import compiled  # with the first graph: it takes 8 ms
 
         asked = program(loss.parts, loss.constants, smoothing, ignore_index)
-        return _operator.loss(asked, reduction, input, target, weight, pos_weight, mask)
+        return compiled.loss(asked, reduction, input, target, weight, pos_weight, mask)
     call = _call(loss, smoothing, ignore_index, reduction, checked)
     return _by_kernel(backend, call, input, target, weight, pos_weight, mask)
 
@@ -168,9 +169,9 @@ def by_reference(
     check = options.check_targets
     dtype = reference.compute_dtype(input.dtype)
     x, y = input.to(dtype), target.to(dtype)
-    valid = _counting.which(target, y, mask, options.ignore_index)
-    _checks.value_range("target", target if target.dtype in INTEGERS else y, valid, check=check)
-    _checks.value_range(loss.domain, x, valid, check=check)
+    valid = reductions.which(target, y, mask, options.ignore_index)
+    checks.value_range("target", target if target.dtype in INTEGERS else y, valid, check=check)
+    checks.value_range(loss.domain, x, valid, check=check)
     if valid is not None:
         # Replaced before anything is computed: a NaN there reaches neither sum nor gradient.
         x, y = torch.where(valid, x, NEUTRAL[loss.domain]), torch.where(valid, y, 0.5)
@@ -185,29 +186,29 @@ def _look(
 ) -> None:
     """Raise if a value that counts is outside its range, wherever it lies."""
     if target.layout is not _STRIDED:
-        valid = _counting.stored(input, target, mask, ignore_index, True).valid
+        valid = reductions.stored(input, target, mask, ignore_index, True).valid
     else:
         dtype = reference.compute_dtype(input.dtype)
         values = target if target.dtype in INTEGERS else target.to(dtype)
-        valid = _counting.which(target, target.to(dtype), mask, ignore_index)
-        _checks.value_range("target", values, valid, check=True)
-    _checks.value_range(domain, input, valid, check=True)
+        valid = reductions.which(target, target.to(dtype), mask, ignore_index)
+        checks.value_range("target", values, valid, check=True)
+    checks.value_range(domain, input, valid, check=True)
 
 
 @functools.lru_cache(maxsize=256)
 def _call(
     loss: Loss, smoothing: float, ignore_index: float | None, reduction: str, checked: bool
-) -> _autograd.Call:
+) -> Call:
     """All of a call but its tensors: the same at every step of a training."""
     asked = program(loss.parts, loss.constants, smoothing, ignore_index)
     options = Options(None, None, smoothing, ignore_index, None, reduction, checked)
     definition = functools.partial(by_reference, loss, options)
-    return _autograd.Call(asked, reduction, definition, checked)
+    return Call(asked, reduction, definition, checked)
 
 
 def _by_kernel(
     backend: str,
-    call: _autograd.Call,
+    call: Call,
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -216,24 +217,28 @@ def _by_kernel(
 ) -> Tensor:
     """The loss by a kernel, of tensors that are aligned."""
     reduction, ignore_index = call.reduction, call.program.ignore_index
-    by = _counting.divisor(reduction, input, target, weight, mask, ignore_index)
+    by = reductions.divisor(reduction, input, target, weight, mask, ignore_index)
     sparse = positions = None
     if target.layout is not _STRIDED:
         sparse = target
-        index, target = _checks.sparse_elements(sparse, input)
+        index, target = checks.sparse_elements(sparse, input)
         positions = _positions(index, input.shape)
-        if backend is _backends.TRITON and sparse.layout is torch.sparse_csr:
+        if backend is selection.TRITON and sparse.layout is torch.sparse_csr:
             # Its columns may stand in any order, and the kernel looks for them by halving.
             positions, order = positions.sort()
             target = target[order]
-    read = (input, target, weight, pos_weight, mask, positions)
+    read = KernelInputs(input, target, weight, pos_weight, mask, positions)
     count: float
-    if backend is _backends.NUMBA:
-        value, count = _autograd.evaluate(
+    if backend is selection.NUMBA:
+        from torchbce.backends.cpu import autograd as cpu_autograd
+
+        value, count = cpu_autograd.evaluate(
             call, float(by) if isinstance(by, Tensor) else by, read, sparse
         )
     else:
-        value, count = _autograd_gpu.evaluate(call, by, read, sparse), input.numel()
+        from torchbce.backends.gpu import autograd as gpu_autograd
+
+        value, count = gpu_autograd.evaluate(call, by, read, sparse), input.numel()
     if count == 0 and "mean" in reduction:
         warn_of_nothing(reduction)
     return value
@@ -258,9 +263,9 @@ def _sparse(
 ) -> Tensor:
     """Every element as a negative, then those that the target holds in their place."""
     check = options.check_targets
-    at, y, valid = _counting.stored(input, target, mask, options.ignore_index, check)
+    at, y, valid = reductions.stored(input, target, mask, options.ignore_index, check)
     x = input.to(y.dtype)
-    _checks.value_range(loss.domain, x, valid, check=check)
+    checks.value_range(loss.domain, x, valid, check=check)
     if valid is not None:
         x = torch.where(valid, x, NEUTRAL[loss.domain])
         weight, pos_weight = _kept(weight, valid), _kept(pos_weight, valid)
@@ -320,5 +325,5 @@ def _nothing_counts(loss: Tensor, valid: Tensor | None) -> bool:
         return True
     if valid is None:
         return False
-    values = _checks.readable(valid)
+    values = checks.readable(valid)
     return values is not None and not bool(values.any())

@@ -40,8 +40,9 @@ from torch.nn import _reduction as _torch_reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from torchbce import _autograd, _autograd_gpu, _backends, _checks, reference
-from torchbce.kernels.elements import Program, program
+from torchbce.backends import selection
+from torchbce.backends.request import Call, KernelInputs, LossSpec, program
+from torchbce.definition import checks, reference
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -287,34 +288,38 @@ def _value(
     # A kernel rounds element-wise losses to x's dtype, and sums no wider than that.
     fits = x.dtype == y.dtype or (x.dtype == torch.float32 and y.dtype != torch.float64)
     options = (weight, pos_weight, None)
-    backend = _backends.REFERENCE
+    backend = selection.REFERENCE
     if fits and x.numel():
-        backend = _backends.chosen(x, y, *options)
-    if backend is _backends.REFERENCE:
+        backend = selection.chosen(x, y, *options)
+    if backend is selection.REFERENCE:
         return _definition(parts, reduction, x, y, *options)
-    if backend is _backends.TRITON and parts is reference.probability_parts:
+    if backend is selection.TRITON and parts is reference.probability_parts:
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
     if torch.compiler.is_compiling():
-        from torchbce import _operator  # with the first graph, as in `_contract`
+        from torchbce.backends import compiled  # with the first graph, as in `_contract`
 
-        return _operator.loss(_program(parts), reduction, x, y, *options)
+        return compiled.loss(_program(parts), reduction, x, y, *options)
     divisor = float(x.numel()) if reduction == "mean" else 1.0
-    elements = (x, y, *options, None)
-    if backend is _backends.NUMBA:
-        value, _ = _autograd.evaluate(_call(parts, reduction), divisor, elements)
+    elements = KernelInputs(x, y, *options)
+    if backend is selection.NUMBA:
+        from torchbce.backends.cpu import autograd as cpu_autograd
+
+        value, _ = cpu_autograd.evaluate(_call(parts, reduction), divisor, elements)
         return value
-    return _autograd_gpu.evaluate(_call(parts, reduction), divisor, elements)
+    from torchbce.backends.gpu import autograd as gpu_autograd
+
+    return gpu_autograd.evaluate(_call(parts, reduction), divisor, elements)
 
 
 @functools.cache
-def _call(parts: Callable[..., tuple[Tensor, Tensor]], reduction: str) -> _autograd.Call:
+def _call(parts: Callable[..., tuple[Tensor, Tensor]], reduction: str) -> Call:
     checked = parts is reference.probability_parts
     definition = functools.partial(_definition, parts, reduction)
-    return _autograd.Call(_program(parts), reduction, definition, checked)
+    return Call(_program(parts), reduction, definition, checked)
 
 
-def _program(parts: Callable[..., tuple[Tensor, Tensor]]) -> Program:
+def _program(parts: Callable[..., tuple[Tensor, Tensor]]) -> LossSpec:
     own = (None,) if parts is reference.probability_parts else ()
     return program(parts, own, 0.0, None)
 
@@ -396,7 +401,7 @@ def _is_weight_of(input: Tensor, weight: Tensor | None) -> bool:
         and weight.layout == torch.strided
         and not weight.is_complex()
         and not (weight.requires_grad and torch.is_grad_enabled())
-        and _checks.broadcasts_into(weight.size(), input.size())
+        and checks.broadcasts_into(weight.size(), input.size())
     )
 
 
@@ -417,7 +422,7 @@ def _assert_unit_range(name: str, values: Tensor) -> None:
     if torch.compiler.is_compiling() or values.numel() == 0:
         return
     low, high = (
-        _checks.unwrapped(values).detach().aminmax()
+        checks.unwrapped(values).detach().aminmax()
     )  # NaN if there is one, and then neither holds
     torch._assert_async(
         (low >= 0) & (high <= 1), f"all elements of {name} should be between 0 and 1"

@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn import _reduction as _torch_reduction
 
-from torchbce import _checks, reference
 from torchbce._contract import Loss, Options, documented, evaluate
+from torchbce.definition import checks, reference
 
 __all__ = [
     "asymmetric_loss",
@@ -144,7 +144,7 @@ def binary_cross_entropy(
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy.html
     """
-    _checks.eps(eps)
+    checks.eps(eps)
     reduction = _reduction_name(size_average, reduce, reduction)
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
@@ -264,8 +264,8 @@ def sigmoid_focal_loss(
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
-    _checks.alpha(alpha)
-    _checks.exponent("gamma", gamma)
+    checks.alpha(alpha)
+    checks.exponent("gamma", gamma)
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
     )
@@ -326,9 +326,9 @@ def asymmetric_loss(
     References:
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
-    _checks.exponent("gamma_pos", gamma_pos)
-    _checks.exponent("gamma_neg", gamma_neg)
-    _checks.margin(margin)
+    checks.exponent("gamma_pos", gamma_pos)
+    checks.exponent("gamma_neg", gamma_neg)
+    checks.margin(margin)
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
     )
@@ -392,9 +392,9 @@ def poly_binary_cross_entropy(
         Leng et al., PolyLoss: A Polynomial Expansion Perspective of Classification Loss
         Functions, ICLR 2022.
     """
-    _checks.alpha(alpha)
-    _checks.exponent("gamma", gamma)
-    _checks.epsilon(epsilon)
+    checks.alpha(alpha)
+    checks.exponent("gamma", gamma)
+    checks.epsilon(epsilon)
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
     )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from torchbce import _checks, reference
+from torchbce.definition import checks, reference
 
 __all__ = ["correct_logits", "pos_weight_from_counts", "prior_bias"]
 
@@ -98,8 +98,8 @@ def correct_logits(logits: Tensor, pos_weight: Tensor | float) -> Tensor:
     References:
         Elkan, The Foundations of Cost-Sensitive Learning, IJCAI 2001, theorem 2.
     """
-    _checks.input_dtype("logits", logits)
-    p = _checks.align_weight("pos_weight", pos_weight, logits)
+    checks.input_dtype("logits", logits)
+    p = checks.align_weight("pos_weight", pos_weight, logits)
     assert p is not None  # for the type checker: only None gives None
     if logits.device.type == "cpu" and not bool((p > 0).all()):
         raise ValueError(f"every pos_weight must be above 0, got {p.tolist()}")

@@ -6,8 +6,9 @@ Those that PyTorch has subclass PyTorch's, so that `isinstance` and `state_dict`
 import torch
 from torch import Tensor, nn
 
-from torchbce import _checks, functional
+from torchbce import functional
 from torchbce._contract import documented
+from torchbce.definition import checks
 
 __all__ = [
     "AsymmetricLoss",
@@ -36,8 +37,8 @@ class _Loss(nn.Module):
     _options: tuple[str, ...]
 
     def _store(self, weight: Weight, pos_weight: Weight, **options: float | str | None) -> None:
-        _checks.reduction(str(options["reduction"]))
-        _checks.fraction("label_smoothing", float(options["label_smoothing"] or 0))
+        checks.reduction(str(options["reduction"]))
+        checks.fraction("label_smoothing", float(options["label_smoothing"] or 0))
         self.register_buffer("weight", _as_buffer("weight", weight))
         self.register_buffer("pos_weight", _as_buffer("pos_weight", pos_weight))
         for name, value in options.items():
@@ -160,7 +161,7 @@ class BCELoss(_Loss, nn.BCELoss):
         ignore_index: float | None = None,
         check_targets: bool | None = None,
     ) -> None:
-        _checks.eps(eps)
+        checks.eps(eps)
         nn.BCELoss.__init__(self, None, size_average, reduce, reduction)
         self._store(
             weight,
@@ -273,8 +274,8 @@ class SigmoidFocalLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        _checks.alpha(alpha)
-        _checks.exponent("gamma", gamma)
+        checks.alpha(alpha)
+        checks.exponent("gamma", gamma)
         self._store(
             weight,
             pos_weight,
@@ -338,9 +339,9 @@ class AsymmetricLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        _checks.exponent("gamma_pos", gamma_pos)
-        _checks.exponent("gamma_neg", gamma_neg)
-        _checks.margin(margin)
+        checks.exponent("gamma_pos", gamma_pos)
+        checks.exponent("gamma_neg", gamma_neg)
+        checks.margin(margin)
         self._store(
             weight,
             pos_weight,
@@ -405,9 +406,9 @@ class PolyBCELoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        _checks.alpha(alpha)
-        _checks.exponent("gamma", gamma)
-        _checks.epsilon(epsilon)
+        checks.alpha(alpha)
+        checks.exponent("gamma", gamma)
+        checks.epsilon(epsilon)
         self._store(
             weight,
             pos_weight,
@@ -425,6 +426,6 @@ def _as_buffer(name: str, weight: Weight) -> Tensor | None:
     """A number becomes a 0-dimensional buffer of the default dtype."""
     if weight is None or isinstance(weight, Tensor):
         return weight
-    checked = _checks.align_weight(name, weight, torch.empty(()))
+    checked = checks.align_weight(name, weight, torch.empty(()))
     assert checked is not None  # for the type checker: only None gives None
     return checked.to(torch.get_default_dtype())

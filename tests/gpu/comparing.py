@@ -15,7 +15,7 @@ from torch import Tensor
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, targets
-from torchbce import reference
+from torchbce.definition import reference
 
 BLOCK = 2048
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

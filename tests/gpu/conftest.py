@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `family`
 from interpreting import DEVICE, interpret
 
 import torchbce
-from torchbce import kernels
 
 pytest.register_assert_rewrite("comparing", "devices")
 if importlib.util.find_spec("triton") is None:
@@ -49,9 +48,11 @@ def by_triton() -> Iterator[None]:
 @pytest.fixture
 def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many elements at once: an interpreted tile takes the same time whatever its size."""
+    from torchbce.backends.gpu import launch as gpu_launch
+
     if DEVICE == "cpu":
-        monkeypatch.setattr(kernels.gpu(), "_TILE", 2**16)
-        monkeypatch.setattr(kernels.gpu(), "_TILE_OF_64", 2**15)
+        monkeypatch.setattr(gpu_launch, "_TILE", 2**16)
+        monkeypatch.setattr(gpu_launch, "_TILE_OF_64", 2**15)
 
 
 @pytest.fixture

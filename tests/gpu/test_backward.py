@@ -11,7 +11,7 @@ from torch import Tensor
 
 import torchbce
 from family import targets
-from torchbce import kernels
+from torchbce.backends.gpu import launch as gpu_launch
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -30,7 +30,7 @@ def test_incoming_gradients(dtype: torch.dtype, scale: float) -> None:
 
 
 def test_the_kept_gradient_is_handed_out_or_computed_anew_in_its_memory() -> None:
-    gpu, places = kernels.gpu(), []
+    gpu, places = gpu_launch, []
     memory = gpu.memory
     x, y = normal(50).to(DEVICE).requires_grad_(), targets(50).float().to(DEVICE)
     with pytest.MonkeyPatch.context() as patch:
@@ -149,7 +149,7 @@ def test_an_input_changed_before_the_backward_raises() -> None:
 def test_saved_tensor_hooks_and_checkpointing() -> None:
     x, y = normal(300).to(DEVICE).requires_grad_(), torch.ones(300, device=DEVICE)
     (expected,) = torch.autograd.grad(bce(x, y), x)
-    gpu, places = kernels.gpu(), []
+    gpu, places = gpu_launch, []
     memory = gpu.memory
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "memory", lambda read: places.append(read) or memory(read))
@@ -283,7 +283,7 @@ def test_the_choice_and_its_reason() -> None:
 
 def test_the_choice_reaches_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    gpu = kernels.gpu()
+    gpu = gpu_launch
     launch = gpu.launch
     monkeypatch.setattr(gpu, "launch", lambda *a, **k: calls.append(a) or launch(*a, **k))
     x, y = torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
-from torchbce import kernels, reference
+from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.definition import reference
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
@@ -52,7 +53,7 @@ def test_the_host_does_not_wait(loss: Loss, reduction: str) -> None:
 
 def test_modules_and_the_drop_in_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
-    gpu = kernels.gpu()
+    gpu = gpu_launch
     launch = gpu.launch
     monkeypatch.setattr(gpu, "launch", lambda *a, **k: launched.append(a) or launch(*a, **k))
     x, y = on_gpu(FAMILY[0], 300, 70)

@@ -10,7 +10,7 @@ from interpreting import DEVICE
 from torch import Tensor
 
 from family import targets
-from torchbce import kernels
+from torchbce.backends.gpu import launch as gpu_launch
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -37,8 +37,8 @@ def test_sums_over_several_programs(by: str, masked: bool) -> None:
 
 @pytest.mark.parametrize("n", [1, 64 * 5 + 3, 64 * 8])
 def test_programs_that_visit_several_tiles(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels.gpu(), "_MANY", 1)
-    monkeypatch.setattr(kernels.gpu(), "_TILE", 64)
+    monkeypatch.setattr(gpu_launch, "_MANY", 1)
+    monkeypatch.setattr(gpu_launch, "_TILE", 64)
     x, y = normal(n), targets(n).float()
     mask = targets(n, seed=7) > 0.3
     mask[0] = True
@@ -52,7 +52,7 @@ def test_programs_that_visit_several_tiles(n: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("programs", [1, 127, 128, 129, 300])
 def test_more_sums_than_are_added_at_once(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = kernels.gpu()
+    gpu = gpu_launch
     monkeypatch.setattr(gpu, "_SUMS", 128)
     sums = torch.arange(1.0, 2 * programs + 1).reshape(2, programs).to(DEVICE)
     value, divisor = sums.new_empty(()), sums.new_empty(())

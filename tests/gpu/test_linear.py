@@ -12,7 +12,7 @@ from interpreting import DEVICE
 from torch import Tensor
 
 import torchbce
-from torchbce import kernels
+from torchbce.backends.gpu import launch as gpu_launch
 from torchbce.linear import chunks_gpu
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -149,8 +149,8 @@ def test_forms_of_the_target(dtype: torch.dtype, form: str) -> None:
 
 def test_chunks_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Places of keys are sought for all chunks at once, and sums of all are kept in one row."""
-    monkeypatch.setattr(kernels.gpu(), "_TILE", 32)
-    monkeypatch.setattr(kernels.gpu(), "_MANY", 100)
+    monkeypatch.setattr(gpu_launch, "_TILE", 32)
+    monkeypatch.setattr(gpu_launch, "_MANY", 100)
     for chunk_labels in (7, None):
         given = OPTIONS["all"] | {"chunk_labels": chunk_labels}
         assert_close(both(torch.float32, TARGETS["lists"], **given), torch.float32)
@@ -411,7 +411,7 @@ def test_chunks_fill_the_device_and_fit_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_each_chunk_is_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and slopes of a chunk come from one launch, and nothing of a chunk's size is made."""
-    gpu, launched = kernels.gpu(), []
+    gpu, launched = gpu_launch, []
     run = gpu._run
     monkeypatch.setattr(gpu, "_run", lambda kernel, *a: launched.append(kernel) or run(kernel, *a))
     both(torch.bfloat16, TARGETS["lists"], upstream=1.0, chunk_labels=10)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 import torchbce
 from family import targets
-from torchbce import _operator, kernels, reference
+from torchbce.backends import compiled
+from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.request import KernelInputs, LossSpec
+from torchbce.definition import reference
 from torchbce.functional import binary_cross_entropy_with_logits as bce
-from torchbce.kernels.elements import Elements, Program
 
 pytestmark = pytest.mark.usefixtures("by_triton")
 
@@ -24,8 +26,8 @@ def asked(
     mask: Tensor | None = None,
     marker: float | None = None,
 ) -> Tensor:
-    program = Program("focal", (0.25, 0.75, 2.0, 2.0, 0.0), 0.1, marker)
-    return _operator.loss(program, reduction, x, y, weight, None, mask)
+    program = LossSpec("focal", (0.25, 0.75, 2.0, 2.0, 0.0), 0.1, marker)
+    return compiled.loss(program, reduction, x, y, weight, None, mask)
 
 
 def by_function(
@@ -137,7 +139,7 @@ def test_a_compiled_loss_has_first_derivatives_alone() -> None:
 
 @pytest.mark.parametrize("valued", [False, True])
 def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
-    gpu = kernels.gpu()
+    gpu = gpu_launch
     rows, columns, first = 6, 401, 2**33  # a tile and a part of the next
     x, bias = normal(rows, columns), normal(columns, seed=2)
     weight, more = normal(rows, 1, seed=3).abs(), normal(columns, seed=4).abs()
@@ -148,8 +150,8 @@ def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
     keys = y.view(-1).nonzero()[:, 0] + first
     # A key may come twice, with one value.
     twice = keys if valued else torch.cat((keys, keys)).sort()[0]
-    read = Elements(x.to(DEVICE), torch.zeros((), device=DEVICE), weight.to(DEVICE))
-    besides = gpu.More(
+    read = KernelInputs(x.to(DEVICE), torch.zeros((), device=DEVICE), weight.to(DEVICE))
+    besides = gpu.LinearInputs(
         bias=bias.to(DEVICE),
         weight=more.to(DEVICE),
         keys=twice.to(DEVICE),
@@ -158,7 +160,7 @@ def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
         first=first,
     )
     losses, gradient = gpu.memory(read), gpu.memory(read)
-    program = Program("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
+    program = LossSpec("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
     gpu.launch(program, read, losses=losses, gradient=gradient, scale=0.5, more=besides)
     z = (x + bias).double().requires_grad_()
     with torchbce.backend("reference"):
@@ -172,10 +174,10 @@ def test_what_the_logits_of_a_linear_layer_need(valued: bool) -> None:
 
 
 def test_a_gradient_of_a_wider_dtype_has_its_accuracy(large_tiles: None) -> None:
-    gpu = kernels.gpu()
+    gpu = gpu_launch
     x = torch.arange(-(2**15), 2**15, 3).to(torch.int16).view(torch.bfloat16)
     x = x[x.isfinite()].to(DEVICE)
     gradient = torch.empty(x.shape, device=DEVICE)
-    program = Program("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
-    gpu.launch(program, Elements(x, torch.zeros_like(x)), gradient=gradient)
+    program = LossSpec("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
+    gpu.launch(program, KernelInputs(x, torch.zeros_like(x)), gradient=gradient)
     assert worst(gradient.cpu(), torch.sigmoid(x.cpu().double())) <= UNITS

@@ -23,7 +23,8 @@ from torch import Tensor
 
 import torchbce
 from family import FAMILY, Loss, targets
-from torchbce import functional, reference
+from torchbce import functional
+from torchbce.definition import reference
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")

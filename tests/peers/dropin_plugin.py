@@ -5,7 +5,8 @@ It counts the losses that the drop-in computed, so that a run which never reache
 
 import functools
 
-from torchbce import dropin, reference
+from torchbce import dropin
+from torchbce.definition import reference
 
 _computed = {"binary_cross_entropy": 0, "binary_cross_entropy_with_logits": 0}
 _names = {

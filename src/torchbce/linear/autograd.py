@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce import _backends, kernels, reference
-from torchbce.linear import chunks_gpu, sharding
+from torchbce.backends import selection
+from torchbce.definition import reference
+from torchbce.linear import sharding
 from torchbce.linear.chunks import (
     NOTHING,
     Gradients,
@@ -56,7 +57,7 @@ class Call(NamedTuple):
     smoothing: float = 0.0
     chunk_labels: int | None = None
     group: Any = None
-    backend: str = _backends.REFERENCE
+    backend: str = selection.REFERENCE
     updates: Callable[[Wants], Update] | None = None
     look_at_targets: Callable[[], None] | None = None
     definition: Callable[..., Tensor] | None = None
@@ -94,7 +95,7 @@ def gradients(
     if call.reduction == "none":
         above = upstream.reshape(-1).to(dtype)
     else:
-        scale = upstream.to(dtype) if call.backend is _backends.TRITON else float(upstream)
+        scale = upstream.to(dtype) if call.backend is selection.TRITON else float(upstream)
     _, found = _visit(call, head, operands, wants, scale, above, False, update)
     return _rounded(found, head)
 
@@ -141,7 +142,11 @@ def _visit(
 
 def visitor(backend: str) -> Callable[..., tuple[Tensor | float, Gradients]]:
     """What visits the chunks, on the CPU or on a GPU."""
-    return chunks_gpu.visit if backend is _backends.TRITON else visit
+    if backend is selection.TRITON:
+        from torchbce.linear import chunks_gpu
+
+        return chunks_gpu.visit
+    return visit
 
 
 def _rounded(found: Gradients, head: Head) -> Gradients:
@@ -182,7 +187,7 @@ class _Linear(torch.autograd.Function):
         # A tensor of several incoming gradients at once has no memory of its own.
         plain = torch._C._has_storage(upstream) and not upstream.requires_grad
         plain = plain and not upstream.is_neg() and not upstream._is_zerotensor()
-        if torch.is_grad_enabled() or _backends.active_mode() is not None or not plain:
+        if torch.is_grad_enabled() or selection.active_mode() is not None or not plain:
             return *_by_definition(call, head, wants, upstream), None, None
         if call.updates is not None:
             update = _updating(call, wants, upstream)
@@ -202,10 +207,12 @@ def _scale(call: Call, found: Gradients, upstream: Tensor) -> bool:
     On a GPU it may: bfloat16 by a number that is no power of two. The host does not look at it, and
     the products would take longer.
     """
-    if call.backend is _backends.TRITON:
+    if call.backend is selection.TRITON:
+        from torchbce.backends.gpu import launch as gpu_launch
+
         for tensor in found:
             if tensor is not None:
-                kernels.gpu().multiply(tensor, upstream)
+                gpu_launch.multiply(tensor, upstream)
         return True
     factor = upstream.item() if upstream.device.type == "cpu" else None
     if factor == 1:

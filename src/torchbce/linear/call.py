@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchbce import _backends, _checks, reference
 from torchbce._contract import INTEGERS, Options, evaluate, warn_of_nothing
+from torchbce.backends import selection
+from torchbce.definition import checks, reference
 from torchbce.linear import targets
 from torchbce.linear.autograd import Call
 from torchbce.linear.chunks import LOSS, in_full_precision
@@ -43,10 +44,10 @@ def check(
 ) -> None:
     """Raise unless types, shapes, dtypes and devices fit; values are looked at in `prepare`."""
     _reduction(options.reduction)
-    _checks.fraction("label_smoothing", options.label_smoothing)
+    checks.fraction("label_smoothing", options.label_smoothing)
     check_chunk("chunk_labels", options.chunk_labels)
     check_head(input, weight, bias)
-    _checks.target_dtype(target)
+    checks.target_dtype(target)
     lead = input.shape[:-1]
     logits = (*lead, labels)
     if target.layout is torch.strided and target.dtype == torch.int64:
@@ -75,7 +76,7 @@ def check(
     if isinstance(p, Tensor):
         _weight("pos_weight", p, p.shape if p.numel() == 1 else (labels,))
     elif p is not None:
-        _checks.align_weight("pos_weight", p, input)
+        checks.align_weight("pos_weight", p, input)
     mask = options.mask
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -83,7 +84,7 @@ def check(
             raise TypeError(
                 f"mask must be a bool tensor, false where an element is ignored; got {came}"
             )
-        if not _checks.broadcasts_into(mask.shape, torch.Size(logits)):
+        if not checks.broadcasts_into(mask.shape, torch.Size(logits)):
             raise ValueError(
                 f"mask has shape {tuple(mask.shape)}, which does not broadcast to the shape of "
                 f"the logits, {logits}"
@@ -107,7 +108,7 @@ def check_types(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise unless these are floating tensors."""
     for name, tensor in {"input": input, "weight": weight, "bias": bias}.items():
         if tensor is not None or name != "bias":
-            _checks.input_dtype(name, tensor)  # type: ignore[arg-type]
+            checks.input_dtype(name, tensor)  # type: ignore[arg-type]
 
 
 def check_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -187,8 +188,8 @@ def prepare(
     labels = Labels(input.shape[:-1], shard.labels, shard.first, here)
     x = input.detach()
     dense = target if target.dtype != torch.int64 and target.layout is torch.strided else x
-    backend = _backends.chosen(x, dense, None, None, options.mask)
-    on_gpu, check = backend is _backends.TRITON, options.check_targets
+    backend = selection.chosen(x, dense, None, None, options.mask)
+    on_gpu, check = backend is selection.TRITON, options.check_targets
     if on_gpu and (check or (check is None and input.is_cpu)):
         _look_at(target, options, labels)
     if shard.group is not None and target.layout is torch.strided and target.dtype != torch.int64:
@@ -248,7 +249,7 @@ def _look_at(target: Tensor, options: Settings, labels: Labels) -> None:
     plain = target.dtype in INTEGERS or target.is_floating_point()
     values = target if plain else target.to(torch.float64)
     check = options.check_targets
-    _checks.value_range("target", values, _counting(options, labels), check=check)
+    checks.value_range("target", values, _counting(options, labels), check=check)
 
 
 def _counting(options: Settings, labels: Labels) -> Tensor | None:
@@ -264,7 +265,7 @@ def _counting(options: Settings, labels: Labels) -> Tensor | None:
 
 def finite(input: Tensor, name: str = "input") -> None:
     """Raise, on the CPU, if a value of the input is not finite."""
-    plain = _checks.readable(input)
+    plain = checks.readable(input)
     # A sum of finite values is finite but where it overflows; it takes one pass and no memory.
     if plain is None or math.isfinite(plain.sum()) or bool(plain.isfinite().all()):
         return

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce import _backends, kernels, reference
 from torchbce._contract import Loss, Options, by_reference
-from torchbce.kernels import cpu_memory
-from torchbce.kernels.elements import Elements, program
+from torchbce.backends import selection
+from torchbce.backends.cpu import memory
+from torchbce.backends.request import KernelInputs, program
+from torchbce.definition import reference
 from torchbce.linear.targets import Chunk, Chunks, Operands
 
 LOSS, SLOPE = Loss(reference.logits_parts), Loss(reference.logits_slope_parts)
@@ -179,7 +180,7 @@ def visit(
 def _like(weight: Tensor) -> Tensor:
     """Memory for the gradient of a weight, the last one's if that is free again."""
     if weight.device.type == "cpu" and weight.is_contiguous():
-        return cpu_memory.reused(weight, weight.stride())
+        return memory.reused(weight, weight.stride())
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
@@ -189,8 +190,8 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 def _elements(z: Tensor, chunk: Chunk, smoothing: float, checked: bool) -> Callable[..., Any]:
     """What computes losses and slopes of a chunk: the kernel, or the definition."""
-    by = _backends.chosen(z, chunk.target, chunk.weight, chunk.pos_weight, chunk.mask)
-    if by is _backends.NUMBA:
+    by = selection.chosen(z, chunk.target, chunk.weight, chunk.pos_weight, chunk.mask)
+    if by is selection.NUMBA:
         asked = program(LOSS.parts, LOSS.constants, smoothing, None)
         return functools.partial(_by_kernel, asked, checked)
     return functools.partial(_by_definition, smoothing, checked)
@@ -210,8 +211,9 @@ def _by_kernel(
     by_row: bool,
     out: Tensor | None = None,
 ) -> float | Tensor:
-    cpu = kernels.cpu()
-    elements = Elements(z, chunk.target, *chunk[2:], chunk.positions)
+    from torchbce.backends.cpu import launch as cpu
+
+    elements = KernelInputs(z, chunk.target, *chunk[2:], chunk.positions)
     losses, slopes = (out, None) if by_row else (None, out)
     above = None if upstream is None else upstream[None, :]
     total, _, _, wrong = cpu.launch(program, elements, losses, slopes, scale, above, not by_row)

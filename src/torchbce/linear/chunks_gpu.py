@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce import kernels, reference
-from torchbce.kernels.elements import Elements, program
+from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.request import KernelInputs, program
+from torchbce.definition import reference
 from torchbce.linear.chunks import LOSS, NOTHING, Gradients, Head, Update, Wants
 from torchbce.linear.targets import Operands
 
@@ -51,7 +52,6 @@ def visit(
 
     Nothing is checked here, whatever `checked` says: `call.prepare` has looked where it was to.
     """
-    gpu = kernels.gpu()
     x, weight, bias = head
     wide = reference.compute_dtype(x.dtype)
     # What the slopes of each row are multiplied by would leave float16.
@@ -80,13 +80,13 @@ def visit(
 
     of_slopes, factor = _factors(late, operands, scale, upstream)
 
-    parts = gpu.parts_of(
+    parts = gpu_launch.parts_of(
         asked, logits, [min(size, labels - s) * rows for s in range(0, labels, size)]
     )
     sums = x.new_zeros(sum(parts), dtype=wide)
     # For all chunks at once: a search for each would keep the host busier than the device.
     sought = (asked, logits, operands.keys), (asked, logits, operands.ignored)
-    found = [gpu.places_of(*each, labels * rows, size * rows) for each in sought]
+    found = [gpu_launch.places_of(*each, labels * rows, size * rows) for each in sought]
     used = 0
     for number, start in enumerate(range(0, labels, size)):
         stop = min(start + size, labels)
@@ -99,7 +99,7 @@ def visit(
             w = w_memory[: shape[0]].copy_(w)
         _multiply(w, x.T, z)
         places = [None if rows_of is None else rows_of[number] for rows_of in found]
-        gpu.launch(
+        gpu_launch.launch(
             asked,
             *_read(z, operands, bias, start, stop, places),
             losses=l,
@@ -141,7 +141,7 @@ def visit(
     if total is None:
         total = x.new_zeros((), dtype=torch.float64)
         if used:
-            gpu.add_up(sums, total)
+            gpu_launch.add_up(sums, total)
     return total, Gradients(d_input, d_weight, d_bias)
 
 
@@ -192,18 +192,18 @@ def _read(
     start: int,
     stop: int,
     places: list[Tensor | None],
-) -> tuple[Elements, Any]:
+) -> tuple[KernelInputs, Any]:
     """What the kernel reads of a chunk; nothing is made dense or copied."""
-    gpu, first = kernels.gpu(), start * z.shape[1]
+    first = start * z.shape[1]
     p = o.pos_weight
-    elements = Elements(
+    elements = KernelInputs(
         z,
         z if o.dense is None else o.dense[:, start:stop].T,
         None if o.label_weight is None else o.label_weight[start:stop, None],
         p[start:stop, None] if p is not None and p.dim() else p,
         None if o.mask is None else o.mask[:, start:stop].T,
     )
-    more = gpu.More(
+    more = gpu_launch.LinearInputs(
         bias=None if bias is None else bias[start:stop, None],
         weight=None if o.row_weight is None else o.row_weight[None, :],
         keys=o.keys,

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchbce import _checks, imbalance
-from torchbce.linear import call, ranking, sharding
+from torchbce import imbalance
+from torchbce.definition import checks
+from torchbce.linear import call, sharding, topk
 from torchbce.linear.call import Settings
 from torchbce.linear.loss import linear_loss
 from torchbce.linear.optimizers import FusedOptimizer
@@ -108,7 +109,7 @@ class LinearBCELoss(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **made))
         self.bias = nn.Parameter(torch.empty(out_features, **made)) if bias else None
         if pos_weight is not None and not isinstance(pos_weight, Tensor):
-            pos_weight = _checks.align_weight("pos_weight", pos_weight, self.weight.detach())
+            pos_weight = checks.align_weight("pos_weight", pos_weight, self.weight.detach())
         for name, value in (("pos_weight", pos_weight), ("label_weight", label_weight)):
             self.register_buffer(name, value if value is None else value.to(self.weight.device))
         example = self.weight.new_empty((0, in_features), device="meta")
@@ -206,7 +207,7 @@ class LinearBCELoss(nn.Module):
         Raises:
             ValueError: if k is out of its range.
         """
-        return ranking.topk(input, self.weight, self.bias, k, self.chunk_labels)
+        return topk.topk(input, self.weight, self.bias, k, self.chunk_labels)
 
     def shard_labels(self, mesh: Any, dim: int = 0) -> "LinearBCELoss":
         """Spread the labels over the processes of a mesh, in place.

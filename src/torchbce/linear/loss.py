@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce import _backends
 from torchbce._contract import documented
-from torchbce.linear import autograd, call, operator, sharding
+from torchbce.backends import selection
+from torchbce.linear import autograd, call, compiled, sharding
 from torchbce.linear.autograd import Updates
 from torchbce.linear.call import Settings
 from torchbce.linear.chunks import Head
@@ -125,7 +125,7 @@ def linear_loss(
                     "int64 and padded with -1"
                 )
             call.check(input, weight, bias, target, weight.shape[0], options)
-            return operator.linear_loss(Head(input, weight, bias), target, options)
+            return compiled.linear_loss(Head(input, weight, bias), target, options)
         # Between two graphs: neither another process nor a step is a node of one.
         disable: Any = torch.compiler.disable
         between: Tensor = disable(_linear_loss)(input, weight, target, bias, options, updates)
@@ -145,7 +145,7 @@ def _linear_loss(
     here = sharding.local(input, weight, bias)
     head = Head(here.input, here.weight, here.bias)
     call.check(*head, target, here.shard.labels, options)
-    mode = _backends.active_mode()
+    mode = selection.active_mode()
     if mode is not None or head.input.device.type == "meta":
         if here.mesh is not None or updates is not None:
             raise RuntimeError(

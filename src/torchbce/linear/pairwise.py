@@ -7,7 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torchbce import _backends, _checks, reference
+from torchbce.backends import selection
+from torchbce.definition import checks, reference
 from torchbce.linear import call
 from torchbce.linear.autograd import visitor
 from torchbce.linear.call import Settings
@@ -76,7 +77,7 @@ def pairwise_sigmoid_loss(
         expected = ", ".join(map(repr, REDUCTIONS))
         raise ValueError(f"reduction must be one of {expected}; got {reduction!r}")
     for name, features in (("x", x), ("y", y)):
-        _checks.input_dtype(name, features)
+        checks.input_dtype(name, features)
         if features.dim() != 2 or features.shape[1:] != x.shape[1:] or features.device != x.device:
             raise ValueError(
                 f"x has shape {tuple(x.shape)} on {x.device} and y {tuple(y.shape)} on {y.device}; "
@@ -143,7 +144,7 @@ class _OverProcesses(torch.autograd.Function):
         wants_x, wants_y, wants_bias = ctx.needs_input_grad[:3]
         pairs = sum(counts)
         divisor = {"sum": 1, "batch_mean": pairs, "mean": pairs * pairs}[asked.reduction] or 1
-        visit = visitor(_backends.chosen(x.detach(), x.detach(), None, None, None))
+        visit = visitor(selection.chosen(x.detach(), x.detach(), None, None, None))
         total: Any = 0.0
         d_x, d_bias = torch.zeros_like(x), torch.zeros_like(bias)
         d_y = torch.zeros_like(y)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce import _checks
+from torchbce.definition import checks
 
 _STRIDED = torch.strided
 
@@ -212,7 +212,7 @@ def listed(lists: Tensor, labels: Labels) -> Tensor:
 
 def check_listed(name: str, lists: Tensor, labels: Labels, check: bool | None = None) -> None:
     """Raise unless these are labels and what pads them: on the CPU, or everywhere if `check`."""
-    plain = None if check is False else _checks.readable(lists, anywhere=bool(check))
+    plain = None if check is False else checks.readable(lists, anywhere=bool(check))
     if plain is None or not plain.numel():
         return
     lists = plain
@@ -237,8 +237,8 @@ def check_listed(name: str, lists: Tensor, labels: Labels, check: bool | None = 
 
 def _of_sparse(target: Tensor, labels: Labels, check: bool | None) -> tuple[Tensor, Tensor]:
     logits = torch.empty(labels.shape, device="meta")
-    index, values = _checks.sparse_elements(target, logits)
-    _checks.value_range("target", values, None, index, check)
+    index, values = checks.sparse_elements(target, logits)
+    checks.value_range("target", values, None, index, check)
     row = torch.zeros_like(index[0])
     for places, size in zip(index[:-1], labels.lead, strict=True):
         row = row * size + places

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce import reference
+from torchbce.definition import reference
 from torchbce.linear import autograd, call
 from torchbce.linear.autograd import Call
 from torchbce.linear.call import Settings

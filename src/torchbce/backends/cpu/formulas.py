@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
-from torchbce.kernels.cpu_intrinsics import (
+from torchbce.backends.cpu.intrinsics import (
     absolute,
     add,
     either,

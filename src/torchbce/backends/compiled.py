@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce import _autograd_gpu, _counting, reference
-from torchbce._autograd import Call
-from torchbce.kernels.elements import Elements, Program, strides_of_memory
+from torchbce.backends.gpu import autograd as gpu_autograd
+from torchbce.backends.request import Call, KernelInputs, LossSpec, strides_of_memory
+from torchbce.definition import reductions, reference
 
-#: The fields of `Elements` but for the last, those of `Program`, and the reduction.
+#: The fields of `KernelInputs` but for the last, those of `LossSpec`, and the reduction.
 _ARGUMENTS = (
     "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? mask, "
     "str loss, float[] constants, float smoothing, float? ignore_index, str reduction"
@@ -21,7 +21,7 @@ _ARGUMENTS = (
 
 
 def loss(
-    program: Program,
+    program: LossSpec,
     reduction: str,
     input: Tensor,
     target: Tensor,
@@ -38,7 +38,7 @@ def loss(
 
 def _value_now(*arguments: Any) -> tuple[Tensor, Tensor]:
     call, divisor, elements = _asked(arguments)
-    value, counted = _autograd_gpu.run(call, divisor, elements, None)
+    value, counted = gpu_autograd.run(call, divisor, elements, None)
     by = counted if counted is not None else divisor
     return value, by if isinstance(by, Tensor) else value.new_empty(0)
 
@@ -61,7 +61,7 @@ def _value_shape(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _gradient_now(upstream: Tensor, divisor: Tensor, *arguments: Any) -> Tensor:
     call, by, elements = _asked(arguments, divisor if divisor.numel() else None)
-    return _autograd_gpu.gradient_of(call, by, elements, upstream)
+    return gpu_autograd.gradient_of(call, by, elements, upstream)
 
 
 def _gradient_shape(upstream: Tensor, divisor: Tensor, *arguments: Any) -> Tensor:
@@ -69,22 +69,22 @@ def _gradient_shape(upstream: Tensor, divisor: Tensor, *arguments: Any) -> Tenso
 
 
 def _memory(*read: Any) -> Tensor:
-    input, strides = strides_of_memory(Elements(*read))
+    input, strides = strides_of_memory(KernelInputs(*read))
     return input.new_empty_strided(input.shape, strides)
 
 
 def _asked(
     arguments: tuple[Any, ...], divisor: Tensor | None = None
-) -> tuple[Call, _autograd_gpu.Divisor, Elements]:
+) -> tuple[Call, gpu_autograd.Divisor, KernelInputs]:
     name, constants, smoothing, ignore_index, reduction = arguments[5:]
-    program = Program(name, tuple(constants), smoothing, ignore_index)
+    program = LossSpec(name, tuple(constants), smoothing, ignore_index)
     by = _divisor(arguments) if divisor is None else divisor
-    return Call(program, reduction, _none), by, Elements(*arguments[:5])
+    return Call(program, reduction, _none), by, KernelInputs(*arguments[:5])
 
 
-def _divisor(arguments: tuple[Any, ...]) -> _autograd_gpu.Divisor:
+def _divisor(arguments: tuple[Any, ...]) -> gpu_autograd.Divisor:
     input, target, weight, _, mask, _, _, _, ignore_index, reduction = arguments
-    return _counting.divisor(reduction, input, target, weight, mask, ignore_index)
+    return reductions.divisor(reduction, input, target, weight, mask, ignore_index)
 
 
 def _none(*arguments: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from torchbce.kernels import cpu_intrinsics as intrinsics
-from torchbce.kernels import cpu_math
-from torchbce.kernels.cpu_intrinsics import (
+from torchbce.backends.cpu import formulas, intrinsics
+from torchbce.backends.cpu.intrinsics import (
     larger_unsigned,
     next_of,
     out_of_line,
@@ -262,7 +261,7 @@ def _weigh(values, weight):
     """w times the loss, which is 0 for a weight of 0, infinite losses included."""
     out_of_line()
     for i in range(values.size):
-        silent = (weight[i] == _0) & (cpu_math.absolute(values[i]) > _MAX)
+        silent = (weight[i] == _0) & (formulas.absolute(values[i]) > _MAX)
         values[i] = where(silent, _0, weight[i] * values[i])
 
 
@@ -304,28 +303,28 @@ def _sum(values):
 def _exponentials(z, e, e_rest):
     out_of_line()
     for i in range(z.size):
-        e[i], e_rest[i] = cpu_math.exp_of_minus(cpu_math.absolute(z[i]))
+        e[i], e_rest[i] = formulas.exp_of_minus(formulas.absolute(z[i]))
 
 
 @loop
 def _logits_losses(out, z, a, b, e, e_rest):
     out_of_line()
     for i in range(z.size):
-        out[i] = cpu_math.logits_loss(z[i], e[i], e_rest[i], a[i], b[i], a[i] + b[i])
+        out[i] = formulas.logits_loss(z[i], e[i], e_rest[i], a[i], b[i], a[i] + b[i])
 
 
 @loop
 def _logits_losses_unweighted(out, z, a, b, e, e_rest):
     out_of_line()
     for i in range(z.size):
-        out[i] = cpu_math.logits_loss(z[i], e[i], e_rest[i], a[i], b[i], _1)
+        out[i] = formulas.logits_loss(z[i], e[i], e_rest[i], a[i], b[i], _1)
 
 
 @loop
 def _logits_slopes(out, z, a, b, e, e_rest, scale):
     out_of_line()
     for i in range(z.size):
-        out[i] = cpu_math.logits_slope(z[i], e[i], e_rest[i], a[i], b[i]) * scale
+        out[i] = formulas.logits_slope(z[i], e[i], e_rest[i], a[i], b[i]) * scale
 
 
 def _logits(name: str, losses_of: Any) -> Any:
@@ -344,16 +343,16 @@ _weighted_logits = _logits("_weighted_logits", _logits_losses)
 _unweighted_logits = _logits("_unweighted_logits", _logits_losses_unweighted)
 
 
-@cpu_math.formula
+@formulas.formula
 def _weighed(a, positive):
     """a P, where 0 * inf is 0 and NaN stays."""
-    return a * where((a == 0) & (positive > cpu_math.LARGEST), 0.0, positive)
+    return a * where((a == 0) & (positive > formulas.LARGEST), 0.0, positive)
 
 
 def _member(name: str, parts: Any) -> Any:
     """The loop of a loss that is computed in float64: `parts(x, c)` gives P, N and their slopes."""
     parts.__name__ = parts.__qualname__ = f"_parts_of{name}"
-    parts = cpu_math.formula(parts)
+    parts = formulas.formula(parts)
 
     def block(losses, slopes, x, a, b, scratch, gradient, scale, c):
         out_of_line()
@@ -371,11 +370,11 @@ def _member(name: str, parts: Any) -> Any:
     return _named(name, block)
 
 
-_focal = _member("_focal", lambda x, c: cpu_math.focal(x, c[2], c[3]))
-_poly = _member("_poly", lambda x, c: cpu_math.poly(x, c[2], c[4]))
-_asymmetric = _member("_asymmetric", lambda x, c: cpu_math.asymmetric(x, c[2], c[3], c[4]))
-_probability = _member("_probability", lambda x, c: cpu_math.probability(x, c[2], c[3], c[4]))
-_log_probability = _member("_log_probability", lambda x, c: cpu_math.log_probability(x))
+_focal = _member("_focal", lambda x, c: formulas.focal(x, c[2], c[3]))
+_poly = _member("_poly", lambda x, c: formulas.poly(x, c[2], c[4]))
+_asymmetric = _member("_asymmetric", lambda x, c: formulas.asymmetric(x, c[2], c[3], c[4]))
+_probability = _member("_probability", lambda x, c: formulas.probability(x, c[2], c[3], c[4]))
+_log_probability = _member("_log_probability", lambda x, c: formulas.log_probability(x))
 
 #: What stands for the input of an ignored element: it has a finite loss.
 _NEUTRAL = {"probability": np.float32(0.5), "log_probability": np.float32(-1)}

@@ -15,17 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchbce import reference
-from torchbce.kernels import cuda_math
-from torchbce.kernels.elements import Elements, Program, as_in, order, strides_of_memory
+from torchbce.backends.gpu import formulas
+from torchbce.backends.request import KernelInputs, LossSpec, as_in, order, strides_of_memory
+from torchbce.definition import reference
 
 _LOSSES = {
-    "logits": cuda_math.LOGITS,
-    "focal": cuda_math.FOCAL,
-    "poly": cuda_math.POLY,
-    "asymmetric": cuda_math.ASYMMETRIC,
-    "probability": cuda_math.PROBABILITY,
-    "log_probability": cuda_math.LOG_PROBABILITY,
+    "logits": formulas.LOGITS,
+    "focal": formulas.FOCAL,
+    "poly": formulas.POLY,
+    "asymmetric": formulas.ASYMMETRIC,
+    "probability": formulas.PROBABILITY,
+    "log_probability": formulas.LOG_PROBABILITY,
 }
 #: What stands for the input of an ignored element: it has a finite loss.
 _NEUTRAL = {"probability": 0.5, "log_probability": -1.0}
@@ -39,14 +39,14 @@ BY_NUMBER, BY_TENSOR, BY_COUNT, BY_WEIGHTS = range(4)
 _BY_NUMBER, _BY_TENSOR, _BY_COUNT, _BY_WEIGHTS = map(tl.constexpr, range(4))
 
 
-class More(NamedTuple):
-    """What the logits of a linear layer need beside `Elements`. All have float or integer dtypes.
+class LinearInputs(NamedTuple):
+    """What the logits of a linear layer need beside `KernelInputs`, of float or integer dtypes.
 
     Attributes:
         bias: added to the input, broadcasting to its shape.
         weight: a second weight of elements, broadcasting to input's shape.
         keys: of the targets that are not 0, [stored], int64, ascending, not all of them distinct;
-            `Elements.target` is not read then.
+            `KernelInputs.target` is not read then.
         values: those targets, [stored]; None for ones.
         ignored: keys of elements that are ignored, as `keys`.
         places: a row of what `places_of` finds for `keys`; None to look now.
@@ -264,7 +264,7 @@ def _tile(
     a, b = y, 1 - y
     if operands.pos_weight is not None:
         a = tl.where(y == 0, 0.0, p * y)
-    loss, slope = cuda_math.loss_and_slope(
+    loss, slope = formulas.loss_and_slope(
         x,
         a,
         b,
@@ -464,15 +464,15 @@ def times(values, factor, n: tl.int64, BLOCK: tl.constexpr):
 # ------------------------------------------------------------------------------ their launchers
 
 
-def memory(elements: Elements) -> Tensor:
+def memory(elements: KernelInputs) -> Tensor:
     """For losses or a gradient: of input's shape and dtype, in the order of a kernel's visit."""
     x, strides = strides_of_memory(elements)
     return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
 
 
 def value_and_gradient(
-    program: Program,
-    elements: Elements,
+    program: LossSpec,
+    elements: KernelInputs,
     gradient: Tensor | None,
     by: int = BY_NUMBER,
     number: float = 1.0,
@@ -539,9 +539,9 @@ def multiply(values: Tensor, factor: Tensor) -> None:
 
 
 def launch(
-    program: Program,
-    elements: Elements,
-    more: More | None = None,
+    program: LossSpec,
+    elements: KernelInputs,
+    more: LinearInputs | None = None,
     *,
     losses: Tensor | None = None,
     gradient: Tensor | None = None,
@@ -644,7 +644,7 @@ def launch(
     )
 
 
-_NO_MORE = More()
+_NO_MORE = LinearInputs()
 _NO_STRIDES: tuple[tuple[int | None, ...], ...] = ((),) * len(_Operands._fields)
 _WARPS = 4
 #: 16 elements a thread, several loads of 16 bytes at once; 8 where there are many operands. Of what
@@ -655,8 +655,8 @@ _MANY, _TILES = 2**22, 4
 _SUMS = 8192  # at a time: 8 a thread of 32 warps
 
 
-def _block(program: Program, elements: Elements, more: bool = False) -> int:
-    """How many elements a tile has; with `More`, the same whatever the options, see `parts_of`."""
+def _block(program: LossSpec, elements: KernelInputs, more: bool = False) -> int:
+    """Elements per tile. With `LinearInputs` it does not depend on the options, see `parts_of`."""
     x, _, *options, _ = elements
     if program.loss == "logits" and x.dtype != torch.float64:
         given = sum(option is not None for option in options)
@@ -668,12 +668,12 @@ def _tiles(n: int) -> int:
     return _TILES if n >= _MANY else 1
 
 
-def parts_of(program: Program, like: Tensor, counts: Sequence[int]) -> list[int]:
-    """Room for the sums that `launch` leaves, with `More`, of so many elements like this input's.
+def parts_of(program: LossSpec, like: Tensor, counts: Sequence[int]) -> list[int]:
+    """How many partial sums `launch` writes with `LinearInputs`, for each number of elements.
 
     Multiples of 4, so that each begins at 16 bytes; what is over is to be 0.
     """
-    block = _block(program, Elements(like, like), True)
+    block = _block(program, KernelInputs(like, like), True)
     return [-(-programs_of(n, block, _tiles(n)) // 4) * 4 for n in counts]
 
 
@@ -711,13 +711,13 @@ def _places(keys: Tensor, first: int, n: int, block: int, tiles: int) -> Tensor:
 
 
 def places_of(
-    program: Program, like: Tensor, keys: Tensor | None, n: int, size: int
+    program: LossSpec, like: Tensor, keys: Tensor | None, n: int, size: int
 ) -> Tensor | None:
-    """The same at once, by row, for n elements that are visited, with `More`, `size` at a time."""
+    """As `_places`, [chunks, tiles + 1], for n elements in chunks of `size` (`LinearInputs`)."""
     if keys is None or not n:
         return None
     pieces = -(-n // size)
-    block = _block(program, Elements(like, like), True)
+    block = _block(program, KernelInputs(like, like), True)
     tiles = programs_of(size, block, _tiles(size)) * _tiles(size)
     # An even number, so that each row begins at 16 bytes, as one compiled kernel expects.
     edges = torch.arange(tiles + 1 + (tiles + 1) % 2, device=keys.device)
@@ -730,7 +730,7 @@ def places_of(
 _Layout = tuple[tuple[int, ...], tuple[tuple[int | None, ...], ...], tuple[int, ...]]
 
 
-def _layout(operands: _Operands, elements: Elements) -> _Layout:
+def _layout(operands: _Operands, elements: KernelInputs) -> _Layout:
     """How the operands lie; what a training asks again and again is kept."""
     x = operands.input
     shape = x.shape

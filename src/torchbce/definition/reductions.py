@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce import _checks, reference
+from torchbce.definition import checks, reference
 
 
 def divisor(
@@ -84,12 +84,12 @@ def stored(
     ignore_index: float | None,
     check: bool | None = None,
 ) -> Stored:
-    """What a sparse target stores, its range checked as `_checks.value_range` does."""
-    index, values = _checks.sparse_elements(target, input)
+    """What a sparse target stores, its range checked as `checks.value_range` does."""
+    index, values = checks.sparse_elements(target, input)
     y = values.to(reference.compute_dtype(input.dtype))
     at = index.unbind()
     kept = which(values, y, None if mask is None else mask[at], ignore_index)
-    _checks.value_range("target", y, kept, index, check)
+    checks.value_range("target", y, kept, index, check)
     if kept is None:
         return Stored(at, y, mask)
     zero = torch.zeros((), dtype=y.dtype, device=input.device)

@@ -1,9 +1,8 @@
 """One pass on a GPU that leaves the loss and, if it will be needed, the gradient; its backward.
 
-The host never waits for the device. What `_autograd` finds out by looking, a kernel looks at here:
-the gradient that was kept is for an incoming one of 1, and the kernel that is launched in the
-backward pass does nothing if that is what comes; else it computes the gradient anew, with one
-rounding, in the same memory.
+The host never waits for the device. The gradient that is kept is that of an
+upstream gradient of 1. The kernel that the backward pass launches reads the upstream gradient: it
+does nothing if that is 1, and else computes the gradient again in the same memory, rounded once.
 """
 
 from typing import Any
@@ -11,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce import _backends, kernels
-from torchbce._autograd import Call, Elements, by_definition
+from torchbce.backends import selection
+from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.request import Call, KernelInputs, by_definition
 
-#: What a sum is divided by, see `_counting.divisor`.
+#: What a sum is divided by, see `reductions.divisor`.
 Divisor = float | Tensor | None
 
 
 def evaluate(
-    call: Call, divisor: Divisor, elements: Elements, sparse: Tensor | None = None
+    call: Call, divisor: Divisor, elements: KernelInputs, sparse: Tensor | None = None
 ) -> Tensor:
     """The loss by a kernel, of elements of which the input alone may require grad."""
     if elements[0].requires_grad and torch.is_grad_enabled():
@@ -30,41 +30,46 @@ def evaluate(
 
 
 def run(
-    call: Call, divisor: Divisor, elements: Elements, gradient: Tensor | None
+    call: Call, divisor: Divisor, elements: KernelInputs, gradient: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The loss, with its gradient where there is memory for one; and what was counted."""
-    gpu = kernels.gpu()
     if call.reduction == "none":
-        losses: Tensor = gpu.memory(elements)
-        gpu.launch(call.program, elements, losses=losses)
+        losses: Tensor = gpu_launch.memory(elements)
+        gpu_launch.launch(call.program, elements, losses=losses)
         return losses, None
-    by = {"by": gpu.BY_NUMBER, "number": divisor}
+    by: dict[str, Any] = {"by": gpu_launch.BY_NUMBER, "number": divisor}
     if divisor is None:
-        by = {"by": gpu.BY_WEIGHTS if call.reduction == "weighted_mean" else gpu.BY_COUNT}
+        by = {
+            "by": gpu_launch.BY_WEIGHTS
+            if call.reduction == "weighted_mean"
+            else gpu_launch.BY_COUNT
+        }
     elif isinstance(divisor, Tensor):
-        by = {"by": gpu.BY_TENSOR, "divided_by": divisor}
-    found: tuple[Tensor, Tensor | None] = gpu.value_and_gradient(
+        by = {"by": gpu_launch.BY_TENSOR, "divided_by": divisor}
+    found: tuple[Tensor, Tensor | None] = gpu_launch.value_and_gradient(
         call.program, elements, gradient, **by
     )
     return found
 
 
 def gradient_of(
-    call: Call, divisor: Divisor, elements: Elements, upstream: Tensor, kept: Tensor | None = None
+    call: Call,
+    divisor: Divisor,
+    elements: KernelInputs,
+    upstream: Tensor,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """The gradient by an incoming one; `kept` is that by 1, whose memory is used again."""
-    gpu = kernels.gpu()
-    gradient: Tensor = gpu.memory(elements) if kept is None else kept
+    gradient: Tensor = gpu_launch.memory(elements) if kept is None else kept
     if call.reduction == "none":
-        gpu.launch(call.program, elements, gradient=gradient, upstream=upstream)
+        gpu_launch.launch(call.program, elements, gradient=gradient, upstream=upstream)
         return gradient
-    counted = isinstance(divisor, Tensor)
-    gpu.launch(
+    gpu_launch.launch(
         call.program,
         elements,
         gradient=gradient,
-        scale=1.0 if counted or divisor is None else 1 / divisor,
-        divided_by=divisor if counted else None,
+        scale=1.0 if isinstance(divisor, Tensor) or divisor is None else 1 / divisor,
+        divided_by=divisor if isinstance(divisor, Tensor) else None,
         upstream=upstream,
         unless_one=kept is not None,
     )
@@ -78,7 +83,7 @@ class _Fused(torch.autograd.Function):
         input: Tensor,
         call: Call,
         divisor: Divisor,
-        elements: Elements,
+        elements: KernelInputs,
         sparse: Tensor | None,
     ) -> Tensor:
         # Not where saved tensors are offloaded or, by checkpointing, forgotten: the gradient is no
@@ -88,7 +93,7 @@ class _Fused(torch.autograd.Function):
             and divisor is not None
             and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         )
-        ctx.gradient = kernels.gpu().memory(elements) if keeps else None
+        ctx.gradient = gpu_launch.memory(elements) if keeps else None
         value, counted = run(call, divisor, elements, ctx.gradient)
         ctx.asked = call, counted if divisor is None else divisor
         ctx.save_for_backward(*elements, sparse)
@@ -98,8 +103,8 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         *elements, sparse = ctx.saved_tensors
         call, divisor = ctx.asked
-        mode = torch.is_grad_enabled() or _backends.active_mode() is not None
-        if mode or not _backends.is_plain(upstream, upstream.is_cuda):
+        mode = torch.is_grad_enabled() or selection.active_mode() is not None
+        if mode or not selection.is_plain(upstream, upstream.is_cuda):
             return by_definition(call, elements, sparse, upstream), *_NOTHING
         # Taken by one of several threads, or by the first of several backward passes; others
         # compute their own, since whoever asked may write into what he got.

@@ -14,9 +14,10 @@ import torch
 from numba import cfunc, types
 from torch import Tensor
 
-from torchbce.kernels import cpu_loops as loops
-from torchbce.kernels import cpu_memory, cpu_threads
-from torchbce.kernels.elements import Elements, Program, as_in, order, strides_of_memory
+from torchbce.backends.cpu import loops
+from torchbce.backends.cpu import memory as cpu_memory
+from torchbce.backends.cpu import threads as cpu_threads
+from torchbce.backends.request import KernelInputs, LossSpec, as_in, order, strides_of_memory
 
 CODES = {
     torch.float32: loops.FLOAT32,
@@ -42,8 +43,8 @@ _FLAT = struct.Struct(loops.RECORD.format + "12q")
 
 
 def launch(
-    program: Program,
-    elements: Elements,
+    program: LossSpec,
+    elements: KernelInputs,
     losses: Tensor | None,
     gradient: Tensor | None,
     scale: float = 1.0,
@@ -111,12 +112,12 @@ def launch(
     return loss_sum, weight_sum, count if ignores else n, wrong != 0
 
 
-def memory_for_gradient(elements: Elements) -> Tensor:
+def memory_for_gradient(elements: KernelInputs) -> Tensor:
     """Of input's shape and dtype, in the order in which a kernel walks over it."""
     return cpu_memory.reused(*strides_of_memory(elements))
 
 
-def memory_for_losses(elements: Elements) -> Tensor:
+def memory_for_losses(elements: KernelInputs) -> Tensor:
     """Of input's shape and dtype, in the order in which a kernel walks over it."""
     x, strides = strides_of_memory(elements)
     memory = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
@@ -126,7 +127,7 @@ def memory_for_losses(elements: Elements) -> Tensor:
 # ------------------------------------------------------------------------ where elements lie
 
 
-def _table(elements: Elements, upstream: Tensor | None) -> tuple["array[int]", int]:
+def _table(elements: KernelInputs, upstream: Tensor | None) -> tuple["array[int]", int]:
     """The operands as rows of equal width, in the order of `loops.INPUT` and its neighbours."""
     x, y, *options, positions = elements
     walk = order(elements)
@@ -207,7 +208,7 @@ def _code() -> str | None:
     It stands in the names of compiled kernels, since Numba looks at one file of a cached function.
     """
     folder = Path(__file__).parent
-    names = ("cpu_intrinsics.py", "cpu_math.py", "cpu_loops.py")
+    names = ("intrinsics.py", "formulas.py", "loops.py")
     try:
         sources = b"".join((folder / name).read_bytes() for name in names)
     except OSError:

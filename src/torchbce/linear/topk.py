@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce import reference
+from torchbce.definition import reference
 from torchbce.linear import call, sharding
 from torchbce.linear.chunks import Head, chunk_size, in_full_precision
 

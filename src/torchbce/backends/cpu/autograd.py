@@ -2,36 +2,18 @@
 
 import ctypes
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchbce import _backends, kernels
-
-#: A `kernels.elements.Elements`, or a tuple like it: the input first.
-Elements = tuple[Any, ...]
-
-
-class Call(NamedTuple):
-    """What a loss is asked for, beside its tensors.
-
-    Attributes:
-        program: a `kernels.elements.Program`.
-        reduction: its name.
-        definition: the loss of input, target, weight, pos_weight and mask in plain PyTorch.
-        checked: whether a value outside its range is an error, which the definition raises.
-    """
-
-    program: Any
-    reduction: str
-    definition: Callable[..., Tensor]
-    checked: bool = True
+from torchbce.backends import selection
+from torchbce.backends.cpu import launch as cpu_launch
+from torchbce.backends.request import Call, KernelInputs, by_definition, definition_arguments
 
 
 def evaluate(
-    call: Call, divisor: float | None, elements: Elements, sparse: Tensor | None = None
+    call: Call, divisor: float | None, elements: KernelInputs, sparse: Tensor | None = None
 ) -> tuple[Tensor, float]:
     """The loss by a kernel, and the number of elements that count.
 
@@ -61,7 +43,7 @@ class _Fused(torch.autograd.Function):
         input: Tensor,
         call: Call,
         divisor: float | None,
-        elements: Elements,
+        elements: KernelInputs,
         sparse: Tensor | None,
         counted: list[float],
     ) -> Tensor:
@@ -81,8 +63,8 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         *elements, sparse = ctx.saved_tensors
         call, factor, scale = ctx.asked
-        mode = torch.is_grad_enabled() or _backends.active_mode() is not None
-        if mode or not _backends.is_plain(upstream):
+        mode = torch.is_grad_enabled() or selection.active_mode() is not None
+        if mode or not selection.is_plain(upstream):
             return by_definition(call, elements, sparse, upstream), *_NOTHING
         if call.reduction == "none":
             return _gradient(call, elements, upstream=upstream), *_NOTHING
@@ -110,22 +92,21 @@ _apply: Any = super(torch.autograd.Function, _Fused).apply
 def _pass(
     call: Call,
     divisor: float | None,
-    elements: Elements,
+    elements: KernelInputs,
     sparse: Tensor | None,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor | None, float, float]:
     """The loss, the gradient, what that still has to be multiplied by, and how many count."""
-    cpu = kernels.cpu()
     program, reduction, definition, checked = call
     element_wise = reduction == "none"
-    losses = cpu.memory_for_losses(elements) if element_wise else None
-    gradient = cpu.memory_for_gradient(elements) if wants_gradient else None
+    losses = cpu_launch.memory_for_losses(elements) if element_wise else None
+    gradient = cpu_launch.memory_for_gradient(elements) if wants_gradient else None
     scale = 1 / divisor if divisor else 1.0
-    total, weights, count, wrong = cpu.launch(
+    total, weights, count, wrong = cpu_launch.launch(
         program, elements, losses, gradient, scale, None, not element_wise
     )
     if wrong and checked:
-        definition(*_arguments(elements, sparse))
+        definition(*definition_arguments(elements, sparse))
     if losses is not None:
         return losses, None, 1.0, count
     factor = 1.0
@@ -140,25 +121,8 @@ def _pass(
 
 
 def _gradient(
-    call: Call, elements: Elements, scale: float = 1.0, upstream: Tensor | None = None
+    call: Call, elements: KernelInputs, scale: float = 1.0, upstream: Tensor | None = None
 ) -> Tensor:
-    cpu = kernels.cpu()
-    gradient: Tensor = cpu.memory_for_gradient(elements)
-    cpu.launch(call.program, elements, None, gradient, scale, upstream, False)
+    gradient: Tensor = cpu_launch.memory_for_gradient(elements)
+    cpu_launch.launch(call.program, elements, None, gradient, scale, upstream, False)
     return gradient
-
-
-def by_definition(
-    call: Call, elements: Elements, sparse: Tensor | None, upstream: Tensor
-) -> Tensor:
-    """For gradients of gradients and batched ones: the definition, differentiated."""
-    create = torch.is_grad_enabled()
-    with torch.enable_grad():
-        value = call.definition(*_arguments(elements, sparse))
-        (gradient,) = torch.autograd.grad(value, elements[0], upstream, create_graph=create)
-    return gradient
-
-
-def _arguments(elements: Elements, sparse: Tensor | None) -> Elements:
-    input, target, *options, _ = elements
-    return (input, target if sparse is None else sparse, *options)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce import reference
+from torchbce.definition import reference
 
 
-class Elements(NamedTuple):
+class KernelInputs(NamedTuple):
     """What a kernel reads. Each tensor broadcasts to the input's shape.
 
     Attributes:
@@ -30,7 +30,7 @@ class Elements(NamedTuple):
     positions: Tensor | None = None
 
 
-class Program(NamedTuple):
+class LossSpec(NamedTuple):
     """Which loss, with what constants and options."""
 
     loss: str
@@ -44,7 +44,7 @@ def program(
     own: tuple[float | None, ...],
     smoothing: float,
     ignore_index: float | None,
-) -> Program:
+) -> LossSpec:
     """The program of a loss that `reference` defines, with its own constants.
 
     The first two constants of a kernel weigh positives and negatives. A loss that focuses on
@@ -75,10 +75,10 @@ def program(
     else:
         loss, constants = "logits", (1.0, 1.0)
     filled = tuple(float(value) for value in (*constants, 0.0, 0.0, 0.0)[:5])
-    return Program(loss, filled, smoothing, ignore_index)  # type: ignore[arg-type]
+    return LossSpec(loss, filled, smoothing, ignore_index)  # type: ignore[arg-type]
 
 
-def strides_of_memory(elements: Elements) -> tuple[Tensor, tuple[int, ...]]:
+def strides_of_memory(elements: KernelInputs) -> tuple[Tensor, tuple[int, ...]]:
     """The input, and the strides of memory in the order in which a kernel walks over it."""
     x, walk = elements[0], order(elements)
     if walk is None:
@@ -94,7 +94,7 @@ def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides[: len(shape)]))
 
 
-def order(elements: Elements) -> list[int] | None:
+def order(elements: KernelInputs) -> list[int] | None:
     """The dimensions of the input from the outermost in memory to the innermost.
 
     None for the order in which they stand: that of a contiguous input, of one that repeats
@@ -114,3 +114,37 @@ def as_in(number: float, dtype: torch.dtype) -> float:
     """A number as its dtype has it, of an integer dtype as float32 has it."""
     wide = dtype if dtype.is_floating_point else torch.float32
     return torch.tensor(number, dtype=wide, device="cpu").item()
+
+
+class Call(NamedTuple):
+    """What a loss is asked for, beside its tensors.
+
+    Attributes:
+        program: a `kernels.elements.LossSpec`.
+        reduction: its name.
+        definition: the loss of input, target, weight, pos_weight and mask in plain PyTorch.
+        checked: whether a value outside its range is an error, which the definition raises.
+    """
+
+    program: Any
+    reduction: str
+    definition: Callable[..., Tensor]
+    checked: bool = True
+
+
+def by_definition(
+    call: Call, elements: KernelInputs, sparse: Tensor | None, upstream: Tensor
+) -> Tensor:
+    """For gradients of gradients and batched ones: the definition, differentiated."""
+    create = torch.is_grad_enabled()
+    with torch.enable_grad():
+        value = call.definition(*definition_arguments(elements, sparse))
+        (gradient,) = torch.autograd.grad(value, elements[0], upstream, create_graph=create)
+    return gradient
+
+
+def definition_arguments(
+    elements: KernelInputs, sparse: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    input, target, *options, _ = elements
+    return (input, target if sparse is None else sparse, *options)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchbce import reference
+from torchbce.definition import reference
 
 
 def input_dtype(name: str, tensor: Tensor) -> None:

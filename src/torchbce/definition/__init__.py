@@ -1,0 +1,6 @@
+"""What the losses are: formulas, options, reductions and checks, in plain PyTorch.
+
+Nothing here imports another part of the package. `reference` has the formulas, `family` one record
+per loss, `dense` the loss with its options, `reductions` the valid mask and the denominator,
+`checks` the checks of arguments.
+"""
