@@ -31,7 +31,8 @@ def evaluate(
     key = None
     if repeatable:
         try:
-            key = loss, label_smoothing, ignore_index, reduction, check_targets, input.shape
+            numbers = label_smoothing, ignore_index, reduction, check_targets
+            key = loss, numbers, input.shape, input.dtype, target.dtype, input.requires_grad
             prepared = dispatch.prepared[key]
         except (KeyError, TypeError, AttributeError, RuntimeError):
             prepared = None
@@ -39,15 +40,11 @@ def evaluate(
             value = prepared(input, target)
             if value is not None:
                 return value
-    options = Options(
-        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
-    )
     checks.reduction(reduction)
     checks.fraction("label_smoothing", label_smoothing)
     if not torch.compiler.is_compiling():
         weight = checks.scalar_to_device(weight, input)
         pos_weight = checks.scalar_to_device(pos_weight, input)
-        options = options._replace(weight=weight, pos_weight=pos_weight)
     unchecked = check_targets is False and loss.domain.name != "logits"
     backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked)
     if loss.kernel is None:
@@ -55,4 +52,7 @@ def evaluate(
     if backend is selection.REFERENCE:  # kernels take floating inputs and real targets alone
         checks.input_dtype("input", input)
         checks.target_dtype(target)
+    options = Options(
+        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    )
     return dispatch.evaluate(backend, loss, align(input, target, options), options, key)

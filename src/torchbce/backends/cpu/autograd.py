@@ -50,6 +50,8 @@ class BinaryCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
+        # Reading them raises if one was changed since, or if the graph was freed.
+        saved = ctx.saved_tensors
         plain = not torch.is_grad_enabled() and (_is_usual(upstream) or _is_plain(upstream))
         factor = math.nan
         if plain and ctx.call.reduction != "none":
@@ -65,7 +67,7 @@ class BinaryCrossEntropy(torch.autograd.Function):
                 return gradient, None, None
             if gradient is not None and gradient.dtype is _FLOAT32 and math.isfinite(factor):
                 return gradient.mul_(factor), None, None
-        return _compute_gradient(ctx, upstream, plain, factor), None, None
+        return _compute_gradient(ctx, saved, upstream, plain, factor), None, None
 
 
 _apply = _pytorch.function_apply(BinaryCrossEntropy)
@@ -116,18 +118,22 @@ def _value(loss: float, input: Tensor) -> Tensor:
     return input.new_full((), ctypes.c_float(loss).value, dtype=_FLOAT32)
 
 
-def _compute_gradient(ctx: Any, upstream: Tensor, plain: bool, factor: float) -> Tensor:
+def _compute_gradient(
+    ctx: Any, saved: tuple[Tensor, ...], upstream: Tensor, plain: bool, factor: float
+) -> Tensor:
     """The gradient, computed now.
 
     Args:
         ctx: what the forward pass left.
+        saved: the tensors that it saved.
         upstream: the upstream gradient.
         plain: whether a kernel can read it.
         factor: of a reduced loss, what the gradient of the sum divided by the denominator is
             multiplied by.
     """
-    saved = (*ctx.saved_tensors, *[None] * 5)
-    request = Request(ctx.call, KernelInputs(*saved[:6]), ctx.denominator, saved[6])
+    # A prepared call saves the input and the target alone.
+    tensors: list[Any] = [*saved, *[None] * 5]
+    request = Request(ctx.call, KernelInputs(*tensors[:6]), ctx.denominator, tensors[6])
     element_wise = request.call.reduction == "none"
     if not plain or not (element_wise or math.isfinite(factor)):
         return request.gradient_by_definition(upstream)
