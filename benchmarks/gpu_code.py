@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,20 +22,19 @@ from triton.backends.compiler import GPUTarget
 import _results
 from torchbce.backends.gpu import kernels, launch
 from torchbce.backends.gpu.operands import Flags
-from torchbce.backends.request import KernelInputs, program
-from torchbce.definition import reference
+from torchbce.backends.request import KernelInputs, loss_spec
+from torchbce.definition import family
 
 CAPABILITY = 90
 N = 2**20
 THREADS = 128
-Parts = Callable[..., tuple[Tensor, Tensor]]
-LOSSES: dict[str, tuple[Parts, tuple[float | None, ...]]] = {
-    "cross-entropy of logits": (reference.logits_parts, ()),
-    "focal": (reference.focal_parts, (0.25, 2.0)),
-    "asymmetric": (reference.asymmetric_parts, (1.0, 4.0, 0.05)),
-    "Poly-1": (reference.poly_parts, (1.0, 2.0, 0.25)),
-    "of probabilities": (reference.probability_parts, (None,)),
-    "of log-probabilities": (reference.log_probability_parts, ()),
+LOSSES = {
+    "cross-entropy of logits": family.CROSS_ENTROPY,
+    "focal": family.loss("sigmoid_focal_loss", 0.25, 2.0),
+    "asymmetric": family.loss("asymmetric_loss", 1.0, 4.0, 0.05),
+    "Poly-1": family.loss("poly_binary_cross_entropy", 1.0, 2.0, 0.25),
+    "of probabilities": family.loss("binary_cross_entropy", None),
+    "of log-probabilities": family.loss("binary_cross_entropy_with_log_probs"),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,7 +52,7 @@ class Driver:
         return 0
 
 
-def compiled(parts: Parts, own: tuple[float | None, ...], dtype: torch.dtype) -> tuple[Any, int]:
+def compiled(loss: family.Loss, dtype: torch.dtype) -> tuple[Any, int]:
     """The kernel that computes a loss with its gradient, and the number of elements per tile."""
     found: list[tuple[Any, int]] = []
 
@@ -71,15 +69,13 @@ def compiled(parts: Parts, own: tuple[float | None, ...], dtype: torch.dtype) ->
     with mock.patch.object(launch, "_run", compile_only):
         x = torch.zeros(N, dtype=dtype)
         inputs = KernelInputs(x, torch.zeros_like(x))
-        loss_spec = program(parts, own, 0.0, None)
-        launch.value_and_gradient(loss_spec, inputs, launch.new_output(inputs), N)
+        launch.value_and_gradient(loss_spec(loss), inputs, launch.new_output(inputs), N)
     return found[0]
 
 
 def row(name: str, dtype: str) -> list[str]:
     """A row of the table."""
-    parts, own = LOSSES[name]
-    kernel, block = compiled(parts, own, DTYPES[dtype])
+    kernel, block = compiled(LOSSES[name], DTYPES[dtype])
     tools = Path(triton.knobs.nvidia.ptxas.path).parent
     with tempfile.TemporaryDirectory() as folder:
         source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"

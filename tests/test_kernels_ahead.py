@@ -18,8 +18,8 @@ from unittest import mock
 import pytest
 import torch
 
-from torchbce.backends.request import KernelInputs, LossSpec, program
-from torchbce.definition import reference
+from torchbce.backends.request import KernelInputs, LossSpec, loss_spec
+from torchbce.definition import family
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
@@ -30,13 +30,13 @@ from triton.backends.compiler import GPUTarget  # noqa: E402 - Triton may be mis
 from torchbce.backends.gpu import formulas, kernels, launch, operands  # noqa: E402
 from torchbce.backends.gpu.operands import LinearInputs, Outputs  # noqa: E402
 
-LOSSES: dict[str, tuple[Callable[..., Any], tuple[float | None, ...]]] = {
-    "cross-entropy": (reference.logits_parts, ()),
-    "focal": (reference.focal_parts, (0.25, 2.0)),
-    "asymmetric": (reference.asymmetric_parts, (1.0, 4.0, 0.05)),
-    "poly": (reference.poly_parts, (1.0, 2.0, 0.25)),
-    "probability": (reference.probability_parts, (1e-4,)),
-    "log-probability": (reference.log_probability_parts, ()),
+LOSSES = {
+    "cross-entropy": family.CROSS_ENTROPY,
+    "focal": family.loss("sigmoid_focal_loss", 0.25, 2.0),
+    "asymmetric": family.loss("asymmetric_loss", 1.0, 4.0, 0.05),
+    "poly": family.loss("poly_binary_cross_entropy", 1.0, 2.0, 0.25),
+    "probability": family.loss("binary_cross_entropy", 1e-4),
+    "log-probability": family.loss("binary_cross_entropy_with_log_probs"),
 }
 DTYPES = {
     "float32": torch.float32,
@@ -144,8 +144,7 @@ def compiled(arch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
 
 def spec(loss: str, smoothing: float = 0.0, ignore_index: float | None = None) -> LossSpec:
-    parts, own = LOSSES[loss]
-    return program(parts, own, smoothing, ignore_index)
+    return loss_spec(LOSSES[loss], smoothing, ignore_index)
 
 
 def check(made: Compiled) -> None:
@@ -182,9 +181,9 @@ def check_offsets(made: Compiled) -> None:
     assert [use for use in uses if not re.match(r"cvt\.u64|mul\.wide|mad\.wide", use)] == []
 
 
-def value_and_gradient(loss_spec: LossSpec, inputs: KernelInputs) -> None:
+def value_and_gradient(spec: LossSpec, inputs: KernelInputs) -> None:
     gradient = launch.new_output(inputs)
-    launch.value_and_gradient(loss_spec, inputs, gradient, denominator=3.0)
+    launch.value_and_gradient(spec, inputs, gradient, denominator=3.0)
 
 
 @pytest.mark.parametrize(("loss", "dtype"), EACH)
@@ -259,10 +258,10 @@ def test_an_odd_number_of_elements_with_every_option(loss: str, compiled: Compil
     mask = torch.ones(x.shape, dtype=torch.bool)
     values = torch.ones(len(positions))
     inputs = KernelInputs(x, values, weight, channels, mask, positions)
-    loss_spec = spec(loss, smoothing=0.1, ignore_index=math.nan)
+    every_option = spec(loss, smoothing=0.1, ignore_index=math.nan)
     upstream = torch.ones(x.shape[1])
     outputs = Outputs(gradient=torch.zeros_like(x))
-    made = compiled(lambda: launch.launch_loss(loss_spec, inputs, outputs, upstream=upstream))
+    made = compiled(lambda: launch.launch_loss(every_option, inputs, outputs, upstream=upstream))
     check(made)
     check_offsets(made)
 

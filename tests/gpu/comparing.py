@@ -15,7 +15,7 @@ from torch import Tensor
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, targets
-from torchbce.definition import reference
+from torchbce.definition.reductions import REDUCTIONS
 
 BLOCK = 2048
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -32,7 +32,7 @@ EXPONENTS = {
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 _floored = next(loss for loss in FAMILY if loss.name == "bce")
 one_of_each = pytest.mark.parametrize("loss", [*ONE_OF_EACH, _floored], ids=lambda loss: loss.name)
-every_reduction = pytest.mark.parametrize("reduction", reference.REDUCTIONS)
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 every_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 #: Largest error for a target of 0 or 1, in ulp: half an ulp for rounding the result, and one and a
 #: half for the exponential, the polynomial and their product, each rounded to float32.

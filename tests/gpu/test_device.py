@@ -14,11 +14,12 @@ import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
 from torchbce.backends.gpu import launch
 from torchbce.definition import reference
+from torchbce.definition.reductions import REDUCTIONS
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.name)
-every_reduction = pytest.mark.parametrize("reduction", reference.REDUCTIONS)
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 pytestmark = pytest.mark.usefixtures("clean_memory")
 

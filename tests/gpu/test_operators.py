@@ -13,7 +13,7 @@ from torchbce.backends import compiled
 from torchbce.backends.gpu import launch
 from torchbce.backends.gpu.operands import LinearInputs, Outputs
 from torchbce.backends.request import KernelInputs, LossSpec
-from torchbce.definition import reference
+from torchbce.definition.reductions import REDUCTIONS
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -57,7 +57,7 @@ def by_function(
 @pytest.mark.parametrize(
     ("reduction", "name"),
     [
-        *((reduction, "plain") for reduction in reference.REDUCTIONS),
+        *((reduction, "plain") for reduction in REDUCTIONS),
         *((reduction, "masked") for reduction in ("none", "mean", "batch_mean")),
         *((reduction, "ignored") for reduction in ("mean", "batch_mean")),
         *((reduction, "transposed") for reduction in ("none", "mean")),
@@ -125,7 +125,7 @@ def test_the_operators_pass_opcheck(reduction: str, dtype: torch.dtype) -> None:
         )
 
 
-@pytest.mark.parametrize("reduction", reference.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_graph_holds_for_any_size(reduction: str, fresh_compiler: None) -> None:
     """The denominator of a mean depends on the size, and is no constant of the graph."""
     counter = torch._dynamo.testing.CompileCounter()

@@ -24,7 +24,7 @@ from torch import Tensor
 import torchbce
 from family import FAMILY, Loss, targets
 from torchbce import functional
-from torchbce.definition import reference
+from torchbce.definition.reductions import REDUCTIONS
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -41,7 +41,7 @@ def test_the_family(loss: Loss, reduction: str) -> None:
 def test_the_family_with_all_options(loss: Loss, reduction: str) -> None:
     x, y = elements(loss)
     # Each ignore_index is combined with each loss and each reduction.
-    index = FAMILY.index(loss) + reference.REDUCTIONS.index(reduction)
+    index = FAMILY.index(loss) + REDUCTIONS.index(reduction)
     ignore_index = (-100.0, math.nan)[index % 2]
     y[3] = y[5, 6] = ignore_index
     x[5, 6] = math.nan

@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 
 from torchbce.backends.gpu import autograd as gpu_autograd
-from torchbce.backends.gpu.operands import Denominator
-from torchbce.backends.request import Call, KernelInputs, LossSpec, strides_of_memory
-from torchbce.definition import reductions, reference
+from torchbce.backends.request import (
+    Call,
+    KernelInputs,
+    LossSpec,
+    Request,
+    kernel_denominator,
+    strides_of_memory,
+)
+from torchbce.definition import reference
+from torchbce.definition.arguments import Arguments, Valid, find_valid
+from torchbce.definition.reductions import Denominator
 
 
 class _Arguments(NamedTuple):
@@ -32,15 +40,16 @@ class _Arguments(NamedTuple):
     def inputs(self) -> KernelInputs:
         return KernelInputs(self.input, self.target, self.weight, self.pos_weight, self.mask)
 
-    def call(self) -> Call:
+    def request(self, denominator: Denominator | None) -> Request:
         c0, c1, c2, c3, c4 = self.constants
         loss_spec = LossSpec(self.loss, (c0, c1, c2, c3, c4), self.smoothing, self.ignore_index)
-        return Call(loss_spec, self.reduction, _no_definition)
+        return Request(Call(loss_spec, self.reduction, _no_definition), self.inputs(), denominator)
 
-    def denominator(self) -> Denominator:
-        return reductions.divisor(
-            self.reduction, self.input, self.target, self.weight, self.mask, self.ignore_index
-        )
+    def denominator(self) -> Denominator | None:
+        arguments = Arguments(*self[:5])
+        batch_mean = self.reduction == "batch_mean"
+        valid = find_valid(arguments, self.ignore_index) if batch_mean else Valid()
+        return kernel_denominator(self.reduction, arguments, self.ignore_index, valid.elements)
 
 
 _SCHEMA = (
@@ -69,12 +78,9 @@ def _compute_value(*given: Any) -> tuple[Tensor, Tensor]:
     """The loss and its denominator; the latter is empty if it is a number."""
     arguments = _Arguments(*given)
     denominator = arguments.denominator()
-    value, computed = gpu_autograd.compute_value(
-        arguments.call(), denominator, arguments.inputs(), None
-    )
-    if denominator is None:
-        denominator = computed
-    return value, denominator if isinstance(denominator, Tensor) else value.new_empty(0)
+    value, computed = gpu_autograd.compute_value(arguments.request(denominator), None)
+    found = computed if denominator is None else denominator
+    return value, found if isinstance(found, Tensor) else value.new_empty(0)
 
 
 def _value_metadata(*given: Any) -> tuple[Tensor, Tensor]:
@@ -98,12 +104,8 @@ def _value_metadata(*given: Any) -> tuple[Tensor, Tensor]:
 
 def _compute_gradient(upstream: Tensor, denominator: Tensor, *given: Any) -> Tensor:
     arguments = _Arguments(*given)
-    return gpu_autograd.compute_gradient(
-        arguments.call(),
-        denominator if denominator.numel() else arguments.denominator(),
-        arguments.inputs(),
-        upstream,
-    )
+    found = denominator if denominator.numel() else arguments.denominator()
+    return gpu_autograd.compute_gradient(arguments.request(found), upstream)
 
 
 def _gradient_metadata(upstream: Tensor, denominator: Tensor, *given: Any) -> Tensor:

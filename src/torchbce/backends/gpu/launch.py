@@ -19,7 +19,6 @@ from torchbce.backends.gpu.operands import (
     IGNORE_NAN,
     IGNORE_NONE,
     SPARSE,
-    Denominator,
     Flags,
     Layout,
     Operands,
@@ -32,6 +31,8 @@ from torchbce.backends.gpu.operands import (
 )
 from torchbce.backends.request import KernelInputs, LossSpec, as_in, strides_of_memory
 from torchbce.definition import reference
+from torchbce.definition.family import KERNELS
+from torchbce.definition.reductions import Denominator
 
 _LOSSES: dict[str, int] = {
     "logits": formulas.LOGITS.value,
@@ -41,8 +42,6 @@ _LOSSES: dict[str, int] = {
     "probability": formulas.PROBABILITY.value,
     "log_probability": formulas.LOG_PROBABILITY.value,
 }
-#: An input with a finite loss, which replaces the input of an ignored element.
-_NEUTRAL = {"probability": 0.5, "log_probability": -1.0}
 _NO_LINEAR = LinearInputs()
 _WARPS = 4
 #: Partial sums that `sum_kernel` adds up at a time: 8 per thread of 32 warps.
@@ -81,7 +80,7 @@ def value_and_gradient(
     loss_spec: LossSpec,
     inputs: KernelInputs,
     gradient: Tensor | None,
-    denominator: Denominator = 1.0,
+    denominator: Denominator | None = 1.0,
     weighted: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The sum of the losses over a denominator, and the gradient of that value.
@@ -124,7 +123,7 @@ def launch_loss(
     outputs: Outputs,
     linear: LinearInputs | None = None,
     *,
-    denominator: Denominator = 1.0,
+    denominator: Denominator | None = 1.0,
     weighted: bool = False,
     scale: float = 1.0,
     upstream: Tensor | None = None,
@@ -159,7 +158,7 @@ def launch_loss(
     flags = Flags(
         kinds=kinds,
         loss=_LOSSES[loss_spec.loss],
-        neutral=_NEUTRAL.get(loss_spec.loss, 0.0),
+        neutral=KERNELS[loss_spec.loss].neutral,
         ignore=ignore,
         ignores=(ignore != IGNORE_NONE or inputs.mask is not None or keys.ignored is not None),
         smooth=loss_spec.smoothing != 0,
@@ -198,7 +197,7 @@ def launch_loss(
 def launch_sum(
     sums: Tensor,
     value: Tensor,
-    denominator: Denominator = 1.0,
+    denominator: Denominator | None = 1.0,
     weighted: bool = False,
     computed: Tensor | None = None,
 ) -> None:
@@ -287,7 +286,9 @@ def _exceeds_16_bits(input: Tensor, outputs: Outputs) -> bool:
     return any(t.dtype.itemsize > 2 for t in written)
 
 
-def _denominator(denominator: Denominator, weighted: bool) -> tuple[int, Tensor | None, float]:
+def _denominator(
+    denominator: Denominator | None, weighted: bool
+) -> tuple[int, Tensor | None, float]:
     """Where the denominator comes from; the tensor, if it is one; the number, or else 1."""
     if denominator is None:
         return (BY_WEIGHT_SUM if weighted else BY_VALID_COUNT), None, 1.0

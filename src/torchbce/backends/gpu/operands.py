@@ -24,9 +24,6 @@ IGNORE_NONE, IGNORE_EQUAL, IGNORE_NAN = range(3)
 #: itself, which counts the valid elements or adds up their weights.
 BY_NUMBER, BY_TENSOR, BY_VALID_COUNT, BY_WEIGHT_SUM = range(4)
 
-#: A denominator, or None where the kernel computes it.
-Denominator = float | Tensor | None
-
 
 class LinearInputs(NamedTuple):
     """Further inputs for the logits of a linear layer, of float or integer dtypes.
