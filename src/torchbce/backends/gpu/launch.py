@@ -313,7 +313,7 @@ def _run(launch: Launch, tensor: Tensor) -> None:
 add_up = launch_sum
 multiply = launch_scale
 parts_of = tiles.count_partial_sums
-places_of = tiles.tile_starts
+places_of = tiles.chunk_tile_starts
 
 
 def launch(

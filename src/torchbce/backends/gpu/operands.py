@@ -38,8 +38,8 @@ class LinearInputs(NamedTuple):
             `KernelInputs.target` is not read then.
         values: the values of those targets, [nnz]; None if all of them are 1.
         ignored: the keys of ignored elements, sorted in the same way.
-        places: where the keys of each tile start in `keys`, a row of `tile_starts`; None to
-            search for them in this launch.
+        places: where the keys of each tile start in `keys`, a row of `tiles.chunk_tile_starts`;
+            None to search for them in this launch.
         ignored_places: the same for `ignored`.
         first: the key of the first element.
     """

@@ -41,7 +41,7 @@ def search_tile_starts(keys: Tensor, first: int, n: int, block: int) -> Tensor:
     return torch.searchsorted(keys, edges)
 
 
-def tile_starts(
+def chunk_tile_starts(
     loss_spec: LossSpec, like: Tensor, keys: Tensor | None, n: int, chunk: int
 ) -> Tensor | None:
     """Where in sorted keys those of each tile start, for all chunks of a linear layer at once.
