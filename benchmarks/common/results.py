@@ -1,0 +1,19 @@
+"""Measurements in JSON: results/NAME.json, from which every table and plot is made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """The measurements of a benchmark; empty if there are none."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def save(name: str, results: dict[str, Any]) -> None:
+    """Write the measurements of a benchmark."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
