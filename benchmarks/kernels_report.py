@@ -215,7 +215,7 @@ def time_chart(data: Any) -> Any:
     )
 
 
-#: Smaller errors are drawn here: a logarithmic axis has no 0.
+#: Smaller errors are drawn as this: a logarithmic axis has no 0.
 FLOOR = 1e-9
 
 
@@ -244,7 +244,7 @@ def error_chart(data: Any) -> Any:
         .mark_line(strokeWidth=1.5)
         .encode(
             x=alt.X("logit:Q", title="logit (float32)").scale(domain=[-105, 105], nice=False),
-            y=alt.Y("error:Q", axis=ticks, title="largest relative error").scale(
+            y=alt.Y("error:Q", axis=ticks, title="largest relative error (at least 1e-9)").scale(
                 type="log", domain=[FLOOR, 2]
             ),
             color=plots.colours(["PyTorch", "torchbce"]),

@@ -1,10 +1,12 @@
 """Measurements in JSON: results/NAME.json, from which every table and plot is made."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
+NUMBERS = re.compile(r"\[\s+([-+.\de,\s]+?)\s+\]")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -16,4 +18,8 @@ def load(name: str) -> dict[str, Any]:
 def save(name: str, results: dict[str, Any]) -> None:
     """Write the measurements of a benchmark."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    # Lists of numbers on one line.
+    text = NUMBERS.sub(
+        lambda found: "[" + " ".join(found[1].split()) + "]", json.dumps(results, indent=2)
+    )
+    (RESULTS / f"{name}.json").write_text(text + "\n")
