@@ -15,6 +15,9 @@ calls: calls of Python and built-in functions in one step.
 first: the first call of a new process, with and without compiled kernels on disk.
 memory: the peak above the inputs, for 2^24 elements, in a process per contender.
 error: the largest relative errors of loss and gradient over the logits of float32.
+
+Run it on an idle machine: threads wait for each other, also those of PyTorch at 32 elements, so
+other programs slow the contenders down by different factors.
 """
 
 import os

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
-NUMBERS = re.compile(r"\[\s+([-+.\de,\s]+?)\s+\]")
+#: A list of numbers as `json.dumps` indents it. Strings contain no line breaks in JSON.
+NUMBERS = re.compile(r"\[\n([-+.\de,\s]+?)\n\s*\]")
 
 
 def load(name: str) -> dict[str, Any]:
