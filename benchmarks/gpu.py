@@ -18,7 +18,6 @@ import time
 import torch
 
 from gpu_cases import FORWARD, NOT_MEASURED, OURS, Row, in_order, measure, plan
-from gpu_report import goals as goals
 from gpu_report import goals_table, save, show
 from gpu_timing import FAILED
 

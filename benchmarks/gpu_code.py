@@ -19,7 +19,8 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-import _results
+import gpu_report
+from common import markdown, results
 from torchbce.backends.gpu import kernels, launch
 from torchbce.backends.gpu.operands import Flags
 from torchbce.backends.request import KernelInputs, loss_spec
@@ -125,9 +126,9 @@ def main() -> None:
         "bytes spilled",
         "bytes per load",
     ]
-    table = _results.markdown(head, rows)
-    _results.save("gpu_code", {"head": head, "rows": rows}, table, "docs/gpu.md")
-    print(table)
+    results.save("gpu_code", {"head": head, "rows": rows})
+    gpu_report.show()
+    print(markdown.table(head, rows))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The tables of the GPU's benchmark in Markdown: results/gpu-NAME.md, and goals in docs/gpu.md."""
+"""The tables of the GPU's benchmarks in Markdown: results/gpu-NAME.md and those of docs/gpu.md."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import _results
+from common import markdown, results
+from common.markdown import Block, verdict
 from gpu_cases import (
     COMPILED,
     COPY,
@@ -21,7 +21,7 @@ from gpu_cases import (
 )
 from gpu_timing import Cell
 
-COMMAND = "make gpu-bench"
+COMMAND, DOCUMENT = "make gpu-bench", "docs/gpu.md"
 NOTHING = (
     "Nothing was measured on a GPU yet: on a machine that has one, `make gpu-check` runs the tests "
     "and\n`make gpu-bench` measures and writes its tables here.\n"
@@ -29,35 +29,42 @@ NOTHING = (
 RATES = ("time", "GB/s", "GB/s of the copy", "share of the copy")
 
 
-def save(name: str, results: dict[str, Any]) -> None:
+def save(name: str, found: dict[str, Any]) -> None:
     """Write results/gpu-NAME.json and the report next to it."""
-    _results.RESULTS.mkdir(exist_ok=True)
-    path = _results.RESULTS / f"gpu-{name}"
-    path.with_name(f"{path.name}.json").write_text(json.dumps(results, indent=2) + "\n")
-    path.with_name(f"{path.name}.md").write_text(document(results))
+    results.save(f"gpu-{name}", found)
+    (results.RESULTS / f"gpu-{name}.md").write_text(document(found))
 
 
 def show() -> None:
-    """Write the goals into docs/gpu.md."""
-    _results.insert("gpu", goals(), "docs/gpu.md")
+    """Write the tables of docs/gpu.md."""
+    for block in blocks():
+        markdown.insert(block)
+
+
+def blocks() -> list[Block]:
+    """The tables of docs/gpu.md."""
+    return [
+        Block("gpu", DOCUMENT, goals()),
+        Block("gpu_code", DOCUMENT, markdown.table(**results.load("gpu_code"))),
+    ]
 
 
 def goals() -> str:
     """The goals of each card that was measured."""
-    names = sorted(path.stem for path in _results.RESULTS.glob("gpu-*.json"))
-    measured = map(_results.load, names)
+    names = sorted(path.stem for path in results.RESULTS.glob("gpu-*.json"))
+    measured = map(results.load, names)
     tables = [f"{each['header']['card']}:\n\n{goals_table(each)}" for each in measured]
     return "\n".join(tables) or NOTHING
 
 
-def document(results: dict[str, Any]) -> str:
-    head = results["header"]
+def document(found: dict[str, Any]) -> str:
+    head = found["header"]
     return f"""# On a GPU: {head["card"]}
 
-{_results.markdown([*head, "command"], [[*head.values(), f"`{COMMAND}`"]])}
+{markdown.table([*head, "command"], [[*head.values(), f"`{COMMAND}`"]])}
 ## Goals
 
-{goals_table(results)}
+{goals_table(found)}
 ## Cross-entropy of logits
 
 The mean; targets have the logits' dtype; the gradient is that of the logits. Bytes are those that
@@ -67,13 +74,13 @@ columns are PyTorch's time, eager and by `torch.compile`, over that of torchbce.
 in the L2 cache while a call is repeated within a sample, and their times contain the host's time
 for a call.
 
-{elementwise_table(results)}
+{elementwise_table(found)}
 ## Other losses
 
 Forward + backward of 2^{LOSS_POWER} elements, compared with the same copy and with the usual
 formulas in eager PyTorch.
 
-{losses_table(results)}
+{losses_table(found)}
 ## Linear + cross-entropy
 
 Loss and gradients of input and weight, in bfloat16. The targets of torchbce are lists of positives,
@@ -81,37 +88,37 @@ int64 [B, {POSITIVES}] padded with -1. Those of PyTorch are dense, in bfloat16; 
 timed. The products are W x^T, g^T W and g x alone, without a loss; TFLOP/s count these three. Extra
 memory is the peak above input, weight and their gradients; it contains the target.
 
-{linear_table(results)}"""
+{linear_table(found)}"""
 
 
-def goals_table(results: dict[str, Any]) -> str:
+def goals_table(found: dict[str, Any]) -> str:
     rows: list[list[str]] = []
-    for row in filter(has_goal, results["elementwise"]):
+    for row in filter(has_goal, found["elementwise"]):
         rows += _elementwise_goals(row)
-    for row in results["linear"]:
+    for row in found["linear"]:
         rows += _linear_goals(row)
-    return _results.markdown(["what", "measured", "goal", "reached"], rows)
+    return markdown.goals(rows)
 
 
-def elementwise_table(results: dict[str, Any]) -> str:
+def elementwise_table(found: dict[str, Any]) -> str:
     head = ["dtype", "pass", "n", *RATES, "eager / torchbce", "compiled / torchbce"]
     rows = [
         [row["dtype"], row["what"], f"2^{row['power']}", *_rates(row, (EAGER, COMPILED))]
-        for row in results["elementwise"]
+        for row in found["elementwise"]
     ]
-    return _results.markdown(head, rows)
+    return markdown.table(head, rows)
 
 
-def losses_table(results: dict[str, Any]) -> str:
-    return _results.markdown(
+def losses_table(found: dict[str, Any]) -> str:
+    return markdown.table(
         ["loss", "dtype", *RATES, "eager / torchbce"],
-        [[row["loss"], row["dtype"], *_rates(row, (EAGER,))] for row in results["losses"]],
+        [[row["loss"], row["dtype"], *_rates(row, (EAGER,))] for row in found["losses"]],
     )
 
 
-def linear_table(results: dict[str, Any]) -> str:
+def linear_table(found: dict[str, Any]) -> str:
     rows = []
-    for row in results["linear"]:
+    for row in found["linear"]:
         b, d, labels = row["shape"]
         seconds, memory, chunk = row["seconds"], row["extra"], row["chunk"]
         chunks = {None: "", labels: ", all labels at once"}.get(
@@ -135,7 +142,7 @@ def linear_table(results: dict[str, Any]) -> str:
             )
         forward = _shown(memory[FORWARD], _megabytes)
         rows.append([_sizes(row["shape"]), "torchbce, forward only", "-", "-", "-", forward])
-    return _results.markdown(
+    return markdown.table(
         ["sizes", "contender", "time", "TFLOP/s", "share of the products' rate", "extra memory"],
         rows,
     )
@@ -151,14 +158,14 @@ def _elementwise_goals(row: Row) -> list[list[str]]:
             share,
             _percent,
             ">= 85 %",
-            lambda found: found >= 0.85,
+            lambda value: value >= 0.85,
         ),
         _goal(
             f"{what}: eager PyTorch's time / torchbce's",
             speed,
             "{:.2f}".format,
             ">= 3",
-            lambda found: found >= 3,
+            lambda value: value >= 3,
         ),
     ]
 
@@ -172,7 +179,7 @@ def _linear_goals(row: Row) -> list[list[str]]:
             share,
             _percent,
             ">= 70 %",
-            lambda found: found >= 0.7,
+            lambda value: value >= 0.7,
         )
     ]
     for kind, name in (("extra memory", OURS), ("extra memory, forward only", FORWARD)):
@@ -182,7 +189,7 @@ def _linear_goals(row: Row) -> list[list[str]]:
                 row["extra"][name],
                 _megabytes,
                 "< 1 GB",
-                lambda found: found < 1e9,
+                lambda value: value < 1e9,
             )
         )
     return rows
@@ -197,7 +204,7 @@ def _goal(
 ) -> list[str]:
     if isinstance(value, str):
         return [what, value, limit, NOT_MEASURED if value == NOT_MEASURED else "-"]
-    return [what, format(value), limit, "yes" if reached(value) else "**no**"]
+    return [what, format(value), limit, verdict(reached(value))]
 
 
 def _rates(row: Row, peers: Sequence[str]) -> list[str]:

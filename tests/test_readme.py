@@ -101,9 +101,8 @@ def test_every_measurement_is_shown(reports: list[Any]) -> None:
 
 def test_the_tables_of_the_gpu_are_what_was_measured_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    text = (ROOT / "docs" / "gpu.md").read_text()
-    assert _between("gpu", text) == importlib.import_module("gpu").goals()
-    assert _between("gpu_code", text) == (RESULTS / "gpu_code.md").read_text()
+    for block in importlib.import_module("gpu_report").blocks():
+        assert _between(block.marker, (ROOT / block.document).read_text()) == block.content
 
 
 def test_links_lead_somewhere() -> None:
