@@ -47,7 +47,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "an index beyond the labels": (
         {"target": with_value(LISTS, 6, 3, 1)},
         ValueError,
-        ["target[3, 1] is 6", "with 6 rows of weight labels are 0 to 5", "pad_sequence"],
+        ["target[3, 1] is 6", "with 6 rows of weight the labels are 0 to 5", "pad_sequence"],
     ),
     "an index beyond the labels of more rows than one": (
         {"input": X.view(2, 2, 3), "target": with_value(LISTS, 9, 3, 1).view(2, 2, 2)},
@@ -57,7 +57,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "padding with -100": (
         {"target": with_value(LISTS, -100, 1, 1)},
         ValueError,
-        ["target[1, 1] is -100", "-1 alone pads", "padding_value=-1"],
+        ["target[1, 1] is -100", "only -1 pads", "padding_value=-1"],
     ),
     "padding with the number of labels": (
         {"target": with_value(LISTS, 6, 1, 1)},
@@ -204,7 +204,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "a bias of one number": (
         {"bias": B[:1]},
         ValueError,
-        ["bias has shape (1,) and weight (6, 3)", "one number a label: (6,)"],
+        ["bias has shape (1,) and weight (6, 3)", "one number per label: (6,)"],
     ),
     "a bias of one column": ({"bias": B[:, None]}, ValueError, ["bias has shape (6, 1)"]),
     "a weight of one dimension": (
@@ -307,7 +307,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "ignored as a mask": (
         {"ignored": dense(torch.bool)},
         TypeError,
-        ["ignored must be an int64 tensor", "for one value an element use mask"],
+        ["ignored must be an int64 tensor", "for one value per element use mask"],
     ),
     "ignored of int32": ({"ignored": LISTS.int()}, TypeError, ["ignored must be an int64 tensor"]),
     "ignored as a list": ({"ignored": [[1]]}, TypeError, ["ignored must be an int64 tensor"]),

@@ -5,6 +5,8 @@ import io
 import itertools
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+import torchbce.linear
 from torchbce import FusedRowwiseAdagrad, FusedSGD, LinearBCELoss
 from torchbce import linear_binary_cross_entropy as linear_bce
 
@@ -309,6 +312,39 @@ def test_how_it_is_shown() -> None:
     assert "in_features=4, out_features=11, bias=True, reduction='none'" in shown
     assert "FusedRowwiseAdagrad(lr=0.5, weight_decay=0.0, eps=0.001)" in shown
     assert repr(FusedSGD(0.1)) == "FusedSGD(lr=0.1, weight_decay=0.0)"
+
+
+def test_its_options_are_shown() -> None:
+    made = head(
+        prior=0.2,
+        pos_weight=0.1,
+        label_weight=torch.ones(LABELS),
+        label_smoothing=0.25,
+        reduction="batch_mean",
+        chunk_labels=3,
+        check_targets=False,
+    )
+    assert repr(made) == (
+        "LinearBCELoss(in_features=4, out_features=11, bias=True, prior=0.2, pos_weight=0.1, "
+        "label_weight=tensor of shape (11,), label_smoothing=0.25, reduction='batch_mean', "
+        "chunk_labels=3, check_targets=False)"
+    )
+    rates = torch.full((LABELS,), 0.2)
+    shown = repr(LinearBCELoss(WIDTH, LABELS, prior=rates, pos_weight=2.0, device="meta"))
+    assert "prior=tensor of shape (11,), pos_weight=tensor of shape ()" in shown
+
+
+def test_public_names_load_at_their_first_use() -> None:
+    script = (
+        "import sys, torchbce.linear as linear\n"
+        "assert 'torchbce.linear.records' not in sys.modules\n"
+        "assert set(linear.__all__) <= set(dir(linear))\n"
+        "import torchbce\n"
+        "assert all(getattr(linear, n) is getattr(torchbce, n) for n in linear.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    with pytest.raises(AttributeError, match=r"module 'torchbce\.linear' has no attribute 'loses'"):
+        torchbce.linear.loses  # noqa: B018
 
 
 def by_pickle(module: Any) -> Any:
@@ -728,7 +764,7 @@ def test_first_derivatives_alone(make: Any) -> None:
     x, target = batch()
     before = state(made)
     x.requires_grad_()
-    with pytest.raises(RuntimeError, match="first derivatives alone"):
+    with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad(made(x, target), x, create_graph=True)
     with pytest.raises(RuntimeError, match="first derivatives by backward"):
         torch.func.grad(lambda x: made(x, target))(x.detach())
