@@ -83,7 +83,7 @@ def linear_binary_cross_entropy(
         TypeError: if dtypes do not match, or an argument is not a tensor or a number.
         ValueError: if shapes or devices do not match; or, on the CPU, if a label is outside [0, L),
             a target outside [0, 1] or an input not finite: the message has its value and index. On
-            a GPU, labels outside [0, L) are ignored unless `check_targets` is true.
+            a GPU, labels outside [0, L) are skipped unless `check_targets` is true.
 
     Example:
         >>> import torch, torchbce

@@ -90,7 +90,7 @@ class LinearOperands(NamedTuple):
     Attributes:
         dense: targets, [rows, labels]; None where keys are given.
         keys: of the targets that are not 0, [nnz], int64, ascending. On a GPU they may repeat, and
-            those below 0 or beyond the last label are ignored.
+            those below 0 or beyond the last label are skipped.
         values: the targets at the keys, [nnz]; None for ones, on a GPU.
         mask: bool, [rows, labels], false where an element is ignored.
         ignored: keys of ignored elements, [nnz], int64, ascending.
