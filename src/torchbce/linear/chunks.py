@@ -31,7 +31,7 @@ _WEIGHTS, _CONVERTED_WEIGHTS = 2**23, 2**21
 
 
 def chunk_size(head: Head, chunk_labels: int | None) -> int:
-    """How many labels are in a chunk."""
+    """The number of labels per chunk."""
     labels, width = head.weight.shape
     rows = max(head.input.shape[0], 1)
     if chunk_labels is None:
@@ -99,7 +99,7 @@ class _Buffers:
         )
 
     def elements(self, labels: int) -> tuple[Tensor, Tensor | None]:
-        """The logits of a chunk, and what is computed of each of them; None for nothing."""
+        """Memory for the logits of a chunk, and for their gradients or losses if one is needed."""
         shape = labels, self._rows
         z, *out = (buffer[: labels * self._rows].view(shape) for buffer in self._elements)
         return z, out[0] if out else None

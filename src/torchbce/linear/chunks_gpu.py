@@ -17,6 +17,7 @@ from torch import Tensor
 from torchbce.backends.gpu import launch as gpu_launch
 from torchbce.backends.request import KernelInputs, LossSpec
 from torchbce.definition import reference
+from torchbce.linear import products
 from torchbce.linear.chunk_loss import loss_spec
 from torchbce.linear.records import ChunkRequest, Gradients, Head, LinearOperands
 
@@ -120,7 +121,7 @@ class _Run:
 
     def compute_logits(self, chunk: _Chunk) -> None:
         """The product of weight and input, without the bias, which the kernel adds."""
-        _multiply(chunk.weight, self.x.T, chunk.logits)
+        products.multiply(chunk.weight, self.x.T, chunk.logits)
 
     def compute_losses(self, chunk: _Chunk) -> None:
         """The kernel: losses or their partial sums, and the gradients of the logits."""
@@ -134,9 +135,9 @@ class _Run:
         g, gradients, factor = chunk.grad_logits, self.gradients, self.factors.of_products
         assert g is not None
         if gradients.input is not None:
-            _add_product(gradients.input, g.T, chunk.weight)
+            products.add_product(gradients.input, g.T, chunk.weight)
             if chunk.stop == self.labels:
-                _scale(gradients.input, factor)
+                products.scale(gradients.input, factor)
                 self.finish_input_gradient()
         if self.request.update is not None:
             wide_g = g.to(self.wide)
@@ -145,13 +146,13 @@ class _Run:
         if gradients.weight is not None:
             d = gradients.weight[chunk.start : chunk.stop]
             product = d if self._d_weight is None else self._d_weight[: len(d)]
-            _multiply(g, self.x, product)
-            _scale(product, factor)
+            products.multiply(g, self.x, product)
+            products.scale(product, factor)
             if product is not d:
                 d.copy_(product)
         if gradients.bias is not None:
             sums = g.sum(1, dtype=self.wide)
-            _scale(sums, factor)
+            products.scale(sums, factor)
             gradients.bias[chunk.start : chunk.stop] = sums
 
     def finish_input_gradient(self) -> None:
@@ -190,7 +191,7 @@ class _Kernel:
         )
 
     def launch(self, chunk: _Chunk, bias: Tensor | None, exact: bool, factors: "_Factors") -> None:
-        """Losses and gradients of a chunk, from operands of which no copy is made."""
+        """Compute losses and gradients of a chunk; operands are read where they are stored."""
         o, labels = self._operands, slice(chunk.start, chunk.stop)
         p, z, number = o.pos_weight, chunk.logits, chunk.number
         inputs = KernelInputs(
@@ -263,7 +264,7 @@ def _factors(in_float16: bool, operands: LinearOperands, request: ChunkRequest) 
 
 
 def chunk_size(head: Head, chunk_labels: int | None, converts: bool = False) -> int:
-    """How many labels are in a chunk: enough to fill the device, more if the cache holds them."""
+    """The number of labels per chunk: enough to fill the device, more if the cache holds them."""
     labels, width = head.weight.shape
     rows = max(head.input.shape[0], 1)
     if chunk_labels is None:
@@ -298,33 +299,3 @@ def _largest_weight(operands: LinearOperands) -> Tensor | None:
             largest = weight.abs().max().clamp(min=least)
             bound = largest if bound is None else bound * largest
     return None if bound is None else torch.where(bound > 0, bound, 1.0)
-
-
-def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Write a @ b into `out`: of 16-bit factors in float32, if `out` is float32."""
-    if a.dtype == out.dtype:
-        torch.mm(a, b, out=out)
-    elif _widens(a, out) and hasattr(torch.ops.aten.mm, "dtype_out"):
-        torch.ops.aten.mm.dtype_out(a, b, out.dtype, out=out)
-    else:
-        torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
-
-
-def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b to `out`, as `_multiply` computes it."""
-    if a.dtype == out.dtype:
-        out.addmm_(a, b)
-    elif _widens(a, out) and hasattr(torch.ops.aten.addmm, "dtype_out"):
-        torch.ops.aten.addmm.dtype_out(out, a, b, out.dtype, out=out)
-    else:
-        out.addmm_(a.to(out.dtype), b.to(out.dtype))
-
-
-def _widens(a: Tensor, out: Tensor) -> bool:
-    """Whether PyTorch may have a product of these factors with this result."""
-    return a.is_cuda and a.dtype.itemsize == 2 and out.dtype == torch.float32
-
-
-def _scale(product: Tensor, factor: float | Tensor | None) -> None:
-    if factor is not None:
-        product.mul_(factor)

@@ -280,17 +280,9 @@ class LinearBCELoss(nn.Module):
         Returns:
             This module.
         """
-        from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
-        placements = [Shard(0) if i == dim else Replicate() for i in range(mesh.ndim)]
-        modules = [self] if self.fused_optimizer is None else [self, self.fused_optimizer]
-        for module in modules:
-            for name, parameter in module.named_parameters(recurse=False):
-                dtensor = distribute_tensor(parameter.detach(), mesh, placements)
-                setattr(module, name, nn.Parameter(dtensor, parameter.requires_grad))
+        sharding.shard_parameters(self, mesh, dim)
         if self.fused_optimizer is not None:
-            for name, buffer in self.fused_optimizer.named_buffers():
-                setattr(self.fused_optimizer, name, distribute_tensor(buffer, mesh, placements))
+            sharding.shard_parameters(self.fused_optimizer, mesh, dim, buffers=True)
         return self
 
     def extra_repr(self) -> str:

@@ -62,7 +62,7 @@ def prepare(
 
 
 def _mask_of_rows(mask: Tensor | None, shape: LogitsShape) -> Tensor | None:
-    """A mask as [rows, labels], in its own memory if it is broadcast over rows or labels."""
+    """A mask as [rows, labels], a view if it is broadcast over rows or labels."""
     if mask is None:
         return None
     if mask.shape[-1:].numel() == 1:

@@ -7,7 +7,7 @@ import sys
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class LabelShard(NamedTuple):
@@ -108,7 +108,7 @@ def _check_bias(weight: Any, bias: Any) -> None:
 
 
 def _replicated_input(input: Any, mesh: Any) -> Tensor:
-    """The plain tensor of an input that is a DTensor, which must be whole on every process."""
+    """The plain tensor of an input that is a DTensor, of which every process must have all rows."""
     if input.device_mesh != mesh:
         raise ValueError(
             f"input is on {input.device_mesh} and weight on {mesh}; place both on one mesh"
@@ -148,6 +148,22 @@ def distributed_as(tensor: Tensor, other: Any) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor, other.device_mesh, other.placements)
+
+
+def shard_parameters(module: nn.Module, mesh: Any, dim: int, buffers: bool = False) -> None:
+    """Replace a module's own parameters, and buffers, by DTensors sharded over the first dimension.
+
+    Over the other dimensions of the mesh they are replicated.
+    """
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    placements = [Shard(0) if i == dim else Replicate() for i in range(mesh.ndim)]
+    for name, parameter in module.named_parameters(recurse=False):
+        dtensor = distribute_tensor(parameter.detach(), mesh, placements)
+        setattr(module, name, nn.Parameter(dtensor, parameter.requires_grad))
+    if buffers:
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, distribute_tensor(buffer, mesh, placements))
 
 
 class AsyncSums:
