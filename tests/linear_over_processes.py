@@ -1,4 +1,4 @@
-"""Run under torchrun: heads sharded over labels, and pairs over processes, equal those of one."""
+"""Run under torchrun: sharded heads and pairs over processes compute what one process does."""
 
 import tempfile
 from collections.abc import Callable
@@ -136,7 +136,7 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
     def alone(
         error: type[Exception], words: str, of_others: str, call: Callable[[], object]
     ) -> None:
-        """What the last process does wrong is said there, and the others do not wait for it."""
+        """The last process raises its own message, and the others one that refers to it."""
         with pytest.raises(error, match=words if rank == last else of_others):
             call()
 
@@ -152,12 +152,12 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
     alone(
         ValueError, "shards must be those of torch.chunk", other, lambda: loss(x, uneven, positives)
     )
-    # A label of one process alone, in a target that all of them have.
+    # A label that only one process holds, in a target that all processes have.
     dense = torch.zeros(4, 8)
     dense[2, 0] = 2
     with pytest.raises(ValueError, match=r"target\[2, 0\] is 2\.0"):
         loss(x, sharded, dense)
-    # The sum of what layer_norm gives is 0 for every batch, and that of rows is not of their order.
+    # The outputs of layer_norm sum to 0 for every batch, and no sum depends on the order of rows.
     normed = torch.nn.functional.layer_norm(x + rank * x.flip(0).square(), (6,))
     for differing, mine in (
         ("input", (normed, positives)),
@@ -288,7 +288,7 @@ def rows_and_labels(grid: dist.DeviceMesh) -> None:
     many.head.shard_labels(grid["labels"])
     mine = slice(3) if grid["copies"].get_local_rank() == 0 else slice(3, 6)
     parallel = nn.parallel.DistributedDataParallel(many, device_mesh=grid["copies"])
-    # As an optimiser has them; in the place of a shard is the tensor that is here.
+    # As an optimizer has them: a sharded parameter is replaced by its local tensor.
     parameters = list(parallel.parameters())
     parallel(x[mine], positives[mine]).backward()
     here = grid["labels"].get_local_rank()

@@ -1,4 +1,4 @@
-"""The linear head: how it begins, what it keeps, whom it ranks first, and its optimisers."""
+"""The linear head: initialisation, state, top-k, and fused optimizers."""
 
 import copy
 import io
@@ -22,7 +22,7 @@ from torchbce import linear_binary_cross_entropy as linear_bce
 
 WIDTH, LABELS = 4, 11
 
-#: Optimisers with all their numbers, none of which is 0.
+#: Optimizers with all hyperparameters other than 0.
 MAKERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: FusedSGD(lr=0.3, weight_decay=0.05),
     "adagrad": lambda: FusedRowwiseAdagrad(lr=0.2, weight_decay=0.05, eps=1e-3),
@@ -31,7 +31,7 @@ each_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def head(**options: Any) -> LinearBCELoss:
-    """The same at every call."""
+    """A head with the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return LinearBCELoss(WIDTH, LABELS, **options)
@@ -59,11 +59,11 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("prior", [0.01, 0.5, 1e-9, torch.rand(LABELS).clamp(0.01, 0.99)], ids=str)
 @pytest.mark.parametrize("pos_weight", [None, 3.0, torch.arange(1.0, LABELS + 1)], ids=str)
-def test_the_bias_begins_at_the_prior(prior: Any, pos_weight: Any) -> None:
+def test_the_bias_is_initialised_from_the_prior(prior: Any, pos_weight: Any) -> None:
     made = head(prior=prior, pos_weight=pos_weight)
     p = torch.as_tensor(prior, dtype=torch.float64).expand(LABELS)
     w = torch.ones(LABELS) if pos_weight is None else torch.as_tensor(pos_weight).expand(LABELS)
-    # What minimises the weighted loss: the odds of the prior times the weight of positives.
+    # The minimum of the weighted loss: the odds of the prior times the weight of positives.
     odds = p / (1 - p) * w
     torch.testing.assert_close(made.bias.double().exp(), odds, rtol=1e-5, atol=0)
     z, b = torch.zeros(1, WIDTH), made.bias.detach().double().requires_grad_()
@@ -74,14 +74,14 @@ def test_the_bias_begins_at_the_prior(prior: Any, pos_weight: Any) -> None:
             z.double(), wide, one, b, pos_weight=w.double(), reduction="sum"
         ) - linear_bce(z.double(), wide, one * 0 - 1, b, reduction="sum")
         negative = linear_bce(z.double(), wide, one * 0 - 1, b, reduction="sum")
-        # In expectation over a label that is positive at the rate of the prior.
+        # The expected loss of a label that is positive at the rate of the prior.
         expected = negative + p[label] * positive
         (slope,) = torch.autograd.grad(expected, b)
         scale = float(w[label])
         assert abs(slope[label].item()) < 1e-6 * scale
 
 
-def test_the_weight_begins_as_that_of_linear() -> None:
+def test_the_weight_is_initialised_as_that_of_linear() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         weight = LinearBCELoss(100, 500).weight
@@ -116,8 +116,8 @@ def test_a_prior_of_the_wrong_shape() -> None:
         LinearBCELoss(WIDTH, LABELS, prior=torch.full((LABELS - 1,), 0.1))
 
 
-def test_a_positive_that_weighs_nothing() -> None:
-    # As linear_binary_cross_entropy takes it; the bias that expects it would be -inf.
+def test_a_pos_weight_of_zero() -> None:
+    # Allowed, as in linear_binary_cross_entropy; the bias that minimises the loss would be -inf.
     x, target = batch()
     assert head(pos_weight=0.0, bias=False)(x, target).isfinite()
     for pos_weight in (0.0, torch.arange(float(LABELS))):
@@ -125,7 +125,7 @@ def test_a_positive_that_weighs_nothing() -> None:
         assert made.bias.isfinite().all()
 
 
-def test_beginning_anew() -> None:
+def test_reset_parameters() -> None:
     made = head(prior=0.2)
     with torch.no_grad():
         made.weight.zero_()
@@ -145,7 +145,7 @@ def test_a_head_without_bias() -> None:
 
 
 @pytest.mark.parametrize("pos_weight", [None, 2.0], ids=str)
-def test_made_on_a_device_without_memory(pos_weight: float | None) -> None:
+def test_made_on_the_meta_device(pos_weight: float | None) -> None:
     made = LinearBCELoss(WIDTH, LABELS, pos_weight=pos_weight, device="meta")
     assert made.weight.is_meta
     made.to_empty(device="cpu").load_state_dict(head(pos_weight=pos_weight).state_dict())
@@ -229,7 +229,7 @@ MISUSES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("misuse", MISUSES)
-def test_the_sentence(misuse: str) -> None:
+def test_error_message(misuse: str) -> None:
     make, kind, words = MISUSES[misuse]
     with pytest.raises(kind, match=words):
         make()
@@ -257,7 +257,7 @@ def test_options_reach_the_loss(reduction: str) -> None:
     made = head(**stored)
     expected = linear_bce(x, made.weight, target, made.bias, **stored, **given)
     assert made(x, target, **given).equal(expected)
-    # Each of them matters.
+    # Each option changes the loss.
     for name in given:
         without = {k: v for k, v in given.items() if k != name}
         assert not made(x, target, **without).equal(expected)
@@ -271,7 +271,7 @@ def test_a_number_as_pos_weight() -> None:
     assert made.state_dict()["pos_weight"] == 2.5
 
 
-def test_it_is_where_a_linear_layer_was() -> None:
+def test_it_loads_the_state_of_a_linear_layer() -> None:
     linear = torch.nn.Linear(WIDTH, LABELS)
     made = head()
     made.load_state_dict(linear.state_dict())
@@ -304,7 +304,7 @@ def test_the_keys_of_the_state() -> None:
     )
 
 
-def test_how_it_is_shown() -> None:
+def test_repr() -> None:
     assert repr(head(bias=False)) == (
         "LinearBCELoss(in_features=4, out_features=11, bias=False, reduction='mean')"
     )
@@ -314,7 +314,7 @@ def test_how_it_is_shown() -> None:
     assert repr(FusedSGD(0.1)) == "FusedSGD(lr=0.1, weight_decay=0.0)"
 
 
-def test_its_options_are_shown() -> None:
+def test_repr_shows_the_options() -> None:
     made = head(
         prior=0.2,
         pos_weight=0.1,
@@ -360,7 +360,7 @@ def by_torch(module: Any) -> Any:
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, by_pickle, by_torch])
 @pytest.mark.parametrize("make", [lambda: None, *MAKERS.values()], ids=["none", *MAKERS])
-def test_copies_are_equal_and_apart(duplicate: Callable[[Any], Any], make: Any) -> None:
+def test_copies_are_equal_and_independent(duplicate: Callable[[Any], Any], make: Any) -> None:
     x, target = batch()
     made = head(pos_weight=2.0, chunk_labels=4, fused_optimizer=make())
     made(x, target).backward()
@@ -437,7 +437,7 @@ def test_topk_of_another_dtype_does_not_round_logits(dtype: torch.dtype) -> None
     assert all(len(set(row)) == 20 for row in indices.tolist())
 
 
-def test_topk_of_equal_logits_names_each_label_once() -> None:
+def test_topk_of_equal_logits_has_each_label_once() -> None:
     made = head(chunk_labels=2)
     with torch.no_grad():
         made.weight.zero_()
@@ -502,7 +502,7 @@ def test_sgd_is_pytorchs(dtype: torch.dtype, bias: bool, chunk: int | None, deca
         steps.step()
         assert made.weight.grad is None
         assert made.bias is None or made.bias.grad is None
-    # Some roundings a step, of numbers below 5.
+    # A few roundings per step, of numbers below 5.
     close = {"rtol": 0, "atol": 1e-14 if dtype == torch.float64 else 1e-5}
     torch.testing.assert_close(made.weight, plain.weight, **close)
     assert (made.weight - head(bias=bias).weight).abs().max() > 0.01
@@ -559,7 +559,9 @@ def test_a_row_without_a_gradient_stays_where_it_is() -> None:
 
 @each_optimizer
 @pytest.mark.parametrize("reduction", ["mean", "sum", "batch_mean"])
-def test_the_inputs_gradient_is_by_the_weights_before_the_step(make: Any, reduction: str) -> None:
+def test_the_gradient_of_the_input_uses_the_weights_before_the_step(
+    make: Any, reduction: str
+) -> None:
     x, target = batch()
     x.requires_grad_()
     plain = head(reduction=reduction, chunk_labels=3)
@@ -567,7 +569,7 @@ def test_the_inputs_gradient_is_by_the_weights_before_the_step(make: Any, reduct
     made = head(reduction=reduction, chunk_labels=3, fused_optimizer=make())
     made(x, target).backward()
     assert x.grad.equal(expected)
-    # And one that wants none does not keep the head from its step.
+    # An input that needs no gradient does not prevent the step.
     other = head(reduction=reduction, chunk_labels=3, fused_optimizer=make())
     other(x.detach(), target).backward()
     assert_same(state(other), state(made))
@@ -576,7 +578,7 @@ def test_the_inputs_gradient_is_by_the_weights_before_the_step(make: Any, reduct
 
 @each_optimizer
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_loss_of_each_row(make: Any, dtype: torch.dtype) -> None:
+def test_a_loss_per_row(make: Any, dtype: torch.dtype) -> None:
     x, target = batch(dtype=dtype)
     above = torch.linspace(0.1, 1, 5).to(dtype)
     rows = head(reduction="none", fused_optimizer=make()).to(dtype)
@@ -592,7 +594,7 @@ def test_a_loss_of_each_row(make: Any, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 0.0])
-def test_the_incoming_gradient_scales_the_step(factor: float) -> None:
+def test_the_upstream_gradient_scales_the_step(factor: float) -> None:
     x, target = batch(dtype=torch.float64)
     whole, part = (head(fused_optimizer=FusedSGD(0.3)).double() for _ in range(2))
     before = state(whole)
@@ -622,7 +624,7 @@ def test_a_schedule_sets_the_step_size(make: Any) -> None:
 
 @each_optimizer
 @pytest.mark.parametrize("safely", [True, False])
-def test_the_state_goes_on_where_it_was(make: Any, safely: bool, tmp_path: Any) -> None:
+def test_training_continues_from_the_saved_state(make: Any, safely: bool, tmp_path: Any) -> None:
     made = head(fused_optimizer=make())
     for step in range(3):
         made(*batch(seed=step)).backward()
@@ -699,7 +701,7 @@ def test_a_frozen_head_takes_no_step(make: Any) -> None:
 
 @each_optimizer
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
-def test_a_half_frozen_head_takes_half_a_step(make: Any, frozen: str) -> None:
+def test_only_the_parameter_that_is_not_frozen_changes(make: Any, frozen: str) -> None:
     made, free = (head(fused_optimizer=make()) for _ in range(2))
     getattr(made, frozen).requires_grad_(False)
     before = state(made)
@@ -759,7 +761,7 @@ def test_one_step_between_compiled_graphs(make: Any, fresh_compiler: None) -> No
 
 
 @each_optimizer
-def test_first_derivatives_alone(make: Any) -> None:
+def test_first_derivatives_only(make: Any) -> None:
     made = head(fused_optimizer=make())
     x, target = batch()
     before = state(made)
@@ -772,7 +774,7 @@ def test_first_derivatives_alone(make: Any) -> None:
 
 
 @each_optimizer
-def test_other_optimizers_pass_the_head_over(make: Any) -> None:
+def test_other_optimizers_skip_the_head(make: Any) -> None:
     body = torch.nn.Linear(WIDTH, WIDTH)
     made, alone = (head(fused_optimizer=make()) for _ in range(2))
     steps = torch.optim.AdamW([*body.parameters(), *made.parameters()], lr=0.1, weight_decay=0.5)
@@ -803,7 +805,7 @@ def test_options_reach_the_step(make: Any) -> None:
         torch.testing.assert_close(made.weight, plain.weight - numbers.lr * g)
 
 
-def test_training_by_steps_within_learns() -> None:
+def test_training_with_a_fused_optimizer_learns() -> None:
     g = torch.Generator().manual_seed(0)
     true = torch.randn(50, 8, generator=g)
     for optimizer in (FusedSGD(lr=30.0), FusedRowwiseAdagrad(lr=0.5)):
@@ -820,25 +822,25 @@ def test_training_by_steps_within_learns() -> None:
         assert ((x @ true.T).gather(1, best) > 3).float().mean() > 0.8
 
 
-def test_an_optimizer_is_one_heads() -> None:
+def test_an_optimizer_belongs_to_one_head() -> None:
     optimizer = FusedRowwiseAdagrad(lr=0.1)
     head(fused_optimizer=optimizer)
     with pytest.raises(ValueError, match="belongs to another head already"):
         head(fused_optimizer=optimizer)
 
 
-def test_beginning_anew_forgets_the_sums() -> None:
+def test_reset_parameters_resets_the_sums() -> None:
     made = LinearBCELoss(WIDTH, LABELS, fused_optimizer=FusedRowwiseAdagrad(0.1), device="meta")
     made.to_empty(device="cpu")
     for buffer in made.buffers():
-        buffer.fill_(-1.0)  # what memory may hold
+        buffer.fill_(-1.0)  # as uninitialised memory may hold
     made.reset_parameters()
     x, target = batch()
     made(x, target).backward()
     assert all(value.isfinite().all() for value in made.parameters())
 
 
-def test_a_step_is_the_parameters_where_saved_tensors_come_back_as_copies() -> None:
+def test_a_step_changes_the_parameters_if_hooks_return_copies() -> None:
     x, target = batch()
     made, other = (head(fused_optimizer=FusedSGD(0.5)) for _ in range(2))
     other.load_state_dict(made.state_dict())
@@ -849,7 +851,7 @@ def test_a_step_is_the_parameters_where_saved_tensors_come_back_as_copies() -> N
     assert_same(state(made), state(other))
 
 
-def test_a_weight_that_is_computed_has_no_step() -> None:
+def test_a_fused_optimizer_refuses_a_weight_that_is_computed() -> None:
     made = torch.nn.utils.parametrizations.weight_norm(head(fused_optimizer=FusedSGD(0.5)))
     with pytest.raises(RuntimeError, match="weight is computed from another tensor"):
         made(*batch())
@@ -862,6 +864,6 @@ def test_made_where_meta_is_the_default() -> None:
     assert made.weight.is_meta
 
 
-def test_topk_names_what_is_not_finite() -> None:
+def test_topk_names_a_value_that_is_not_finite() -> None:
     with pytest.raises(ValueError, match=r"input\[0, 1\] is nan"):
         head().topk(torch.tensor([[0.0, torch.nan, *[0.0] * (WIDTH - 2)]]), 1)
