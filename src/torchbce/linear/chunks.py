@@ -58,6 +58,7 @@ def run_chunks(
     if request.per_row:
         total = x.new_zeros(rows, dtype=sum_dtype(x.device))
     loss: ChunkLoss | None = None
+    backward = request.backward
 
     for number, start in enumerate(range(0, labels, size)):
         stop = min(start + size, labels)
@@ -71,7 +72,7 @@ def run_chunks(
         if loss is None:
             loss = chunk_loss(z, chunk, request)
         total = total + loss(z, chunk, request, out)
-        if request.backward:
+        if backward:
             assert out is not None
             if gradients.input is not None:
                 gradients.input.addmm_(out.T, w)

@@ -43,10 +43,11 @@ def run_chunks(
     Targets are not checked here, whatever `request.checked` says: `prepare` has checked them.
     """
     run = _Run(head, operands, request)
+    backward = request.backward
     for chunk in run.chunks():
         run.compute_logits(chunk)
         run.compute_losses(chunk)
-        if request.backward:
+        if backward:
             run.add_gradients(chunk)
     if len(head.weight) == 0:
         run.finish_input_gradient()
