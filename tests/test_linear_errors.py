@@ -148,7 +148,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "a sparse value out of range": (
         {"target": with_value(dense(), 1.5, 2, 4).to_sparse()},
         ValueError,
-        ["target[2, 4] is 1.5", "must lie in [0, 1]"],
+        ["target[2, 4] is 1.5", "must be in [0, 1]"],
     ),
     "a sparse NaN": (
         {"target": with_value(dense(), math.nan, 3, 0).to_sparse()},
@@ -319,7 +319,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "smoothing above 1": (
         {"label_smoothing": 1.5},
         ValueError,
-        ["label_smoothing must lie in [0, 1], got 1.5"],
+        ["label_smoothing must be in [0, 1], got 1.5"],
     ),
     "smoothing of NaN": ({"label_smoothing": math.nan}, ValueError, ["label_smoothing", "got nan"]),
     "a reduction of the losses of logits": (

@@ -97,7 +97,7 @@ def test_the_weight_is_initialised_as_that_of_linear() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_prior_out_of_range(prior: Any, bias: bool) -> None:
     with pytest.raises(
-        ValueError, match=r"(?s)prior must lie in \(0, 1\), got .*rate of positives"
+        ValueError, match=r"(?s)prior must be in \(0, 1\), got .*rate of positives"
     ):
         LinearBCELoss(WIDTH, LABELS, bias=bias, prior=prior)
 
@@ -181,7 +181,7 @@ MISUSES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "smoothing": (
         lambda: LinearBCELoss(3, 5, label_smoothing=2.0),
         ValueError,
-        r"label_smoothing must lie in \[0, 1\], got 2.0",
+        r"label_smoothing must be in \[0, 1\], got 2.0",
     ),
     "chunks": (
         lambda: LinearBCELoss(3, 5, chunk_labels=0),

@@ -1,32 +1,32 @@
-"""PyTorch's own two losses, made accurate in place.
+"""Accurate replacements of PyTorch's own two losses.
 
-`install()` sets `torch.nn.functional.binary_cross_entropy_with_logits` and
-`torch.nn.functional.binary_cross_entropy` to the functions below. `nn.BCEWithLogitsLoss` and
-`nn.BCELoss` look theirs up there at every call, so that they follow: also when they were imported
-by name, and the instances that were made before.
+`install()` replaces `torch.nn.functional.binary_cross_entropy_with_logits` and
+`torch.nn.functional.binary_cross_entropy` by the functions below. `nn.BCEWithLogitsLoss` and
+`nn.BCELoss` look these up at every call, so that they use the replacements too, including instances
+that exist already and classes that were imported by name.
 
-The contract is PyTorch's, not this package's: its signature, broadcasting, output dtype, errors
-and warnings, its NaN for the mean of nothing. What it refuses is handed to PyTorch's own function,
-which then raises its own error. Only the numbers differ: exact tails, limits at infinities,
-correct second derivatives, one rounding in half precision.
+The interface is PyTorch's, not this package's: signature, broadcasting, dtype of the result, errors
+and warnings, NaN for the mean over no elements. Arguments that PyTorch refuses are passed on to
+PyTorch's function, which raises its own error. Only the numbers differ: accurate tails, limits at
+infinite logits, correct second derivatives, a single rounding in half precision.
 
-Not reached:
+What is not replaced:
 
-- the function under another name: `from torch.nn.functional import ...` executed before
-  `install()`, as in `torch.distributions` (Bernoulli, Geometric). Executed while the drop-in is
-  installed, such a name keeps the replacement after `uninstall()`;
-- `torch.binary_cross_entropy_with_logits` and other calls below `torch.nn.functional`, in C++ too,
-  and code that spells the loss otherwise, with `logsigmoid` or `softplus` for example;
-- a `__torch_function__` that looks the function up in a table: it sees what the call sees, the
-  replacement, and a table filled before `install()` holds PyTorch's;
-- TorchScript: `torch.jit.script` compiles PyTorch's function; and programs that were traced or
-  exported before. (`torch.compile` notices the change, and compiles again.)
+- names imported with `from torch.nn.functional import ...` before `install()`, for example in
+  `torch.distributions` (Bernoulli, Geometric). A name imported while the drop-in is installed keeps
+  the replacement after `uninstall()`;
+- `torch.binary_cross_entropy_with_logits`, calls from C++, and losses written in another way, with
+  `logsigmoid` or `softplus` for example;
+- a `__torch_function__` that looks functions up in a table: it is called with the replacement, and
+  a table made before `install()` has PyTorch's function;
+- TorchScript, since `torch.jit.script` compiles PyTorch's function; and programs traced or
+  exported before. (`torch.compile` sees the change and compiles again.)
 - complex targets, which PyTorch accepts.
 
-One gradient is another one. PyTorch divides that of `binary_cross_entropy` by p (1 - p) or by
-1e-12, whichever is larger. Here it is exact, 1 at p = y = 0 included; and where the floor of -100
-holds, at p = 0 for y = 1 and at p = 1 for y = 0, it is that of the floored loss, 0 and not 1e12.
-It is 0 too where 1 / p would overflow, for p below 2.9e-39 in float32.
+Gradients of `binary_cross_entropy` differ. PyTorch divides by p (1 - p) or 1e-12, whichever is
+larger. Here they are exact: 1 at p = y = 0, for example. Where the floor of -100 applies (p = 0 for
+y = 1, p = 1 for y = 0) the gradient is that of the floored loss, 0 and not 1e12. It is 0 too where
+1 / p would overflow, for p below 2.9e-39 in float32.
 """
 
 import functools
@@ -36,29 +36,32 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction as _torch_reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from torchbce.backends import selection
-from torchbce.backends.request import Call, KernelInputs, LossSpec, program
-from torchbce.definition import checks, reference
+from torchbce import _pytorch
+from torchbce.backends import dispatch, selection
+from torchbce.backends.request import Call, KernelInputs, Request, loss_spec
+from torchbce.definition import checks, family, reductions, reference
+from torchbce.definition.family import Loss
 
 __all__ = ["install", "installed", "uninstall"]
+
+#: With a floor of -100 and without a clamp, as in PyTorch.
+_PROBABILITIES = family.loss("binary_cross_entropy", None)
 
 _pytorch_binary_cross_entropy = F.binary_cross_entropy
 _pytorch_binary_cross_entropy_with_logits = F.binary_cross_entropy_with_logits
 
 
 def install() -> None:
-    r"""Make PyTorch's binary cross-entropies accurate, for the whole process, until `uninstall()`.
+    r"""Replace PyTorch's binary cross-entropies in the whole process, until `uninstall()`.
 
     .. math::
         \ell = w \, [\, p \, y \, (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,],
         \qquad \ell = -w \, [\, y \log p + (1 - y) \log(1 - p) \,]
 
-    A second call changes nothing. What the replacement does not reach stands at the head of this
-    module.
+    A second call changes nothing. The description of this module lists what is not replaced.
 
     Returns:
         None.
@@ -83,9 +86,9 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Put back the very functions that `install()` found, in open `installed()` contexts too.
+    """Restore the functions that `install()` replaced, also inside `installed()` blocks.
 
-    Without a drop-in installed it does nothing.
+    If the drop-in is not installed this does nothing.
 
     Returns:
         None.
@@ -105,10 +108,11 @@ def uninstall() -> None:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """The drop-in for the length of a `with` block, or as a decorator for that of a call.
+    """Install the drop-in for a `with` block, or, as a decorator, for a call.
 
-    Blocks nest, and threads may hold them at the same time: the drop-in, which is the whole
-    process's, goes when the last block ends, unless `install()` was called.
+    Blocks may be nested, and several threads may be in one at the same time. The drop-in is
+    installed for the whole process, and removed when the last block ends, unless `install()` was
+    called.
 
     Returns:
         A context manager whose value is None.
@@ -142,25 +146,25 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""PyTorch's function of this name, accurate.
+    r"""Binary cross-entropy of logits with PyTorch's interface.
 
     .. math::
         \ell = w \, [\, p \, y \, (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,]
 
-    which holds for y outside [0, 1] too, where the loss may be negative.
+    Targets outside [0, 1] are allowed, as in PyTorch; the loss may then be negative.
 
     Args:
         input: logits z of a floating dtype.
         target: y of input's shape and a floating dtype; any values.
-        weight: w, broadcasting into input's shape; it must not require grad.
+        weight: w, broadcasting to input's shape; it must not require grad.
         size_average: deprecated: use `reduction`.
         reduce: deprecated: use `reduction`.
         reduction: "none", "mean" or "sum".
-        pos_weight: p, broadcasting into input's shape; it must not require grad.
+        pos_weight: p, broadcasting to input's shape; it must not require grad.
 
     Returns:
-        The loss in target's dtype, whatever the others' dtypes; under autocast, which takes
-        half-precision tensors as float32, never in half precision.
+        The loss in target's dtype, whatever the dtypes of the others. Under autocast, which
+        converts half-precision tensors to float32, it is never in half precision.
 
     Raises:
         Exception: whatever PyTorch's function raises for the same arguments.
@@ -190,7 +194,7 @@ def binary_cross_entropy_with_logits(
             reduction=reduction,
             pos_weight=pos_weight,
         )
-    reduction = _reduction_name(size_average, reduce, reduction)
+    reduction = _pytorch.reduction_of_three(size_average, reduce, reduction)
     if not (
         target.size() == input.size()
         and _is_real(input)
@@ -205,7 +209,7 @@ def binary_cross_entropy_with_logits(
         )
 
     z, y = _autocast(input), _autocast(target)
-    return _value(reference.logits_parts, z, y, weight, pos_weight, reduction).to(y.dtype)
+    return _value(family.CROSS_ENTROPY, z, y, weight, pos_weight, reduction).to(y.dtype)
 
 
 def binary_cross_entropy(
@@ -216,24 +220,24 @@ def binary_cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""PyTorch's function of this name, accurate: it takes probabilities.
+    r"""Binary cross-entropy of probabilities with PyTorch's interface.
 
     .. math::
         \ell = -w \, [\, y \log p + (1 - y) \log(1 - p) \,]
 
-    Each logarithm is at least -100, as in PyTorch.
+    Each logarithm is floored at -100, as in PyTorch.
 
     Args:
         input: probabilities p in [0, 1], of a floating dtype.
         target: y in [0, 1], of input's shape and dtype.
-        weight: w, broadcasting into input's shape; it must not require grad.
+        weight: w, broadcasting to input's shape; it must not require grad.
         size_average: deprecated: use `reduction`.
         reduce: deprecated: use `reduction`.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss in input's dtype; under autocast, which takes half-precision tensors as float32,
-        never in half precision.
+        The loss in input's dtype. Under autocast, which converts half-precision tensors to
+        float32, it is never in half precision.
 
     Raises:
         Exception: whatever PyTorch's function raises for the same arguments.
@@ -260,7 +264,7 @@ def binary_cross_entropy(
             reduce=reduce,
             reduction=reduction,
         )
-    reduction = _reduction_name(size_average, reduce, reduction)
+    reduction = _pytorch.reduction_of_three(size_average, reduce, reduction)
     if not (
         target.size() == input.size()
         and _is_real(input)
@@ -273,59 +277,44 @@ def binary_cross_entropy(
         return _pytorch_binary_cross_entropy(input, target, weight, reduction=reduction)
 
     p, y = _autocast(input), _autocast(target)
-    return _value(reference.probability_parts, p, y, weight, None, reduction).to(p.dtype)
+    return _value(_PROBABILITIES, p, y, weight, None, reduction).to(p.dtype)
 
 
 def _value(
-    parts: Callable[..., tuple[Tensor, Tensor]],
+    loss: Loss,
     x: Tensor,
     y: Tensor,
     weight: Tensor | None,
     pos_weight: Tensor | None,
     reduction: str,
 ) -> Tensor:
-    """The loss, by a kernel where there is one, before it is rounded to the dtype to return."""
-    # A kernel rounds element-wise losses to x's dtype, and sums no wider than that.
+    """The loss, by a kernel where there is one, before it is rounded to the dtype of the result."""
+    # A kernel rounds element-wise losses to x's dtype, and computes sums in no wider dtype.
     fits = x.dtype == y.dtype or (x.dtype == torch.float32 and y.dtype != torch.float64)
-    options = (weight, pos_weight, None)
     backend = selection.REFERENCE
     if fits and x.numel():
-        backend = selection.chosen(x, y, *options)
+        backend = selection.chosen(x, y, weight, pos_weight, None)
     if backend is selection.REFERENCE:
-        return _definition(parts, reduction, x, y, *options)
-    if backend is selection.TRITON and parts is reference.probability_parts:
+        return _definition(loss, reduction, x, y, weight, pos_weight, None)
+    if backend is selection.TRITON and loss.domain is family.PROBABILITIES:
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
+    inputs = KernelInputs(x, y, weight, pos_weight)
     if torch.compiler.is_compiling():
-        from torchbce.backends import compiled  # with the first graph, as in `_contract`
-
-        return compiled.loss(_program(parts), reduction, x, y, *options)
-    divisor = float(x.numel()) if reduction == "mean" else 1.0
-    elements = KernelInputs(x, y, *options)
-    if backend is selection.NUMBA:
-        from torchbce.backends.cpu import autograd as cpu_autograd
-
-        value, _ = cpu_autograd.evaluate(_call(parts, reduction), divisor, elements)
-        return value
-    from torchbce.backends.gpu import autograd as gpu_autograd
-
-    return gpu_autograd.evaluate(_call(parts, reduction), divisor, elements)
+        return dispatch.in_graph(loss_spec(loss), reduction, inputs)
+    by = reductions.denominator(reduction, x.numel(), 1)
+    value, _ = dispatch.run(backend, Request(_call(loss, reduction), inputs, by))
+    return value
 
 
 @functools.cache
-def _call(parts: Callable[..., tuple[Tensor, Tensor]], reduction: str) -> Call:
-    checked = parts is reference.probability_parts
-    definition = functools.partial(_definition, parts, reduction)
-    return Call(_program(parts), reduction, definition, checked)
-
-
-def _program(parts: Callable[..., tuple[Tensor, Tensor]]) -> LossSpec:
-    own = (None,) if parts is reference.probability_parts else ()
-    return program(parts, own, 0.0, None)
+def _call(loss: Loss, reduction: str) -> Call:
+    definition = functools.partial(_definition, loss, reduction)
+    return Call(loss_spec(loss), reduction, definition, checked=loss.domain is family.PROBABILITIES)
 
 
 def _definition(
-    parts: Callable[..., tuple[Tensor, Tensor]],
+    loss: Loss,
     reduction: str,
     x: Tensor,
     y: Tensor,
@@ -334,22 +323,19 @@ def _definition(
     mask: None,
 ) -> Tensor:
     dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
-    wide = x.to(dtype)
-    if parts is reference.probability_parts:
+    if loss.domain is family.PROBABILITIES:
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
-        both = reference.probability_parts(wide, None)
-    else:
-        both = reference.logits_parts(wide)
-    loss = reference.combine(*both, y.to(dtype), weight, pos_weight)
-    # The mean of nothing is NaN, as in PyTorch.
+    parts = loss.positive_and_negative(x.to(dtype))
+    losses = reference.combine(*parts, y.to(dtype), weight, pos_weight)
+    # The mean over no elements is NaN, as in PyTorch.
     if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
 
 
 class _Patch:
-    """Which functions stand in `torch.nn.functional`, and who asked for it. Hold `lock`."""
+    """Which functions are replaced, and by how many blocks. Use it while holding `lock`."""
 
     def __init__(self, *replacements: Callable[..., Tensor]) -> None:
         self.lock = threading.Lock()
@@ -373,17 +359,8 @@ class _Patch:
 _patch = _Patch(binary_cross_entropy, binary_cross_entropy_with_logits)
 
 
-def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """The reduction that PyTorch understands, with its warnings and its error."""
-    if size_average is not None or reduce is not None:
-        number = _torch_reduction.legacy_get_enum(size_average, reduce)
-    else:
-        number = _torch_reduction.get_enum(reduction)
-    return ("none", "mean", "sum")[number]
-
-
 def _is_real(tensor: Tensor) -> bool:
-    """Whether PyTorch computes with it: dense, and of one of four dtypes."""
+    """Whether PyTorch's function takes the tensor: dense, and of one of four dtypes."""
     return tensor.layout == torch.strided and tensor.dtype in (
         torch.float16,
         torch.bfloat16,
@@ -393,7 +370,7 @@ def _is_real(tensor: Tensor) -> bool:
 
 
 def _is_weight_of(input: Tensor, weight: Tensor | None) -> bool:
-    """Whether PyTorch takes `weight`: any real dtype, no gradient, broadcasting into `input`."""
+    """Whether PyTorch's function takes it: real, without gradient, broadcasting to `input`."""
     if weight is None:
         return True
     return (
@@ -411,19 +388,18 @@ def _autocasts(tensor: Tensor) -> bool:
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """`tensor` as autocast hands it on: both losses are on its float32 list."""
+    """The tensor as autocast converts it: both losses are on its float32 list."""
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return tensor.float() if half and _autocasts(tensor) else tensor
 
 
 def _assert_unit_range(name: str, values: Tensor) -> None:
-    """PyTorch's error for a value outside [0, 1]; a failed assertion of the device on a GPU."""
+    """PyTorch's error for a value outside [0, 1]; on a GPU, a failed assertion of the device."""
     # A compiled graph checks nothing in PyTorch either.
     if torch.compiler.is_compiling() or values.numel() == 0:
         return
-    low, high = (
-        checks.unwrapped(values).detach().aminmax()
-    )  # NaN if there is one, and then neither holds
-    torch._assert_async(
+    # Both are NaN if a value is, and then neither comparison holds.
+    low, high = _pytorch.unwrapped(values).detach().aminmax()
+    _pytorch.assert_async(
         (low >= 0) & (high <= 1), f"all elements of {name} should be between 0 and 1"
     )

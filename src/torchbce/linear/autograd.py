@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchbce import _pytorch
 from torchbce.backends import selection
 from torchbce.definition import reference
 from torchbce.linear import chunks, sharding
@@ -148,7 +149,7 @@ class _LinearLoss(torch.autograd.Function):
             call.reduction != "none"
             and call.make_update is None
             and all(t is None or t.dtype != torch.float16 for t in head)
-            and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+            and _pytorch.saved_tensor_hooks(True) is None
         )
         needs_grad = NeedsGrad(*ctx.needs_input_grad[:3]) if in_forward else NO_GRADIENTS
         loss, gradients = loss_and_gradients(call, head, operands, needs_grad)
@@ -162,8 +163,8 @@ class _LinearLoss(torch.autograd.Function):
         head, operands = Head(*saved[:3]), LinearOperands(*saved[3:])
         needs_grad = NeedsGrad(*ctx.needs_input_grad[:3])
         # Batched upstream gradients (is_grads_batched) are a tensor without memory of its own.
-        plain = torch._C._has_storage(upstream) and not upstream.requires_grad
-        plain = plain and not upstream.is_neg() and not upstream._is_zerotensor()
+        plain = _pytorch.has_storage(upstream) and not upstream.requires_grad
+        plain = plain and not upstream.is_neg() and not _pytorch.is_zero_tensor(upstream)
         if torch.is_grad_enabled() or selection.active_mode() is not None or not plain:
             return *_by_dense_loss(call, head, needs_grad, upstream), None, None
         if call.make_update is not None:

@@ -6,10 +6,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from torchbce._contract import Options, by_reference
 from torchbce.backends import selection
-from torchbce.backends.request import KernelInputs, LossSpec, program
-from torchbce.linear.dense import DERIVATIVE, LOSS
+from torchbce.backends.request import KernelInputs, LossSpec, loss_spec
+from torchbce.definition.arguments import Options, aligned
+from torchbce.definition.dense import dense_loss
+from torchbce.definition.family import CROSS_ENTROPY, CROSS_ENTROPY_SLOPE
 from torchbce.linear.records import ChunkRequest, InvalidTargetError
 from torchbce.linear.slices import Chunk
 
@@ -30,13 +31,8 @@ def chunk_loss(logits: Tensor, chunk: Chunk, request: ChunkRequest) -> ChunkLoss
     """What computes the losses of chunks like this one."""
     operands = chunk.target, chunk.weight, chunk.pos_weight, chunk.mask
     if selection.chosen(logits, *operands) is selection.NUMBA:
-        return functools.partial(_by_kernel, loss_spec(request.smoothing))
+        return functools.partial(_by_kernel, loss_spec(CROSS_ENTROPY, request.smoothing))
     return _by_definition
-
-
-def loss_spec(smoothing: float) -> LossSpec:
-    """What a kernel is told about the loss."""
-    return program(LOSS.parts, LOSS.constants, smoothing, None)
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
@@ -78,13 +74,13 @@ def _by_definition(
         reduction="none",
         check_targets=None if request.checked else False,
     )
-    operands = logits, target, chunk.weight, chunk.pos_weight, chunk.mask
+    arguments = aligned(logits, target, chunk.weight, chunk.pos_weight, chunk.mask)
     try:
-        loss = by_reference(LOSS, options, *operands)
+        loss = dense_loss(CROSS_ENTROPY, arguments, options)
     except ValueError as error:
         raise InvalidTargetError from error
     if out is not None and not request.per_row:
-        gradient = by_reference(DERIVATIVE, options, *operands)
+        gradient = dense_loss(CROSS_ENTROPY_SLOPE, arguments, options)
         if request.upstream is not None:
             gradient = gradient * request.upstream
             if chunk.mask is not None:  # an infinite upstream gradient times 0 would be NaN

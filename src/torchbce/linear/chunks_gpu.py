@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from torchbce.backends.gpu import launch as gpu_launch
-from torchbce.backends.request import KernelInputs, LossSpec
+from torchbce.backends.request import KernelInputs, LossSpec, loss_spec
 from torchbce.definition import reference
+from torchbce.definition.family import CROSS_ENTROPY
 from torchbce.linear import products
-from torchbce.linear.chunk_loss import loss_spec
 from torchbce.linear.records import ChunkRequest, Gradients, Head, LinearOperands
 
 #: float16 begins at 6e-8 and is subnormal up to 6e-5: scaled by 64, a derivative of 1e-6 keeps all
@@ -101,7 +101,12 @@ class _Run:
             bias.new_empty(bias.shape) if bias is not None and needs.bias else None,
         )
         self.kernel = _Kernel(
-            loss_spec(request.smoothing), self._logits, operands, self.rows, self.labels, size
+            loss_spec(CROSS_ENTROPY, request.smoothing),
+            self._logits,
+            operands,
+            self.rows,
+            self.labels,
+            size,
         )
         self._per_row = x.new_zeros(self.rows, dtype=torch.float64) if request.per_row else None
 

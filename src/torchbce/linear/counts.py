@@ -1,4 +1,4 @@
-"""How many elements and rows are valid, and what the sum of the losses is divided by."""
+"""How many elements and rows are valid, which the denominator of a mean depends on."""
 
 import torch
 from torch import Tensor
@@ -6,24 +6,21 @@ from torch import Tensor
 from torchbce.linear.records import LogitsShape
 
 
-def denominator(reduction: str, elements: float | Tensor, rows: float | Tensor) -> float | Tensor:
-    """The denominator of a reduction, from the number of valid elements and of rows with any.
+def elements_and_rows(
+    shape: LogitsShape, valid: Tensor | None
+) -> tuple[float | Tensor, float | Tensor]:
+    """The number of valid elements, and of entries of input's first dimension that have any.
 
-    0 for a mean of nothing.
+    Args:
+        shape: of the logits.
+        valid: the number of valid labels of each row, [rows]; None where all are valid.
     """
-    if reduction == "mean":
-        return elements
-    return rows if reduction == "batch_mean" else 1.0
-
-
-def linear_denominator(reduction: str, shape: LogitsShape, valid: Tensor | None) -> float | Tensor:
-    """The denominator of a reduction, from the number of valid labels of each row, [rows]."""
-    batch = shape.batch[:1].numel()  # the rows of "batch_mean" are those of input's first dimension
+    batch = shape.batch[:1].numel()
     if valid is None:
         elements = shape.rows * shape.labels
-        return denominator(reduction, float(elements), float(batch if elements else 0))
+        return float(elements), float(batch if elements else 0)
     per_batch = valid.view(batch, shape.batch[1:].numel()).sum(1)
-    return denominator(reduction, valid.sum(), (per_batch > 0).sum())
+    return valid.sum(), (per_batch > 0).sum()
 
 
 def valid_labels(mask: Tensor | None, ignored: Tensor | None, shape: LogitsShape) -> Tensor | None:

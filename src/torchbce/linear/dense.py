@@ -4,14 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchbce._contract import INTEGERS, Loss, Options, evaluate
-from torchbce.definition import checks, reference
+from torchbce._contract import evaluate
+from torchbce.definition import checks, family, reference
+from torchbce.definition.arguments import INTEGERS
 from torchbce.linear import targets
 from torchbce.linear.precision import no_autocast
 from torchbce.linear.records import LinearOptions, LogitsShape
-
-#: Binary cross-entropy of logits, and its derivative.
-LOSS, DERIVATIVE = Loss(reference.logits_parts), Loss(reference.logits_slope_parts)
 
 
 def dense_loss(
@@ -41,8 +39,10 @@ def dense_loss(
     p, smoothing = options.pos_weight, options.label_smoothing
     if isinstance(p, Tensor) and p.numel() == 1:
         p = p.reshape(())
-    of_logits = Options(w, p, smoothing, None, mask, reduction, options.check_targets)
-    loss = evaluate(LOSS, logits, target, of_logits)
+    check = options.check_targets
+    loss = evaluate(
+        family.CROSS_ENTROPY, logits, target, w, p, smoothing, None, mask, reduction, check
+    )
     return loss.sum(-1) if reduction == "none" else loss
 
 

@@ -168,7 +168,7 @@ class LinearBCELoss(nn.Module):
         prior = torch.as_tensor(self.prior, dtype=torch.float64, device="cpu")
         if not bool(((prior > 0) & (prior < 1)).all()):
             raise ValueError(
-                f"prior must lie in (0, 1), got {self.prior}: it is a rate of positives"
+                f"prior must be in (0, 1), got {self.prior}: it is a rate of positives"
             )
         if prior.numel() != 1 and prior.shape != (self.out_features,):
             raise ValueError(

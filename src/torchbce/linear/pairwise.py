@@ -9,9 +9,9 @@ from torch.autograd.function import once_differentiable
 
 from torchbce.backends import selection
 from torchbce.definition import checks, reference
+from torchbce.definition.reductions import denominator
 from torchbce.linear import arguments
 from torchbce.linear.autograd import chunk_runner
-from torchbce.linear.counts import denominator
 from torchbce.linear.loss import linear_loss
 from torchbce.linear.precision import autocast_enabled, no_autocast
 from torchbce.linear.records import ChunkRequest, Head, LinearOperands, LinearOptions, NeedsGrad
@@ -150,7 +150,7 @@ class _GroupLoss(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, bias: Tensor, call: _GroupCall) -> Tensor:
         group, rank, pairs = call.group, dist.get_rank(call.group), sum(call.pairs_per_process)
         needs_grad = NeedsGrad(*ctx.needs_input_grad[:3])
-        divisor = float(denominator(call.reduction, pairs * pairs, pairs)) or 1.0
+        divisor = float(denominator(call.reduction, pairs * pairs, pairs))
         request = ChunkRequest(
             chunk_labels=call.chunk_pairs, needs_grad=needs_grad, scale=1 / divisor
         )

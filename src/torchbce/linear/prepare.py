@@ -5,9 +5,9 @@ import functools
 import torch
 from torch import Tensor
 
-from torchbce._contract import warn_of_nothing
 from torchbce.backends import selection
 from torchbce.definition import reference
+from torchbce.definition.reductions import Denominator, denominator, warn_of_empty_mean
 from torchbce.linear import counts, targets
 from torchbce.linear.arguments import check_finite
 from torchbce.linear.dense import check_dense_target, dense_loss
@@ -37,20 +37,17 @@ def prepare(
         check_target()
     mask = _mask_of_rows(options.mask, shape)
     all_ignored, ignored = targets.ignored_keys(options.ignored, shape, check, on_gpu)
-    denominator = _denominator(options, shape, mask, all_ignored, on_gpu)
+    divisor = _denominator(options, shape, mask, all_ignored, on_gpu)
     operands = LinearOperands(
         *targets.target_operands(target, shape, check, on_gpu),
         None if mask is None else mask[:, shape.first : shape.first + shape.local],
         ignored,
         *_weights(input, options, shape),
     )
-    if isinstance(denominator, float) and denominator == 0:
-        warn_of_nothing(options.reduction)
-        denominator = 1.0
     call = LinearCall(
         shape.batch,
         options.reduction,
-        denominator,
+        divisor,
         options.label_smoothing,
         options.chunk_labels,
         shard.group,
@@ -79,18 +76,21 @@ def _denominator(
     mask: Tensor | None,
     ignored: Tensor | None,
     on_gpu: bool,
-) -> float | Tensor:
-    """The denominator: 0 for a mean of nothing, or a tensor of at least 1 that a GPU counts."""
+) -> Denominator:
+    """The denominator; warns of a mean of no elements, where the host knows it."""
     if options.reduction in ("sum", "none"):
         valid = None  # not needed
     elif on_gpu:
         valid = counts.valid_labels_on_gpu(mask, options.ignored, shape)
     else:
         valid = counts.valid_labels(mask, ignored, shape)
-    denominator = counts.linear_denominator(options.reduction, shape, valid)
-    if isinstance(denominator, Tensor) and on_gpu:
-        return denominator.clamp(min=1).double()
-    return float(denominator)
+    elements, rows = counts.elements_and_rows(shape, valid)
+    if not on_gpu:
+        elements, rows = float(elements), float(rows)
+    if "mean" in options.reduction and not isinstance(elements, Tensor) and elements == 0:
+        warn_of_empty_mean(options.reduction)
+    divisor = denominator(options.reduction, elements, rows)
+    return divisor.double() if isinstance(divisor, Tensor) else divisor
 
 
 def _weights(

@@ -88,7 +88,7 @@ def _keys(lists: Tensor, shape: LogitsShape) -> Tensor:
 
 def _sparse_keys(target: Tensor, shape: LogitsShape, check: bool | None) -> tuple[Tensor, Tensor]:
     logits = torch.empty(shape.dense, device="meta")
-    index, values = checks.sparse_elements(target, logits)
+    index, values = checks.sparse_entries(target, logits)
     checks.value_range("target", values, None, index, check)
     row = torch.zeros_like(index[0])
     for index_of_dimension, size in zip(index[:-1], shape.batch, strict=True):
