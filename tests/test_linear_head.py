@@ -96,9 +96,7 @@ def test_the_weight_is_initialised_as_that_of_linear() -> None:
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_prior_out_of_range(prior: Any, bias: bool) -> None:
-    with pytest.raises(
-        ValueError, match=r"(?s)prior must be in \(0, 1\), got .*rate of positives"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)prior must be in \(0, 1\), got .*rate of positives"):
         LinearBCELoss(WIDTH, LABELS, bias=bias, prior=prior)
 
 
