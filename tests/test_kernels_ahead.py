@@ -300,7 +300,7 @@ def test_the_logits_of_a_linear_layer(values: bool, compiled: Compiler) -> None:
         keys=keys,
         values=torch.ones(len(keys)) if values else None,
         ignored=torch.arange(0, z.numel(), 11),
-        first=z.numel(),
+        first_key=z.numel(),
     )
     sums = torch.zeros(2, 10**4)
     inputs = KernelInputs(z, z, weight=torch.ones(ROWS, 1), pos_weight=torch.ones(ROWS, 1))

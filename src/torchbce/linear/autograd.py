@@ -191,7 +191,7 @@ def _scale_in_place(call: LinearCall, gradients: Gradients, upstream: Tensor) ->
 
         for tensor in gradients:
             if tensor is not None:
-                gpu_launch.multiply(tensor, upstream)
+                gpu_launch.launch_scale(tensor, upstream)
         return True
     factor = upstream.item() if upstream.device.type == "cpu" else None
     if factor == 1:

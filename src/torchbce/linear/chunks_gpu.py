@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import tiles
+from torchbce.backends.gpu.operands import LinearInputs, Outputs
 from torchbce.backends.request import KernelInputs, LossSpec, loss_spec
 from torchbce.definition import reference
 from torchbce.definition.family import CROSS_ENTROPY
@@ -184,15 +186,15 @@ class _Kernel:
         size: int,
     ):
         self._spec, self._operands, self._rows = spec, operands, rows
-        self._parts = gpu_launch.parts_of(
+        self._parts = tiles.count_partial_sums(
             spec, logits, [min(size, labels - start) * rows for start in range(0, labels, size)]
         )
         self._sums = logits.new_zeros(sum(self._parts))
         self._used = 0
         # Searched for all chunks at once: a search per chunk would take the host longer than the
         # chunk takes the device.
-        self._places, self._ignored_places = (
-            gpu_launch.places_of(spec, logits, keys, labels * rows, size * rows)
+        self._starts, self._ignored_starts = (
+            tiles.chunk_tile_starts(spec, logits, keys, labels * rows, size * rows)
             for keys in (operands.keys, operands.ignored)
         )
 
@@ -207,26 +209,26 @@ class _Kernel:
             p[labels, None] if p is not None and p.dim() else p,
             None if o.mask is None else o.mask[:, labels].T,
         )
-        linear_inputs = gpu_launch.LinearInputs(
+        linear_inputs = LinearInputs(
             bias=None if bias is None else bias[labels, None],
             weight=None if o.row_weight is None else o.row_weight[None, :],
             keys=o.keys,
             values=o.values,
             ignored=o.ignored,
-            places=None if self._places is None else self._places[number],
-            ignored_places=None if self._ignored_places is None else self._ignored_places[number],
-            first=chunk.start * self._rows,
+            tile_starts=None if self._starts is None else self._starts[number],
+            ignored_tile_starts=(
+                None if self._ignored_starts is None else self._ignored_starts[number]
+            ),
+            first_key=chunk.start * self._rows,
         )
         sums = self._sums[self._used : self._used + self._parts[number]]
         self._used += self._parts[number]
-        gpu_launch.launch(
+        gpu_launch.launch_loss(
             self._spec,
             inputs,
+            Outputs(chunk.losses, chunk.grad_logits, sums),
             linear_inputs,
-            losses=chunk.losses,
-            gradient=chunk.grad_logits,
-            sums=sums,
-            divided_by=factors.divided_by,
+            denominator=1.0 if factors.divided_by is None else factors.divided_by,
             scale=factors.scale,
             upstream=factors.upstream,
             exact=exact,
@@ -236,7 +238,7 @@ class _Kernel:
         """The sum of the partial sums, in float64."""
         total = self._sums.new_zeros((), dtype=torch.float64)
         if self._used:
-            gpu_launch.add_up(self._sums, total)
+            gpu_launch.launch_sum(self._sums, total)
         return total
 
 
