@@ -39,8 +39,8 @@ from torchbce.linear.records import (
 def differentiable_loss(call: LinearCall, head: Head, operands: LinearOperands) -> Tensor:
     """The loss, differentiable by input, weight and bias."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in head):
-        apply: Any = _LinearLoss.apply
-        value: Tensor = apply(*head, call, operands)
+        # `loss` has seen that no transform of torch.func is active.
+        value: Tensor = _apply(*head, call, operands)
         return value
     value, _ = loss_and_gradients(call, head, operands, NO_GRADIENTS)
     return value
@@ -233,3 +233,6 @@ def _by_dense_loss(
         loss = call.dense_loss(*head)
         gradients = iter(torch.autograd.grad(loss, inputs, upstream, create_graph=create))
     return tuple(next(gradients) if needed else None for needed in needs_grad)
+
+
+_apply = _pytorch.function_apply(_LinearLoss)
