@@ -28,6 +28,8 @@ from triton.backends.compiler import GPUTarget  # noqa: E402 - Triton may be mis
 
 from torchbce.kernels import cuda_launch, cuda_math  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LOSSES: dict[str, tuple[Callable[..., Any], tuple[float | None, ...]]] = {
     "cross-entropy": (reference.logits_parts, ()),
     "focal": (reference.focal_parts, (0.25, 2.0)),

@@ -76,6 +76,7 @@ def test_the_range_is_checked_where_a_mask_of_another_batching_keeps() -> None:
     assert shared(x, y).isfinite().all()
 
 
+@pytest.mark.slow
 @one_of_each
 def test_compiled_by_inductor(loss: Loss, fresh_compiler: None) -> None:
     def call(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
@@ -98,6 +99,7 @@ def test_compiled_by_inductor(loss: Loss, fresh_compiler: None) -> None:
         compiled(loss.inputs(16, 5, dtype=torch.float32), y, mask)
 
 
+@pytest.mark.slow
 def test_compiled_is_accurate_in_the_tails(fresh_compiler: None) -> None:
     loss = ONE_OF_EACH[0]
     x = torch.tensor([-100.0, -40.0, -17.0, 17.0, 40.0, 100.0, float("inf")])
