@@ -687,7 +687,7 @@ def test_minus_zero_is_a_target(loss: Loss) -> None:
 
 @pytest.mark.parametrize("dtype", INPUTS, ids=str)
 def test_inputs_out_of_range(dtype: torch.dtype) -> None:
-    y = torch.ones(BLOCK + 1)
+    y = torch.ones(BLOCK + 1, dtype=dtype)
     for loss, right, wrongs in (
         (torchbce.functional.binary_cross_entropy, 0.5, (1.5, -0.5, math.nan)),
         (torchbce.functional.binary_cross_entropy_with_log_probs, -0.5, (1.5, 1e-6, math.nan)),
