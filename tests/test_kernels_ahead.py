@@ -30,6 +30,8 @@ from triton.backends.compiler import GPUTarget  # noqa: E402 - Triton may be mis
 from torchbce.backends.gpu import formulas, kernels, launch, operands  # noqa: E402
 from torchbce.backends.gpu.operands import LinearInputs, Outputs  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LOSSES = {
     "cross-entropy": family.CROSS_ENTROPY,
     "focal": family.loss("sigmoid_focal_loss", 0.25, 2.0),

@@ -743,11 +743,13 @@ def test_compiled(dtype: torch.dtype, reduction: str, fresh_compiler: None) -> N
     compiled_equals_eager(layer(dtype=dtype), "aot_eager", reduction, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiled_by_inductor(reduction: str, fresh_compiler: None) -> None:
     compiled_equals_eager(layer(), "inductor", reduction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crooked", ["input", "weight"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiled_with_a_transposed_tensor(

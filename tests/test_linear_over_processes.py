@@ -13,6 +13,7 @@ from torchbce.linear.records import ChunkRequest, Head, LinearOperands, NeedsGra
 SCRIPT = Path(__file__).parent / "linear_over_processes.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_many_processes_compute_what_one_does(processes: int) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

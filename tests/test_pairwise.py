@@ -285,7 +285,12 @@ def test_autocast_with_two_dtypes(half: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "inductor"),
-    [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)],
+    [
+        (torch.float32, False),
+        pytest.param(torch.float32, True, marks=pytest.mark.slow),
+        (torch.bfloat16, False),
+        (torch.float16, False),
+    ],
     ids=str,
 )
 def test_compiled(dtype: torch.dtype, inductor: bool, fresh_compiler: None) -> None:
