@@ -1,12 +1,12 @@
-# `make demo` and `make test` do all the set-up they need; both are quick when run again.
+# `make demo` and `make test` first set up the virtual environment that they need.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Stamped on success, so that an interrupted install is done again.
+# Written after a successful install, so that an interrupted one is repeated.
 INSTALLED := $(VENV)/installed
 
-# How many processes share the tests: `auto` is one for each core. Numba's cache is shared by all.
+# The number of test processes; `auto` is one per core. All of them share Numba's cache.
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
@@ -30,7 +30,7 @@ demo: $(INSTALLED)  ## train, predict and evaluate on a data set that needs no n
 test: $(INSTALLED)  ## run the tests, doctests and examples that protect the behaviour (5 minutes)
 	$(PYTEST) -m "not slow"
 
-test-rest: $(INSTALLED)  ## run the tests that `make test` leaves out, and interpret the GPU's kernels
+test-rest: $(INSTALLED)  ## run the tests that `make test` leaves out, and interpret the GPU kernels
 	$(PYTEST) -m slow
 	OMP_NUM_THREADS=1 $(PYTEST) tests/gpu --confcutdir=tests/gpu
 
@@ -59,13 +59,13 @@ bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; 
 exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (minutes)
 	$(BIN)/python benchmarks/exact.py
 
-# Both take the Python that has PyTorch for the GPU, Triton, numpy and pytest, and need nothing else:
-# make gpu-check PYTHON=/where/it/is/python3
-gpu-check:  ## the tests of the GPU's kernels, on a GPU
+# `gpu-check` and `gpu-bench` use an existing Python with PyTorch for the GPU, Triton, numpy and pytest:
+# make gpu-check PYTHON=/path/to/python3
+gpu-check:  ## run the tests of the GPU kernels on a GPU
 	@$(MAKE) --no-print-directory --keep-going --jobs=8 --output-sync=target $(GPU_CHECKS)
 
-# A process a file: each kernel takes half a second to compile, and there are hundreds. Those that
-# only a GPU can run take longest.
+# One process per file, since each of hundreds of kernels takes half a second to compile. The files
+# that need a GPU take longest and are started first.
 DEVICE_TESTS := $(wildcard tests/gpu/test_device*.py)
 GPU_TESTS := $(DEVICE_TESTS) $(filter-out $(DEVICE_TESTS),$(wildcard tests/gpu/test_*.py))
 GPU_CHECKS := $(GPU_TESTS:tests/gpu/%.py=gpu-check-%)
@@ -74,7 +74,7 @@ $(GPU_CHECKS): gpu-check-%:
 	TORCHBCE_GPU=1 OMP_NUM_THREADS=2 PYTHONPATH=src $(PYTHON) -m pytest -q -p no:cacheprovider \
 		tests/gpu/$*.py --confcutdir=tests/gpu
 
-gpu-bench:  ## measure the GPU's kernels and write benchmarks/results/gpu-NAME.md (10 minutes)
+gpu-bench:  ## measure the GPU kernels and write benchmarks/results/gpu-NAME.md (10 minutes)
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:  ## remove .venv and what the targets made

@@ -1,7 +1,7 @@
 """The losses of the package's own table (`definition.family`), each with values of its constants.
 
-Each case adds the formula of the paper, in float64 and without care for the tails: the inputs of
-the cases are moderate. The tails are tested in `test_reference_accuracy.py`.
+Each case adds the formula of the paper in float64, which is not accurate in the tails: the inputs
+of the cases are moderate. The tails are tested in `test_reference_accuracy.py`.
 """
 
 from collections.abc import Callable
@@ -28,13 +28,13 @@ class Loss:
 
     @property
     def function(self) -> Callable[..., Tensor]:
-        found: Callable[..., Tensor] = getattr(functional, self.record.name)
-        return found
+        function: Callable[..., Tensor] = getattr(functional, self.record.name)
+        return function
 
     @property
     def module(self) -> type[nn.Module]:
-        found: type[nn.Module] = getattr(torchbce, self.record.module)
-        return found
+        module: type[nn.Module] = getattr(torchbce, self.record.module)
+        return module
 
     @property
     def kind(self) -> str:
@@ -143,6 +143,6 @@ FAMILY = [
     ),
 ]
 
-#: A case of each function, the last: for tests that would take too long with all of them.
+#: The last case of each function, for tests that would take too long with all cases.
 ONE_OF_EACH = list({loss.record.name: loss for loss in FAMILY}.values())
 assert {loss.record.name for loss in FAMILY} == set(records.FAMILY)

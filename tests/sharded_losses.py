@@ -1,4 +1,4 @@
-"""Run under torchrun: every loss of unevenly sharded tensors equals that of the whole ones."""
+"""Run under torchrun: losses of unevenly sharded tensors equal those of the full tensors."""
 
 import torch
 import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""The drop-in beside the functions that it replaces: the same contract, better numbers."""
+"""The drop-in compared with the functions that it replaces: same contract, better numbers."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
-from torch.nn.functional import binary_cross_entropy_with_logits as held_by_name
+from torch.nn.functional import binary_cross_entropy_with_logits as imported_by_name
 
 import truth
 from torchbce import dropin
@@ -29,19 +29,19 @@ OTHERS = (torch.int64, torch.uint8, torch.bool, torch.complex64)
 
 
 def relatively(value):
-    """`pytest.approx` without its absolute tolerance, in which a tail would drown."""
+    """`pytest.approx` without its absolute tolerance, which exceeds the losses in the tails."""
     return pytest.approx(value, rel=1e-6, abs=0)
 
 
-def found():
+def current():
     return {name: getattr(F, name) for name in PYTORCH}
 
 
 @pytest.fixture(autouse=True)
 def _leave_pytorch_as_it_was():
-    assert found() == PYTORCH
+    assert current() == PYTORCH
     yield
-    left = found()
+    left = current()
     dropin.uninstall()
     assert left == PYTORCH
 
@@ -49,70 +49,70 @@ def _leave_pytorch_as_it_was():
 class TestInstalling:
     def test_import_changes_nothing(self):
         importlib.import_module("torchbce.dropin")
-        assert {function.__module__ for function in found().values()} == {"torch.nn.functional"}
+        assert {function.__module__ for function in current().values()} == {"torch.nn.functional"}
 
     def test_install_and_uninstall(self):
         dropin.install()
-        assert found() == OURS
+        assert current() == OURS
         dropin.uninstall()
-        assert found() == PYTORCH
+        assert current() == PYTORCH
 
-    def test_twice_is_once(self):
+    def test_installing_twice_is_installing_once(self):
         dropin.install()
         dropin.install()
         dropin.uninstall()
-        assert found() == PYTORCH
+        assert current() == PYTORCH
         dropin.uninstall()
-        assert found() == PYTORCH
+        assert current() == PYTORCH
 
     def test_context(self):
         with dropin.installed() as value:
             assert value is None
-            assert found() == OURS
-        assert found() == PYTORCH
+            assert current() == OURS
+        assert current() == PYTORCH
 
     def test_contexts_nest(self):
         with dropin.installed():
             with dropin.installed():
                 pass
-            assert found() == OURS
-        assert found() == PYTORCH
+            assert current() == OURS
+        assert current() == PYTORCH
 
     def test_context_leaves_an_installed_drop_in(self):
         dropin.install()
         with dropin.installed():
             pass
-        assert found() == OURS
+        assert current() == OURS
         dropin.uninstall()
 
     def test_install_inside_a_context_outlives_it(self):
         with dropin.installed():
             dropin.install()
-        assert found() == OURS
+        assert current() == OURS
         dropin.uninstall()
 
-    def test_uninstall_inside_a_context_is_at_once(self):
+    def test_uninstall_inside_a_context_takes_effect_at_once(self):
         with dropin.installed():
             dropin.uninstall()
-            assert found() == PYTORCH
-        assert found() == PYTORCH
+            assert current() == PYTORCH
+        assert current() == PYTORCH
         with dropin.installed():
-            assert found() == OURS
+            assert current() == OURS
 
     def test_context_ends_with_an_exception(self):
         with pytest.raises(ZeroDivisionError), dropin.installed():
             _ = 1 / 0
-        assert found() == PYTORCH
+        assert current() == PYTORCH
 
     def test_as_decorator(self):
-        assert dropin.installed()(found)() == OURS
+        assert dropin.installed()(current)() == OURS
 
-    def test_what_somebody_else_had_patched_is_put_back(self, monkeypatch):
+    def test_a_patch_by_other_code_is_restored(self, monkeypatch):
         wrapper = lambda *args, **kwargs: None  # noqa: E731
         with monkeypatch.context() as patch:
             patch.setattr(F, LOGITS, wrapper)
             with dropin.installed():
-                assert found() == OURS
+                assert current() == OURS
             assert getattr(F, LOGITS) is wrapper
 
     def test_contexts_of_two_threads_overlap(self):
@@ -130,7 +130,7 @@ class TestInstalling:
             with dropin.installed():
                 second_is_in.set()
                 assert first_is_out.wait(10)
-                seen.append(found())
+                seen.append(current())
 
         threads = [threading.Thread(target=each) for each in (first, second)]
         for thread in threads:
@@ -138,16 +138,16 @@ class TestInstalling:
         for thread in threads:
             thread.join(20)
         assert seen == [OURS]
-        assert found() == PYTORCH
+        assert current() == PYTORCH
 
 
 class TestReach:
-    def test_modules_made_before(self):
-        made_before = nn.BCEWithLogitsLoss()
+    def test_modules_created_before_installing(self):
+        module = nn.BCEWithLogitsLoss()
         z, y = torch.tensor(-40.0), torch.tensor(0.0)
-        assert made_before(z, y) == 0
+        assert module(z, y) == 0
         with dropin.installed():
-            assert made_before(z, y) == relatively(math.exp(-40))
+            assert module(z, y) == relatively(math.exp(-40))
 
     def test_probability_module(self):
         criterion = nn.BCELoss(weight=torch.tensor(2.0))
@@ -158,10 +158,10 @@ class TestReach:
         assert "Where" not in type(criterion(p, y).grad_fn).__name__
         assert type(loss.grad_fn).__name__ != "BinaryCrossEntropyBackward0"  # PyTorch's
 
-    def test_a_name_bound_before_is_not_reached(self):
+    def test_a_function_imported_by_name_is_not_replaced(self):
         z, y = torch.tensor(-40.0), torch.tensor(0.0)
         with dropin.installed():
-            assert held_by_name is PYTORCH[LOGITS]
+            assert imported_by_name is PYTORCH[LOGITS]
             assert torch.distributions.Bernoulli(logits=z).log_prob(y) == 0
 
     @BOTH
@@ -174,7 +174,7 @@ class TestReach:
 
 
 def outcome(function, *args, **kwargs):
-    """What a caller can see of a call, its numbers aside."""
+    """What a caller can observe of a call, except the numbers."""
     leaves = [x.requires_grad_() for x in args if differentiable(x)]
     try:
         loss = function(*args, **kwargs)
@@ -190,7 +190,7 @@ def differentiable(x):
 
 
 def same_outcome(name, make, **options):
-    """`make` builds fresh arguments for each of the two functions; their common outcome."""
+    """Assert that both functions have the same outcome, and return it; `make` builds arguments."""
     (args, kwargs), (same_args, same_kwargs) = make(), make()
     expected = outcome(PYTORCH[name], *args, **kwargs, **options)
     got = outcome(OURS[name], *same_args, **same_kwargs, **options)
@@ -204,7 +204,7 @@ def test_output_and_gradient_dtypes_of_every_pair_of_dtypes(name, reduction):
     accepted = set()
     for input_dtype, target_dtype in product(FLOATS + OTHERS, repeat=2):
         if name == LOGITS and input_dtype in FLOATS and target_dtype == torch.complex64:
-            continue  # handed on to PyTorch, which computes a complex loss
+            continue  # passed on to PyTorch, which computes a complex loss
 
         def make(input_dtype=input_dtype, target_dtype=target_dtype):
             return (torch.ones(2).to(input_dtype), torch.ones(2).to(target_dtype)), {}
@@ -264,7 +264,7 @@ def test_input_shapes(name, shape, reduction):
 
 
 @BOTH
-def test_the_mean_of_nothing_is_nan_as_in_pytorch(name):
+def test_the_mean_over_no_elements_is_nan_as_in_pytorch(name):
     assert OURS[name](torch.ones(0), torch.ones(0)).isnan()
     assert OURS[name](torch.ones(0), torch.ones(0), reduction="sum") == 0
 
@@ -301,7 +301,7 @@ def test_pos_weight_errors(value):
 
 
 @BOTH
-def test_weights_that_require_grad_are_fine_without_grad_mode(name):
+def test_weights_that_require_grad_are_accepted_under_no_grad(name):
     y, weight = torch.zeros(1), torch.full((1,), 2.0, requires_grad=True)
     x = torch.tensor([-40.0 if name == LOGITS else 0.25])
     with torch.no_grad():
@@ -325,7 +325,7 @@ def test_legacy_reduction(name, size_average, reduce):
 
 
 @BOTH
-def test_legacy_reduction_warns_once_when_the_call_fails_too(name):
+def test_legacy_reduction_warns_once_even_if_the_call_fails(name):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(ValueError, match="size"):
@@ -342,7 +342,7 @@ def test_elementwise_mean(name):
 
 @pytest.mark.parametrize("value", [-1e-9, 1.0000001, -math.inf, math.inf, math.nan])
 @pytest.mark.parametrize("place", [0, 1], ids=["input", "target"])
-def test_probability_loss_refuses_values_outside_the_unit_interval(value, place):
+def test_probability_loss_rejects_values_outside_the_unit_interval(value, place):
     def make():
         args = [torch.full((3,), 0.5), torch.full((3,), 0.5)]
         args[place][1] = value
@@ -356,13 +356,13 @@ def test_probability_loss_refuses_values_outside_the_unit_interval(value, place)
 @pytest.mark.parametrize(
     "transform", [torch.vmap, lambda f: torch.func.grad(lambda *a: f(*a).sum())]
 )
-def test_probability_loss_refuses_them_inside_a_transform(transform):
+def test_probability_loss_rejects_such_values_under_a_transform(transform):
     p, y = torch.tensor([0.5, 1.5]), torch.ones(2)
     with pytest.raises(RuntimeError, match="all elements of input should be between 0 and 1"):
         transform(OURS[PROBABILITIES])(p, y)
 
 
-def test_logit_loss_takes_any_targets():
+def test_logit_loss_accepts_any_targets():
     z = torch.tensor([1.5, -2.0, 0.0, 3.0], dtype=torch.float64)
     y = torch.tensor([2.0, -1.0, 1.5, math.nan], dtype=torch.float64)
     torch.testing.assert_close(
@@ -396,7 +396,7 @@ def test_cpu_autocast(name, lower, pair):
 @BOTH
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_gpu_autocast(name, dtype):
-    """A GPU's rules without a GPU: a fake tensor claims to be on one."""
+    """The autocast rules of a GPU, by fake tensors that are on one."""
     results = []
     torch.set_autocast_enabled("cuda", True)
     try:
@@ -424,7 +424,7 @@ def test_meta_tensors(name):
 
 
 class Recording(torch.Tensor):
-    """A tensor whose `__torch_function__` notes what it is asked."""
+    """A tensor whose `__torch_function__` records its calls."""
 
     calls = ()
 
@@ -459,7 +459,7 @@ def test_torch_function_modes(name):
         assert OURS[name](x, x) == expected
 
 
-# ---- systems ----
+# ---- compilers ----
 
 
 @BOTH
@@ -514,10 +514,10 @@ def test_probability_loss_can_be_traced():
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("y", [0.0, 1.0])
 def test_tails(dtype, y):
-    """Where PyTorch has lost the loss or its gradient altogether, both stand to rounding."""
+    """Loss and gradient are accurate to rounding where PyTorch returns 0 for one of them."""
     lost = 0
     for size in (4.25, 6.5, 9.0, 15.0, 17.5, 37.0, 60.0):
-        z = size if y else -size  # a right answer, more and more certain
+        z = size if y else -size  # a correct prediction, of increasing confidence
         logit = torch.tensor(z, dtype=dtype, requires_grad=True)
         target = torch.tensor(y, dtype=dtype)
         loss = OURS[LOGITS](logit, target)
@@ -557,7 +557,7 @@ def test_targets_outside_the_unit_interval(z, y):
     logit = torch.tensor(z, dtype=torch.float64)
     got = OURS[LOGITS](logit, torch.tensor(y, dtype=torch.float64), pos_weight=torch.tensor(3.0))
     expected = float(truth.bce_with_logits(z, y, pos_weight=3.0))
-    # Terms of both signs: the error is one of the largest term.
+    # The terms have different signs: the error is relative to the largest term.
     assert got.item() == pytest.approx(expected, abs=1e-15 * (1 + 3 * abs(y)) * (1 + abs(z)))
 
 
@@ -569,7 +569,7 @@ def test_second_derivative_in_the_tail():
 
 
 def test_half_precision_is_rounded_once():
-    """A million easy negatives in bfloat16, of which PyTorch loses three quarters."""
+    """The sum of 2^18 easy negatives in bfloat16, of which PyTorch loses more than half."""
     z = torch.full((2**18,), -6.0, dtype=torch.bfloat16)
     y = torch.zeros_like(z)
     true = 2**18 * float(truth.bce_with_logits(-6.0, 0.0))
@@ -597,12 +597,12 @@ def test_mixed_dtypes_are_computed_in_the_wider_one():
     assert back.dtype == torch.float32
 
 
-def test_small_pos_weights_of_small_integers():
-    """PyTorch subtracts 1 from the weight, and in uint8 0 - 1 is 255."""
+def test_a_pos_weight_of_zero_in_uint8():
+    """PyTorch subtracts 1 from the weight, which in uint8 turns 0 into 255."""
     z, y = torch.tensor([0.0]), torch.tensor([1.0])
-    nothing = torch.zeros(1, dtype=torch.uint8)
-    assert OURS[LOGITS](z, y, pos_weight=nothing) == 0
-    assert PYTORCH[LOGITS](z, y, pos_weight=nothing) > 100
+    zero = torch.zeros(1, dtype=torch.uint8)
+    assert OURS[LOGITS](z, y, pos_weight=zero) == 0
+    assert PYTORCH[LOGITS](z, y, pos_weight=zero) > 100
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -614,14 +614,14 @@ def test_probabilities_near_the_ends(dtype):
 
 
 def test_small_probabilities_of_a_negative():
-    """log(1 - p) with p below half an ulp of 1, which PyTorch computes with log1p too."""
+    """log(1 - p) for p below half an ulp of 1. PyTorch uses log1p too."""
     p = torch.tensor(1e-20)
     assert OURS[PROBABILITIES](p, torch.tensor(0.0)).item() == relatively(1e-20)
 
 
 @pytest.mark.parametrize(("p", "y"), [(0.0, 1.0), (1.0, 0.0)])
-def test_gradient_is_flat_where_the_logarithm_is_floored(p, y):
-    """The one derivative that is another one: PyTorch's is the constant of a guarded division."""
+def test_the_gradient_is_zero_where_the_logarithm_is_floored(p, y):
+    """The only derivative that differs: PyTorch divides by 1e-12 instead of 0 there."""
     grads = []
     for function in (PYTORCH[PROBABILITIES], OURS[PROBABILITIES]):
         leaf = torch.tensor(p, requires_grad=True)

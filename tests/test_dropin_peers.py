@@ -1,8 +1,8 @@
-"""Other projects' own tests of these losses, out of their wheels, with the drop-in installed.
+"""Tests of these losses in the wheels of other projects, run with the drop-in installed.
 
-Each suite runs in a process of its own, so that neither its settings nor the drop-in reach the
-tests beside it. None of their expectations had to be changed; PyTorch's samples in half precision
-are compared with float64, because PyTorch's own results there are not a measure.
+Each suite runs in a process of its own, so that neither its settings nor the drop-in affect other
+tests. Their expected values are unchanged, but PyTorch's half-precision samples are compared with
+float64, because PyTorch's own half-precision results are too inaccurate.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ def test_pytorch_on_its_own_samples_modules_and_criteria():
     run = run_suite(PEERS / "pytorch_losses.py", flags=["--noconftest"])
     assert run.unsuccessful == [], run.output
     assert len(run.passed) == 60, run.output
-    # The three tables, each there: OpInfo, ModuleInfo, criterion_tests and its older sibling.
+    # From each of PyTorch's tables: OpInfo, ModuleInfo, and the two of criteria.
     assert sum("GradientsCPU" in name for name in run.passed) == 6
     assert sum("ModulesCPU" in name for name in run.passed) == 10
     assert sum("Criteria" in name for name in run.passed) == 13
@@ -68,8 +68,8 @@ class Run:
 
 
 def run_suite(*files, select="", flags=(), environment=None):
-    """Run test files of somebody else under pytest, with `peers/dropin_plugin.py` loaded."""
-    # Not under this project's pytest settings: their warnings are theirs.
+    """Run test files of another project under pytest, with `peers/dropin_plugin.py` loaded."""
+    # Without this project's pytest settings, which turn warnings into errors.
     inherited = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     path = os.pathsep.join([str(PEERS), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as folder:

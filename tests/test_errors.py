@@ -1,6 +1,6 @@
-"""What people do wrong with binary cross-entropy, and the sentence that tells them.
+"""Common mistakes with binary cross-entropy, and their error messages.
 
-Each sentence names what came, what was expected and the remedy.
+Each message says what came, what was expected and what to do.
 """
 
 import re
@@ -103,7 +103,7 @@ MISUSES: dict[str, tuple[Any, type[Exception], list[str]]] = {
 
 
 @pytest.mark.parametrize("misuse", MISUSES)
-def test_the_sentence(misuse: str) -> None:
+def test_the_message(misuse: str) -> None:
     call, kind, parts = MISUSES[misuse]
     with pytest.raises(kind) as raised:
         call(functional)
@@ -112,14 +112,16 @@ def test_the_sentence(misuse: str) -> None:
         assert part in str(raised.value)
 
 
-def test_a_compiled_loss_says_the_same() -> None:
+def test_a_compiled_loss_raises_the_same_error() -> None:
     def loss(z: Tensor, y: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(z, y)
 
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     z, y = torch.zeros(3), torch.tensor([0.0, 1.0, 1.5])
-    with pytest.raises(ValueError, match=re.escape("target[2] is 1.5; targets must be in")) as eager:
+    with pytest.raises(
+        ValueError, match=re.escape("target[2] is 1.5; targets must be in")
+    ) as eager:
         loss(z, y)
     with pytest.raises(ValueError, match=re.escape("target[2] is 1.5; targets must be in")) as ran:
         compiled(z, y)
@@ -127,7 +129,7 @@ def test_a_compiled_loss_says_the_same() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64], ids=str)
-def test_integer_and_bool_targets_are_no_error(dtype: torch.dtype) -> None:
+def test_integer_and_bool_targets_are_accepted(dtype: torch.dtype) -> None:
     z, y = torch.tensor([0.3, -2.0]), torch.tensor([1, 0])
     assert torchbce.BCEWithLogitsLoss()(z, y.to(dtype)) == torchbce.BCEWithLogitsLoss()(
         z, y.float()
@@ -185,26 +187,26 @@ def test_values_outside_their_range_raise(case: str, backend: str, check: bool |
 @pytest.mark.parametrize("named", [None, "numba"])
 @pytest.mark.parametrize("case", OUTSIDE)
 @pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_values_that_nobody_checks_go_into_the_formula(
+def test_unchecked_values_are_computed_by_the_formula(
     case: str, named: str | None, reduction: str
 ) -> None:
     function, input, target, _ = OUTSIDE[case]
-    found = []
+    results = []
     for dtype, name in ((torch.float64, "reference"), (torch.float32, named)):
         x = torch.tensor(input, dtype=dtype, requires_grad=True)
         with torchbce.backend(name) if name else nullcontext():
             if name == "numba" and "probability" in case:
-                # A kernel of the CPU has no formula there.
+                # The kernels of the CPU compute probabilities in [0, 1] only.
                 with pytest.raises(RuntimeError, match="check_targets is False"):
                     function(x, target, reduction=reduction, check_targets=False)
                 return
             loss = function(x, target, reduction=reduction, check_targets=False)
             loss.sum().backward()
-        found.append((loss.detach().double(), x.grad.double()))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6, equal_nan=True)
+        results.append((loss.detach().double(), x.grad.double()))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
-def test_the_formula_beyond_the_range() -> None:
+def test_the_formula_for_targets_outside_the_range() -> None:
     z, y = torch.tensor(LOGITS, dtype=torch.float64), torch.tensor([0.0, 1.5, -1.0])
     expected = torch.nn.functional.softplus(z) - y * z  # linear in y
     for backend, dtype in (("reference", torch.float64), ("numba", torch.float32)):
@@ -217,7 +219,7 @@ def test_the_formula_beyond_the_range() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", OUTSIDE)
-def test_ignored_values_are_not_looked_at(case: str, backend: str) -> None:
+def test_ignored_values_are_not_checked(case: str, backend: str) -> None:
     function, input, target, message = OUTSIDE[case]
     x, mask = torch.tensor(input), torch.tensor([True, False, True])
     with torchbce.backend(backend):
@@ -231,7 +233,7 @@ def test_ignored_values_are_not_looked_at(case: str, backend: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case in OUTSIDE if case != "sparse target"])
 @pytest.mark.parametrize("check", [None, True, False])
-def test_a_compiled_graph_holds_the_checks_that_were_asked_for(
+def test_a_compiled_graph_has_the_requested_checks(
     case: str, check: bool | None, fresh_compiler: None
 ) -> None:
     function, input, target, message = OUTSIDE[case]

@@ -19,14 +19,14 @@ from torchbce.definition.arguments import Options
 
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.function.__name__)
-# PyTorch's own, at the first sparse tensor of a process.
+# PyTorch warns at the first sparse tensor of a process.
 sparse_warnings = pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
 
 REDUCTIONS = ["none", "sum", "mean", "weighted_mean", "batch_mean"]
 
 
 def reduced(elements: Tensor, reduction: str, weight: Tensor, valid: Tensor) -> Tensor:
-    """The reductions by their words, for elements [rows, labels]."""
+    """Reduce element losses [rows, labels], as the documentation describes each reduction."""
     elements = torch.where(valid, elements, 0.0)
     match reduction:
         case "none":
@@ -83,7 +83,7 @@ def test_all_options_at_once(loss: Loss, reduction: str) -> None:
 
 @one_of_each
 @pytest.mark.parametrize("how", ["ignore_index", "nan", "mask"])
-def test_an_ignored_element_touches_nothing(loss: Loss, how: str) -> None:
+def test_an_ignored_element_has_no_effect(loss: Loss, how: str) -> None:
     x, y = loss.inputs(4, 3), targets(4, 3)
     x[1, 1] = math.nan
     y[1, 1] = {"ignore_index": -1.0, "nan": math.nan, "mask": 7.0}[how]
@@ -103,7 +103,7 @@ def test_an_ignored_element_touches_nothing(loss: Loss, how: str) -> None:
 
 @one_of_each
 @pytest.mark.parametrize("reduction", ["mean", "weighted_mean", "batch_mean"])
-def test_nothing_left_is_zero_with_one_warning(loss: Loss, reduction: str) -> None:
+def test_a_mean_over_no_elements_is_zero_with_one_warning(loss: Loss, reduction: str) -> None:
     x = loss.inputs(4, 3).requires_grad_()
     mask = torch.zeros(4, 3, dtype=torch.bool)
     with pytest.warns(UserWarning, match="over no elements is 0") as warned:
@@ -137,7 +137,7 @@ def test_sparse_targets(loss: Loss, layout: str, reduction: str) -> None:
 
 
 @sparse_warnings
-def test_sparse_targets_are_right_in_the_tails_and_never_dense() -> None:
+def test_sparse_targets_are_accurate_in_the_tails() -> None:
     loss = functional.binary_cross_entropy_with_logits
     x = torch.tensor([[math.inf, 40.0, -40.0]])
     y = torch.tensor([[1.0, 1.0, 0.0]]).to_sparse()
@@ -185,7 +185,7 @@ def test_dtypes(loss: Loss, dtype: torch.dtype, target_dtype: torch.dtype | None
 
 
 @every_loss
-def test_a_module_stores_and_nothing_more(loss: Loss) -> None:
+def test_a_module_calls_the_function_with_its_options(loss: Loss) -> None:
     options: dict[str, Any] = {
         "weight": torch.rand(5),
         "pos_weight": torch.rand(5),
@@ -230,7 +230,7 @@ def test_strides(loss: Loss) -> None:
 
 
 @one_of_each
-def test_threads_calling_at_once(loss: Loss) -> None:
+def test_calls_from_several_threads(loss: Loss) -> None:
     x, y = loss.inputs(1000, 10), targets(1000, 10)
     expected = loss(x, y)
     results: list[Tensor] = []
@@ -288,13 +288,13 @@ def test_a_mask_must_be_bool() -> None:
         functional.sigmoid_focal_loss(torch.zeros(3), torch.zeros(3), mask=torch.ones(3))
 
 
-def test_focal_takes_alpha_and_gamma_by_name_alone() -> None:
+def test_alpha_and_gamma_of_the_focal_loss_are_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional"):
         functional.sigmoid_focal_loss(torch.zeros(3), torch.zeros(3), 0.25, 2.0)  # type: ignore[misc]
 
 
 def test_a_log_probability_of_zero_has_a_finite_gradient() -> None:
-    """A log-softmax rounds to 0 from a logit of 17 on in float32."""
+    """In float32, the logsigmoid of a logit of 17 or more rounds to 0."""
     for logit in (10.0, 17.0, 120.0):
         z = torch.tensor(logit, requires_grad=True)
         loss = functional.binary_cross_entropy_with_log_probs(
@@ -308,7 +308,7 @@ def test_a_log_probability_of_zero_has_a_finite_gradient() -> None:
 
 
 @sparse_warnings
-def test_ignore_index_zero_ignores_what_a_sparse_target_leaves_out() -> None:
+def test_ignore_index_zero_ignores_the_implicit_zeros_of_a_sparse_target() -> None:
     x, y = torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
     for target in (y, y.to_sparse()):
         loss = functional.binary_cross_entropy_with_logits(
@@ -319,7 +319,7 @@ def test_ignore_index_zero_ignores_what_a_sparse_target_leaves_out() -> None:
 
 @one_of_each
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.uint16, torch.float64], ids=str)
-def test_ignored_and_aligned_at_once(loss: Loss, dtype: torch.dtype) -> None:
+def test_ignored_elements_of_a_column_with_flat_targets(loss: Loss, dtype: torch.dtype) -> None:
     x, y = loss.inputs(3, 1), torch.tensor([1, 0, 100]).to(dtype)
     expected = loss(x[:2], y[:2])
     assert loss(x, y, ignore_index=100) == expected
@@ -328,7 +328,7 @@ def test_ignored_and_aligned_at_once(loss: Loss, dtype: torch.dtype) -> None:
         loss(x, y)
 
 
-def test_ignore_index_is_compared_as_it_was_written() -> None:
+def test_ignore_index_is_compared_in_the_dtype_of_the_target() -> None:
     y = torch.tensor([0.1, 1.0], dtype=torch.bfloat16)
     loss = functional.binary_cross_entropy_with_logits(
         torch.zeros(2), y, ignore_index=0.1, reduction="none"
@@ -337,7 +337,7 @@ def test_ignore_index_is_compared_as_it_was_written() -> None:
 
 
 @one_of_each
-def test_a_masked_weight_reaches_no_gradient(loss: Loss) -> None:
+def test_nan_in_an_ignored_weight_does_not_reach_the_gradient(loss: Loss) -> None:
     x, y = loss.inputs(2), torch.ones(2)
     p = torch.tensor([1.0, 1.0], requires_grad=True)
     mask = torch.tensor([True, False])
@@ -364,5 +364,5 @@ def test_poly_with_a_negative_epsilon_does_not_cancel(epsilon: float, z: float) 
     loss = functional.poly_binary_cross_entropy(
         torch.tensor(z, dtype=torch.float64), torch.tensor(1), epsilon=epsilon
     )
-    # At the seam of the series the other form has lost a factor of about 40 of its precision.
+    # Where the series takes over, the other form is about 40 times less precise.
     assert loss.item() == pytest.approx(truth, rel=2e-14, abs=0)

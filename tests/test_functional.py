@@ -1,4 +1,4 @@
-"""What the functions accept, refuse and return; equal to PyTorch where PyTorch is right."""
+"""What the functions accept, reject and return; the values of PyTorch where those are accurate."""
 
 import contextlib
 import inspect
@@ -29,8 +29,8 @@ TARGETS = [
     torch.bfloat16,
     torch.float64,
 ]
-#: Each pair compiles a kernel of its own, of parts that the pairs share: `make test` takes every
-#: dtype of targets with float32 and float64, and half precision with two of them.
+#: Each pair of dtypes compiles a kernel. `make test` runs every dtype of targets with float32 and
+#: float64 inputs, and two of them with half precision; the other pairs are slow.
 DTYPES = [
     pytest.param(
         x,
@@ -51,7 +51,7 @@ def values(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def alternating(*shape: int) -> Tensor:
-    """Targets 1, 0, 0, 1, 0, 0, ...: no symmetry for a transposition to hide behind."""
+    """Targets 1, 0, 0, 1, 0, 0, ...: not symmetric, so that a transposition changes them."""
     return (torch.arange(math.prod(shape)) % 3 == 0).reshape(shape)
 
 
@@ -73,7 +73,7 @@ def test_known_values() -> None:
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("target", [alternating(5, 3).double(), values(5, 3, dtype=torch.float64)])
-def test_moderate_values_equal_pytorchs(target: Tensor, reduction: str) -> None:
+def test_moderate_values_equal_those_of_pytorch(target: Tensor, reduction: str) -> None:
     z = torch.linspace(-6, 6, 15, dtype=torch.float64).reshape(5, 3)
     weight, pos_weight = values(5, 1, dtype=torch.float64), values(3, dtype=torch.float64) * 4
     torch.testing.assert_close(
@@ -124,7 +124,7 @@ def test_logits_agree_with_their_probabilities() -> None:
         ((2, 3, 4, 5), (2, 3, 4, 5)),
     ],
 )
-def test_trailing_ones_are_no_mismatch(
+def test_shapes_may_differ_by_trailing_dimensions_of_size_one(
     loss: Callable[..., Tensor], input_shape: tuple[int, ...], target_shape: tuple[int, ...]
 ) -> None:
     x, y = values(*input_shape), alternating(*target_shape)
@@ -153,7 +153,7 @@ def test_trailing_ones_are_no_mismatch(
         ((0,), (1,)),
     ],
 )
-def test_nothing_is_broadcast(
+def test_input_and_target_are_not_broadcast(
     loss: Callable[..., Tensor], input_shape: tuple[int, ...], target_shape: tuple[int, ...]
 ) -> None:
     message = (
@@ -165,7 +165,9 @@ def test_nothing_is_broadcast(
 
 @both_losses
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 3), (4, 1), (4, 3)])
-def test_weights_broadcast_inwards(loss: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
+def test_weights_broadcast_to_the_input(
+    loss: Callable[..., Tensor], shape: tuple[int, ...]
+) -> None:
     x, y, weight = values(4, 3), alternating(4, 3), values(*shape) * 3
     got = loss(x, y, weight, reduction="none")
     torch.testing.assert_close(got, weight * loss(x, y, reduction="none"))
@@ -173,7 +175,7 @@ def test_weights_broadcast_inwards(loss: Callable[..., Tensor], shape: tuple[int
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 3), (4, 1), (4, 3)])
-def test_pos_weights_broadcast_inwards(shape: tuple[int, ...]) -> None:
+def test_pos_weights_broadcast_to_the_input(shape: tuple[int, ...]) -> None:
     x, y, pos_weight = values(4, 3), alternating(4, 3), values(*shape) * 3
     got = binary_cross_entropy_with_logits(x, y, pos_weight=pos_weight, reduction="none")
     plain = binary_cross_entropy_with_logits(x, y, reduction="none")
@@ -181,7 +183,7 @@ def test_pos_weights_broadcast_inwards(shape: tuple[int, ...]) -> None:
 
 
 @both_losses
-def test_a_weight_for_each_row_of_a_column(loss: Callable[..., Tensor]) -> None:
+def test_weights_per_row_of_a_column(loss: Callable[..., Tensor]) -> None:
     # (N,) against an input of (N, 1) would broadcast to (N, N).
     x, y, weight = values(5, 1), alternating(5), values(5)
     got = loss(x, y, weight, reduction="none")
@@ -191,7 +193,7 @@ def test_a_weight_for_each_row_of_a_column(loss: Callable[..., Tensor]) -> None:
 
 @both_losses
 @pytest.mark.parametrize("shape", [(2, 4, 3), (2, 3), (4,), (3, 4), (1, 4, 3), (1, 1, 1, 5)])
-def test_weights_never_broadcast_outwards(
+def test_weights_do_not_enlarge_the_input(
     loss: Callable[..., Tensor], shape: tuple[int, ...]
 ) -> None:
     message = f"weight has shape {shape}, which does not broadcast to the input's shape (4, 3)"
@@ -199,7 +201,7 @@ def test_weights_never_broadcast_outwards(
         loss(values(4, 3), alternating(4, 3), torch.ones(shape))
 
 
-def test_pos_weights_never_broadcast_outwards() -> None:
+def test_pos_weights_do_not_enlarge_the_input() -> None:
     message = "pos_weight has shape (2, 3), which does not broadcast to the input's shape (4, 3)"
     with pytest.raises(ValueError, match=re.escape(message)):
         binary_cross_entropy_with_logits(
@@ -288,7 +290,7 @@ def test_small_losses_are_not_rounded_before_they_are_summed() -> None:
 @both_losses
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (0, 1)])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_an_empty_batch_costs_nothing(
+def test_the_loss_of_an_empty_batch_is_zero(
     loss: Callable[..., Tensor], shape: tuple[int, ...], reduction: str
 ) -> None:
     layer = torch.nn.Parameter(torch.tensor(2.0))
@@ -311,7 +313,7 @@ def test_unknown_reduction(loss: Callable[..., Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", [loss.__name__ for loss in LOSSES])
-def test_positional_order_is_pytorchs(name: str) -> None:
+def test_positional_arguments_are_those_of_pytorch(name: str) -> None:
     theirs = list(inspect.signature(getattr(F, name)).parameters.values())
     ours = list(inspect.signature(getattr(functional, name)).parameters.values())
     assert [(p.name, p.default) for p in ours[: len(theirs)]] == [
@@ -359,7 +361,7 @@ def test_targets_out_of_range(
 
 
 @both_losses
-def test_targets_out_of_range_elsewhere(loss: Callable[..., Tensor]) -> None:
+def test_the_error_names_the_index_of_a_target_in_any_shape(loss: Callable[..., Tensor]) -> None:
     x, y = values(2, 3), torch.zeros(2, 3, dtype=torch.int64)
     y[1, 2] = 7
     with pytest.raises(ValueError, match=re.escape("target[1, 2] is 7; ")):
@@ -415,11 +417,11 @@ def test_wrong_eps(eps: float) -> None:
 
 
 @st.composite
-def laid_out(draw: st.DrawFn, shape: tuple[int, ...], elements: st.SearchStrategy[float]) -> Tensor:
+def tensors(draw: st.DrawFn, shape: tuple[int, ...], elements: st.SearchStrategy[float]) -> Tensor:
     """A float64 tensor of `shape`: contiguous, transposed, strided, or expanded from one row."""
     layout = draw(st.sampled_from(["contiguous", "transposed", "strided", "expanded"]))
     if layout == "expanded" and shape:
-        row = draw(laid_out(shape[1:], elements))
+        row = draw(tensors(shape[1:], elements))
         return row.expand(shape)
     n = math.prod(shape)
     flat = torch.tensor(draw(st.lists(elements, min_size=n, max_size=n)), dtype=torch.float64)
@@ -433,7 +435,7 @@ def laid_out(draw: st.DrawFn, shape: tuple[int, ...], elements: st.SearchStrateg
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 LOGITS = st.one_of(st.floats(-30, 30), st.floats(-800, 800), st.sampled_from([0.0, -0.0]))
 UNIT = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
-#: Relative to the float64 loss of the same rounded inputs: 3 float32 ulps, or half a half's.
+#: Relative to the float64 loss of the same inputs: 3 float32 ulps, half an ulp of 16 bits.
 TOLERANCE = {
     torch.float64: 1e-14,
     torch.float32: 4e-7,
@@ -442,8 +444,8 @@ TOLERANCE = {
 }
 
 
-def written_out(z: Tensor, y: Tensor, weight: Tensor, pos_weight: Tensor) -> Tensor:
-    """The definition in float64, with log-sum-exp in place of the package's log1p."""
+def by_logaddexp(z: Tensor, y: Tensor, weight: Tensor, pos_weight: Tensor) -> Tensor:
+    """The formula of the loss, with logaddexp instead of the log1p of the package."""
     zero = torch.zeros_like(z)
     positive, negative = torch.logaddexp(zero, -z), torch.logaddexp(zero, z)
     return weight * (pos_weight * y * positive + (1 - y) * negative)
@@ -454,16 +456,16 @@ def written_out(z: Tensor, y: Tensor, weight: Tensor, pos_weight: Tensor) -> Ten
 def test_any_shape_stride_and_dtype(
     data: st.DataObject, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    z = data.draw(laid_out(shape, LOGITS)).to(dtype)
-    y = data.draw(laid_out(shape, UNIT)).to(dtype)
-    weight = data.draw(laid_out(shape, st.floats(0.125, 4))).to(dtype)
-    pos_weight = data.draw(laid_out(shape[1:], st.floats(0.125, 4))).to(dtype)
+    z = data.draw(tensors(shape, LOGITS)).to(dtype)
+    y = data.draw(tensors(shape, UNIT)).to(dtype)
+    weight = data.draw(tensors(shape, st.floats(0.125, 4))).to(dtype)
+    pos_weight = data.draw(tensors(shape[1:], st.floats(0.125, 4))).to(dtype)
     got = binary_cross_entropy_with_logits(z, y, weight, reduction="none", pos_weight=pos_weight)
-    true = written_out(z.double(), y.double(), weight.double(), pos_weight.double())
+    true = by_logaddexp(z.double(), y.double(), weight.double(), pos_weight.double())
     assert got.shape == shape
     assert got.dtype == dtype
     info = torch.finfo(dtype)
-    # Among subnormals two steps, which w p, at most 16, multiplies.
+    # Subnormal losses may be off by two steps, multiplied by w p, which is at most 16.
     tiny = 16 * 2 * info.tiny * info.eps
     error = (got.double() - true).abs()
     assert (error <= TOLERANCE[dtype] * 1.01 * true.abs() + tiny).all()
@@ -479,8 +481,8 @@ def test_any_shape_stride_and_dtype(
 @settings(deadline=None, max_examples=100)
 @given(data=st.data(), shape=SHAPES)
 def test_probabilities_of_any_shape_and_stride(data: st.DataObject, shape: tuple[int, ...]) -> None:
-    p = data.draw(laid_out(shape, UNIT))
-    y = data.draw(laid_out(shape, UNIT))
+    p = data.draw(tensors(shape, UNIT))
+    y = data.draw(tensors(shape, UNIT))
     got = binary_cross_entropy(p, y, reduction="none")
     floor = torch.tensor(-100.0, dtype=torch.float64)
     true = -(y * p.log().maximum(floor) + (1 - y) * (-p).log1p().maximum(floor))
@@ -489,9 +491,11 @@ def test_probabilities_of_any_shape_and_stride(data: st.DataObject, shape: tuple
 
 @settings(deadline=None, max_examples=100)
 @given(data=st.data(), shape=SHAPES, dtype=st.sampled_from(FLOATS))
-def test_mirror_image(data: st.DataObject, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """A positive at z is a negative at -z, bit for bit, and so are the gradients."""
-    z = data.draw(laid_out(shape, LOGITS)).to(dtype)
+def test_a_positive_mirrors_a_negative(
+    data: st.DataObject, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """A positive at z has the loss of a negative at -z, bit for bit, and minus its gradient."""
+    z = data.draw(tensors(shape, LOGITS)).to(dtype)
     sides = []
     for logits, target in ((z, 1.0), (-z, 0.0)):
         x = logits.detach().clone().requires_grad_()
@@ -505,7 +509,7 @@ def test_mirror_image(data: st.DataObject, shape: tuple[int, ...], dtype: torch.
 
 @settings(deadline=None, max_examples=100)
 @given(z=st.floats(-800, 800), y=UNIT)
-def test_complementary_targets_mirror_soft_losses(z: float, y: float) -> None:
+def test_soft_targets_are_symmetric(z: float, y: float) -> None:
     def loss(z: float, y: float) -> float:
         pair = (torch.tensor(v, dtype=torch.float64) for v in (z, y))
         return binary_cross_entropy_with_logits(*pair).item()

@@ -18,10 +18,10 @@ EPSILONS = [None, 1e-7]
 
 
 def logits_and_weights() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Input, target, weight and pos_weight, (4, 3), (4, 3), (4, 1) and (3,), all to differentiate.
+    """Input, target, weight and pos_weight, (4, 3), (4, 3), (4, 1) and (3,), which require grad.
 
-    No logit is within a finite difference of 0, where the coefficient changes branches, except the
-    one that is 0: the branches agree there.
+    One logit is 0, where the branches of the formula meet and agree. No other logit is so close to
+    0 that a finite difference would step from one branch into the other.
     """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 3, generator=generator, dtype=torch.float64) * 3
@@ -73,7 +73,7 @@ def test_probabilities_against_finite_differences(reduction: str, eps: float | N
     assert gradgradcheck(loss, arguments)
 
 
-def test_first_order_by_the_formula() -> None:
+def test_first_derivatives_equal_the_formula() -> None:
     z, y, w, p = logits_and_weights()
     loss = binary_cross_entropy_with_logits(z, y, w, pos_weight=p, reduction="sum")
     got = torch.autograd.grad(loss, (z, y, w, p))
@@ -90,19 +90,19 @@ def test_first_order_by_the_formula() -> None:
         torch.testing.assert_close(side, true)
 
 
-def test_what_costs_nothing_still_has_a_derivative() -> None:
-    # A term that a 0 in y, 1 - y, w or p removes comes back as that 0 is moved.
+def test_terms_with_a_factor_of_zero_have_derivatives() -> None:
+    # A factor of 0 (y, 1 - y, w or p) removes a term, but not its derivative by that factor.
     z = torch.linspace(-40, 40, 17, dtype=torch.float64)
     positive, negative = torch.nn.functional.softplus(-z), torch.nn.functional.softplus(z)
-    for label, weighed in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)):
-        y, w, p = (torch.full_like(z, v).requires_grad_() for v in (label, weighed, weighed))
+    for label, factor in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)):
+        y, w, p = (torch.full_like(z, v).requires_grad_() for v in (label, factor, factor))
         loss = binary_cross_entropy_with_logits(z, y, w, pos_weight=p, reduction="sum")
         by_target, by_weight, by_pos_weight = torch.autograd.grad(loss, (y, w, p))
-        expected = weighed * (weighed * positive - negative)
+        expected = factor * (factor * positive - negative)
         torch.testing.assert_close(by_target, expected, atol=1e-16, rtol=1e-7)
-        expected = weighed * positive if label else negative
+        expected = factor * positive if label else negative
         torch.testing.assert_close(by_weight, expected, atol=1e-14, rtol=1e-7)
-        torch.testing.assert_close(by_pos_weight, weighed * label * positive)
+        torch.testing.assert_close(by_pos_weight, factor * label * positive)
 
     z = torch.tensor([3.0, -30.0, 0.0], dtype=torch.float64)
     y = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
@@ -141,7 +141,7 @@ def test_jvp_of_probabilities() -> None:
     torch.testing.assert_close(derivative, tangent * ((1 - y) / (1 - p) - y / p))
 
 
-def test_gradients_of_every_sample_by_vmap() -> None:
+def test_per_sample_gradients_by_vmap() -> None:
     z, y, *_ = (x.detach() for x in logits_and_weights())
 
     def loss(z: Tensor, y: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def test_hessian() -> None:
     torch.testing.assert_close(hessian, torch.diag(torch.sigmoid(z) * torch.sigmoid(-z)))
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_modified() -> None:
     arguments = logits_and_weights()
     before = [x.detach().clone() for x in arguments]
     z, y, w, p = arguments
@@ -190,7 +190,7 @@ def of_probabilities(z: Tensor, y: Tensor, reduction: str) -> Tensor:
 @pytest.mark.parametrize("loss", [of_logits, of_probabilities])
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_compiled_equals_eager(loss: Callable[..., Tensor], reduction: str) -> None:
-    # One graph, no break: nothing may ask a value of the compiler.
+    # In one graph: no step may depend on the value of a tensor.
     torch.compiler.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     generator = torch.Generator().manual_seed(2)
@@ -203,7 +203,7 @@ def test_compiled_equals_eager(loss: Callable[..., Tensor], reduction: str) -> N
         value.sum().backward()
         results.append((value.detach(), z.grad))
     (eager, eager_gradient), (graph, graph_gradient) = results
-    # The graph is the definition, which rounds correctly; a kernel is within a unit of the truth.
+    # The graph is the definition, which rounds correctly; a kernel is within one unit of it.
     torch.testing.assert_close(eager, graph, rtol=2 * 2**-23, atol=0)
     torch.testing.assert_close(eager_gradient, graph_gradient, rtol=2 * 2**-23, atol=0)
     assert eager_gradient.abs().min() > 0

@@ -1,4 +1,4 @@
-"""Rare positives: what each helper promises, checked through the loss it is meant for."""
+"""The helpers for rare positives, tested with the loss that they are for."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_pos_weight_of_many_labels() -> None:
     assert got.tolist() == [99.0, 4.0, 1.0]
 
 
-def test_no_negatives_weigh_nothing() -> None:
+def test_pos_weight_without_negatives_is_zero() -> None:
     assert pos_weight_from_counts(5, 0).item() == 0.0
 
 
@@ -57,19 +57,19 @@ def test_pos_weight_balances_the_two_classes() -> None:
 
 
 @pytest.mark.parametrize("positives", [0, -1, math.nan])
-def test_no_positives_raise(positives: float) -> None:
+def test_a_count_of_zero_positives_raises(positives: float) -> None:
     with pytest.raises(ValueError, match=r"every count of positives must be above 0, got "):
         pos_weight_from_counts(positives, 10)
     with pytest.raises(ValueError, match=r"every count must be above 0, got positives"):
         prior_bias(positives, 10)
 
 
-def test_the_label_without_positives_is_shown() -> None:
+def test_the_error_shows_the_count_of_every_label() -> None:
     with pytest.raises(ValueError, match=r"got \[3\.0, 0\.0\]"):
         pos_weight_from_counts(torch.tensor([3, 0]), torch.tensor([1, 1]))
 
 
-def test_negative_negatives_raise() -> None:
+def test_a_negative_count_raises() -> None:
     with pytest.raises(ValueError, match=r"no count of negatives may be below 0, got -1"):
         pos_weight_from_counts(1, -1)
     with pytest.raises(ValueError, match=r"every count must be above 0, got .* negatives 0"):
@@ -138,7 +138,7 @@ def test_correction_keeps_shape_and_dtype(dtype: torch.dtype) -> None:
         assert torch.equal(got, expected)
 
 
-def test_correction_by_label_is_differentiable() -> None:
+def test_correction_per_label_is_differentiable() -> None:
     logits = torch.zeros(4, 2, requires_grad=True)
     got = correct_logits(logits, torch.tensor([1.0, math.e]))
     torch.testing.assert_close(got.detach(), torch.tensor([0.0, -1.0]).expand(4, 2))

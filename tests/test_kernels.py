@@ -1,8 +1,8 @@
-"""The kernels against the definition: every option, dtype, stride and size, and what they promise.
+"""The CPU kernels compared with the definition: every option, dtype, stride and size.
 
-The truth is the same loss of float64 inputs, which the definition computes. A float32 kernel of
-cross-entropy is within 1 unit in the last place of it; weights and the two terms of a soft target
-add roundings of their own. The others compute in float64: half a unit.
+The expected values are those of the definition in float64. The float32 kernel of cross-entropy is
+within 1 unit in the last place of them; weights and the two terms of a soft target add rounding
+errors of their own. The other kernels compute in float64 and are within half a unit.
 """
 
 import itertools
@@ -36,8 +36,8 @@ TARGETS = [
     torch.int32,
     torch.int64,
 ]
-#: Each pair compiles a kernel of its own, of parts that the pairs share: `make test` takes every
-#: dtype of targets with float32, and half precision with four of them.
+#: Each pair of dtypes compiles a kernel. `make test` runs every dtype of targets with float32
+#: inputs, and four of them with half precision; the other pairs are slow.
 DTYPES = [
     pytest.param(
         x,
@@ -50,7 +50,7 @@ DTYPES = [
 EPS = {dtype: torch.finfo(dtype).eps for dtype in INPUTS}
 
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
-# Probabilities by their floor of -100 too, where the table's one of each has a clamp.
+# `ONE_OF_EACH` has the loss of probabilities with a clamp; add the one with the floor of -100.
 _floored = next(loss for loss in FAMILY if loss.name == "bce")
 one_of_each = pytest.mark.parametrize("loss", [*ONE_OF_EACH, _floored], ids=lambda loss: loss.name)
 
@@ -77,11 +77,11 @@ def _dense(x: Tensor) -> bool:
 
 
 def assert_within(got: Tensor, true: Tensor, units: float, terms: Tensor | None = None) -> None:
-    """|got - true| in units of the last place of the larger of the result and its terms."""
+    """Raise unless |got - true| is within some units in the last place of `terms`, or of `true`."""
     eps = EPS[got.dtype]
     scale = true.abs() if terms is None else terms
     least = 2.0 ** {torch.float32: -149, torch.bfloat16: -133, torch.float16: -24}[got.dtype]
-    # A unit is at most eps times the value, so that this is at most twice as strict as a unit.
+    # eps times a value is between one and two units in its last place.
     allowed = units * torch.maximum(scale * eps, torch.tensor(least, dtype=torch.float64))
     wrong = (got.double() - true).abs() > allowed
     assert not wrong.any(), (got[wrong][:3], true[wrong][:3])
@@ -113,7 +113,7 @@ def test_the_backend_and_its_reason() -> None:
         assert torchbce.backend_for(x, grad).name == "numba"
 
 
-def test_transforms_are_the_definitions() -> None:
+def test_transforms_use_the_definition() -> None:
     seen: list[str] = []
 
     def ask(x: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def test_transforms_are_the_definitions() -> None:
     assert "dispatch mode" in seen[2]
 
 
-def test_a_named_backend_is_taken_or_raises() -> None:
+def test_a_named_backend_is_used_or_raises() -> None:
     x, y = torch.tensor([3.0]), torch.tensor([1.0])
     with torchbce.backend("reference"):
         assert torchbce.backend_for(x, y) == ("reference", "torchbce.backend names it")
@@ -141,14 +141,16 @@ def test_a_named_backend_is_taken_or_raises() -> None:
             ):
                 bce(x.double(), y)
         assert torchbce.backend_for(x, y).name == "reference"
-    with torchbce.backend("".join(["num", "ba"])):  # another string, of the same letters
+    with torchbce.backend("".join(["num", "ba"])):  # an equal string, but another object
         assert bce(x, y) == bce(x, y)
         assert selection.chosen(x, y, None, None, None) is selection.NUMBA
     with pytest.raises(ValueError, match="no backend 'cuda'; choose one of reference, numba"):
         torchbce.backend("cuda").__enter__()
 
 
-def test_the_choice_reaches_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_modules_and_drop_in_use_the_chosen_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls = []
     launch = cpu_launch.launch
     monkeypatch.setattr(cpu_launch, "launch", lambda *a, **k: calls.append(a) or launch(*a, **k))
@@ -192,7 +194,7 @@ def test_all_options_at_once(loss: Loss, reduction: str) -> None:
 def test_dtypes_of_targets(x_dtype: torch.dtype, y_dtype: torch.dtype) -> None:
     n = 2 * BLOCK + 7
     x = (torch.randn(n, generator=torch.Generator().manual_seed(0)) * 20).to(x_dtype)
-    y = targets(n, dtype=y_dtype).float().to(y_dtype)  # what a kernel computes with
+    y = targets(n, dtype=y_dtype).float().to(y_dtype)  # rounded as the kernel rounds it
     (value, gradient), (true, true_gradient) = both(bce, x, y, reduction="none")
     units = 1.0 if x_dtype == torch.float32 else 0.51
     if y_dtype.is_floating_point:  # two terms, each rounded
@@ -245,7 +247,7 @@ def test_extremes(loss: Loss, dtype: torch.dtype) -> None:
         assert not value.isnan().any()
         finite = value.isfinite()
         assert_within(value[finite], true[finite], 3, true[finite].abs() + 1e-300)
-        # At infinity the definition's slope of the focused losses is not defined; ours is finite.
+        # At infinity the definition of the focal losses has no derivative; the kernel's is finite.
         defined = true_gradient.isfinite() & (true_gradient.abs() < 1e38)
         assert gradient[true_gradient.abs() < 1e38].isfinite().all()
         terms = true_gradient[defined].abs().clamp(min=0.25)
@@ -271,7 +273,7 @@ def test_nan_is_not_hidden_unless_ignored(loss: Loss) -> None:
 @pytest.mark.parametrize("n", [2**20, 2**20 + 1])
 @pytest.mark.parametrize("logit", [0.0, -3.7, 2.0**-20])
 def test_sums_of_equal_losses(n: int, logit: float) -> None:
-    # A float32 sum of equal numbers errs in one direction all along.
+    # In a float32 sum of equal numbers, rounding errors do not cancel.
     x, y = torch.full((n,), logit), torch.zeros(n)
     each = bce(x[:1], y[:1]).double().item()
     total = bce(x, y, reduction="sum").double().item()
@@ -296,7 +298,7 @@ def test_sizes(n: int, dtype: torch.dtype) -> None:
     x, y = ONE_OF_EACH[0].inputs(n, dtype=dtype), targets(n, dtype=torch.bool)
     for reduction in ("none", "mean"):
         (value, gradient), (true, true_gradient) = both(bce, x, y, reduction=reduction)
-        # 2^-24 is the least subnormal of float16.
+        # 2^-24 is the smallest subnormal of float16.
         torch.testing.assert_close(value.double(), true, rtol=2 * EPS[value.dtype], atol=2.0**-24)
         torch.testing.assert_close(
             gradient.double(), true_gradient, rtol=2 * EPS[dtype], atol=2.0**-24
@@ -305,7 +307,7 @@ def test_sizes(n: int, dtype: torch.dtype) -> None:
 
 
 def strided(data: st.DataObject, shape: tuple[int, ...], values: Tensor) -> Tensor:
-    """`values` [shape], laid out anyhow: permuted, sliced, or contiguous."""
+    """`values` [shape] with strides of any kind: contiguous, permuted, sliced or every second."""
     how = data.draw(st.sampled_from(["contiguous", "permuted", "sliced", "every second"]))
     if how == "permuted":
         order = data.draw(st.permutations(range(len(shape))))
@@ -365,18 +367,18 @@ def test_any_shape_stride_and_option(
     (value, gradient), (true, true_gradient) = results
     eps = EPS[x_dtype] if reduction == "none" else 2**-23
     least = 2.0**-24 if x_dtype == torch.float16 else 1e-30
-    # Half an eps for each of: two of the smoothing, p y, 1 - y, the product with w, and the output;
-    # an eps for the loss, two for the sum of its terms, which are rounded.
+    # Half an eps for each of the two steps of smoothing, p y, 1 - y, the product with w, and the
+    # output; one eps for the loss, and two for the sum of its rounded terms.
     torch.testing.assert_close(value, true, rtol=6 * eps, atol=least)
     scale = true_gradient.abs().max().item() if true_gradient.numel() else 1.0
-    # `upstream` is rounded to the dtype in one of the two.
+    # One of the two rounds `upstream` to the dtype of the input.
     torch.testing.assert_close(
         gradient, true_gradient, rtol=8 * EPS[x_dtype], atol=2 * EPS[x_dtype] * scale
     )
 
 
 @pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
-def test_the_gradient_lies_as_its_input(form: torch.memory_format) -> None:
+def test_the_gradient_has_the_memory_format_of_the_input(form: torch.memory_format) -> None:
     x = torch.randn(3, 5, 4, 6).to(memory_format=form).requires_grad_()
     (gradient,) = torch.autograd.grad(bce(x, torch.ones(3, 5, 4, 6)), x)
     assert gradient.is_contiguous(memory_format=form)
@@ -385,7 +387,7 @@ def test_the_gradient_lies_as_its_input(form: torch.memory_format) -> None:
 
 
 @pytest.mark.slow
-def test_more_elements_than_32_bits_count() -> None:
+def test_more_than_2_to_the_31_elements() -> None:
     n = 2**31 + 5
     logit, y = torch.tensor([2.0]).expand(n), torch.zeros(n, dtype=torch.bool)
     y[-3:] = True
@@ -402,7 +404,7 @@ def test_more_elements_than_32_bits_count() -> None:
 @pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
 @pytest.mark.parametrize("layout", ["coo", "csr"])
 @pytest.mark.parametrize("dtype", INPUTS, ids=str)
-def test_sparse_targets_are_the_dense_ones(layout: str, dtype: torch.dtype) -> None:
+def test_sparse_targets_equal_dense_ones(layout: str, dtype: torch.dtype) -> None:
     rows, columns = 37, 211
     x = ONE_OF_EACH[0].inputs(rows, columns, dtype=dtype)
     dense = torch.where(targets(rows, columns) > 0.9, targets(rows, columns, seed=5), 0.0).float()
@@ -421,7 +423,7 @@ def test_sparse_targets_are_the_dense_ones(layout: str, dtype: torch.dtype) -> N
 # ------------------------------------------------------------------------------------ backward
 
 
-def test_a_second_backward_finds_what_the_first_left() -> None:
+def test_a_second_backward_pass_gives_the_same_gradient() -> None:
     x, y = torch.randn(5000, requires_grad=True), torch.ones(5000)
     loss = bce(x, y)
     first = torch.autograd.grad(loss, x, retain_graph=True)[0]
@@ -439,7 +441,7 @@ def test_a_second_backward_finds_what_the_first_left() -> None:
     torch.testing.assert_close(scaled, 3 * kept, rtol=3e-7, atol=0)
 
 
-def test_accumulation() -> None:
+def test_gradients_accumulate() -> None:
     x, y = torch.randn(5000, requires_grad=True), torch.ones(5000)
     (once,) = torch.autograd.grad(bce(x, y), x)
     for _ in range(3):
@@ -457,7 +459,7 @@ def test_an_input_changed_before_the_backward_raises() -> None:
 
 
 def test_half_precision_is_scaled_before_it_is_rounded() -> None:
-    # The gradient of an easy negative is below every float16, times the scale of AMP it is not.
+    # The gradient of an easy negative underflows in float16, but not after the loss scale of AMP.
     z = torch.full((1024,), -20.0, dtype=torch.float16, requires_grad=True)
     loss = bce(z, torch.zeros(1024))
     (gradient,) = torch.autograd.grad(loss * 2.0**20, z)
@@ -465,7 +467,7 @@ def test_half_precision_is_scaled_before_it_is_rounded() -> None:
     assert torch.equal(gradient, exact.expand(1024))
 
 
-def test_gradients_of_gradients_are_the_definitions() -> None:
+def test_second_derivatives_are_those_of_the_definition() -> None:
     x, y = torch.randn(50, requires_grad=True), targets(50).float()
     (first,) = torch.autograd.grad(bce(x, y, reduction="sum"), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -484,7 +486,7 @@ def test_batched_gradients() -> None:
     assert jacobian.count_nonzero() == 6
 
 
-def test_what_is_handed_out_may_be_written_to() -> None:
+def test_a_returned_gradient_may_be_modified() -> None:
     x, y = torch.randn(50, requires_grad=True), torch.ones(50)
     loss = bce(x, y, reduction="sum")
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -493,7 +495,7 @@ def test_what_is_handed_out_may_be_written_to() -> None:
     assert torch.equal(torch.autograd.grad(loss, x)[0], kept)
 
 
-def test_threads_going_back_through_one_graph() -> None:
+def test_backward_passes_of_one_graph_in_several_threads() -> None:
     x, y = torch.randn(20_000, requires_grad=True), torch.ones(20_000)
     (once,) = torch.autograd.grad(bce(x, y), x)
     wrong: list[float] = []
@@ -519,7 +521,7 @@ def test_threads_going_back_through_one_graph() -> None:
     assert not wrong
 
 
-def test_nan_from_above_is_not_hidden_by_a_gradient_of_zero() -> None:
+def test_a_nan_upstream_gradient_is_not_hidden_by_a_gradient_of_zero() -> None:
     x = torch.tensor([200.0, 1.0], requires_grad=True)
     losses = bce(x, torch.ones(2), reduction="none")
     (gradient,) = torch.autograd.grad(losses, x, torch.tensor([math.nan, 1.0]))
@@ -532,7 +534,7 @@ def test_nan_from_above_is_not_hidden_by_a_gradient_of_zero() -> None:
 @one_of_each
 def test_extreme_weights(loss: Loss, weight: float, pos_weight: float) -> None:
     if weight == math.inf and loss.function is torchbce.functional.asymmetric_loss:
-        return  # infinity times a loss of 0, or of 1e-50 before it is rounded
+        return  # NaN or inf, depending on whether a loss of 1e-50 is rounded to 0 first
     x, y = loss.inputs(50, dtype=torch.float32), targets(50, dtype=torch.bool)
     options = {"weight": torch.tensor(weight), "pos_weight": torch.tensor(pos_weight)}
     with torchbce.backend("reference"):
@@ -542,14 +544,14 @@ def test_extreme_weights(loss: Loss, weight: float, pos_weight: float) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
 
 
-def test_a_weight_of_zero_silences_an_infinite_loss() -> None:
+def test_an_infinite_loss_with_weight_zero_is_zero() -> None:
     x = torch.tensor([-math.inf, math.inf, math.nan])
     losses = bce(x, torch.tensor([1, 0, 1]), weight=torch.zeros(3), reduction="none")
     assert losses.tolist()[:2] == [0.0, 0.0]
     assert losses[2].isnan()
 
 
-def test_a_marker_of_float64_is_compared_in_float64() -> None:
+def test_ignore_index_is_compared_in_float64_with_float64_targets() -> None:
     y = torch.tensor([0.1, 0.1 + 1e-12, 0.5], dtype=torch.float64)
     for target in (y, y.to_sparse()):
         losses = bce(torch.zeros(3), target, ignore_index=0.1, reduction="none")
@@ -584,7 +586,7 @@ def test_tensors_stay_on_the_cpu_where_another_device_is_the_default() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")
-def test_a_warning_names_the_line_that_asked() -> None:
+def test_a_warning_points_at_the_line_of_the_call() -> None:
     x, y = torch.randn(4, 5), torch.ones(4, 5)
     for call in (
         lambda: torchbce.BCEWithLogitsLoss()(x, y, mask=y > 5),
@@ -597,7 +599,7 @@ def test_a_warning_names_the_line_that_asked() -> None:
         assert [warning.filename for warning in warned] == [__file__]
 
 
-def test_an_infinite_gradient_from_above_leaves_ignored_elements_alone() -> None:
+def test_an_infinite_upstream_gradient_does_not_reach_ignored_elements() -> None:
     x, mask = torch.randn(4, requires_grad=True), torch.tensor([True, True, False, True])
     loss = bce(x, torch.ones(4), mask=mask)
     (gradient,) = torch.autograd.grad(loss * math.inf, x)
@@ -620,8 +622,8 @@ def test_saved_tensor_hooks_and_checkpointing() -> None:
 # -------------------------------------------------------------------------------------- memory
 
 
-def test_memory_is_used_again_only_when_it_is_free() -> None:
-    n = 2**20 + 4  # 4 MiB and a little
+def test_memory_is_reused_only_when_it_is_free() -> None:
+    n = 2**20 + 4  # slightly more than 4 MiB
     x, y = torch.zeros(n, requires_grad=True), torch.ones(n)
 
     def gradient(scale: float) -> Tensor:
@@ -647,7 +649,7 @@ def test_memory_is_used_again_only_when_it_is_free() -> None:
     assert gradient(7)[0] == -3.5
 
 
-def test_memory_that_another_process_shares_is_not_used_again() -> None:
+def test_memory_in_shared_memory_is_not_reused() -> None:
     x, y = torch.zeros(2**20, requires_grad=True), torch.ones(2**20)
     (gradient,) = torch.autograd.grad(bce(x, y, reduction="sum"), x)
     place = gradient.share_memory_().data_ptr()
@@ -656,7 +658,7 @@ def test_memory_that_another_process_shares_is_not_used_again() -> None:
     assert gradient.data_ptr() != place
 
 
-def test_a_smaller_gradient_does_not_get_a_larger_ones_memory() -> None:
+def test_a_smaller_gradient_does_not_reuse_larger_memory() -> None:
     for n in (2**21, 2**20, 2**21):
         x = torch.zeros(n, requires_grad=True)
         (gradient,) = torch.autograd.grad(bce(x, torch.ones(n)), x)
@@ -668,7 +670,7 @@ def test_a_smaller_gradient_does_not_get_a_larger_ones_memory() -> None:
 
 @one_of_each
 @pytest.mark.parametrize("n", [3, CHUNK + 5, 5 * CHUNK])
-def test_a_target_out_of_range_is_named_wherever_it_is(loss: Loss, n: int) -> None:
+def test_the_error_names_a_target_out_of_range_in_any_chunk(loss: Loss, n: int) -> None:
     x, y = loss.inputs(n, dtype=torch.float32), torch.zeros(n)
     for wrong in (1.0000001, -1e-45, math.nan, math.inf):
         y[-1] = wrong
@@ -680,7 +682,7 @@ def test_a_target_out_of_range_is_named_wherever_it_is(loss: Loss, n: int) -> No
 
 
 @one_of_each
-def test_minus_zero_is_a_target(loss: Loss) -> None:
+def test_minus_zero_is_a_valid_target(loss: Loss) -> None:
     x = loss.inputs(6, dtype=torch.float32)
     y = torch.tensor([-0.0, 0.0, 1.0, -0.0, 1.0, 0.0])
     assert torch.equal(loss(x, y, reduction="none"), loss(x, y.abs(), reduction="none"))

@@ -1,4 +1,4 @@
-"""Kernels in threads, in forked and spawned processes, and with every kind of cache on disk."""
+"""Kernels in threads and in forked and spawned processes, and their cache on disk."""
 
 import os
 import shutil
@@ -37,13 +37,13 @@ def example() -> tuple[Tensor, Tensor]:
 def results(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Sums and gradients of many chunks, with and without options."""
     x, y = example()
-    found = []
+    tensors = []
     for options in ({}, {"weight": y + 0.5, "mask": y > 0.2, "reduction": "weighted_mean"}):
         for loss in (bce, functional.sigmoid_focal_loss):
             logits = x.to(dtype).requires_grad_()
             value = loss(logits, y, **options)
-            found += [value.detach(), *torch.autograd.grad(value, logits)]
-    return found
+            tensors += [value.detach(), *torch.autograd.grad(value, logits)]
+    return tensors
 
 
 # ------------------------------------------------------------------------------------- threads
@@ -64,9 +64,9 @@ def test_the_same_bits_for_any_number_of_threads(
             assert all(map(torch.equal, results(dtype), expected))
 
 
-def test_threads_are_pytorchs_own_on_linux() -> None:
+def test_kernels_use_the_threads_of_pytorch_on_linux() -> None:
     if not sys.platform.startswith("linux"):
-        pytest.skip("PyTorch brings another OpenMP elsewhere")
+        pytest.skip("other systems have another OpenMP")
     before = threading.active_count()
     torch.set_num_threads(2)
     results()
@@ -74,7 +74,7 @@ def test_threads_are_pytorchs_own_on_linux() -> None:
     assert threading.active_count() == before
 
 
-def test_many_threads_at_once() -> None:
+def test_calls_from_many_threads() -> None:
     expected = results()
     wrong: list[int] = []
 
@@ -92,7 +92,7 @@ def test_many_threads_at_once() -> None:
     assert not wrong
 
 
-def test_a_backend_is_named_for_one_thread() -> None:
+def test_a_named_backend_is_for_one_thread() -> None:
     names: list[str] = []
     with torchbce.backend("reference"):
         thread = threading.Thread(
@@ -114,7 +114,7 @@ class Losses(Dataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         x, y = example()
-        torch.set_num_threads(2)  # for the kernel alone: PyTorch's own operations would hang
+        torch.set_num_threads(2)  # for the kernel only: PyTorch's operations would hang
         value = bce(x, y)
         torch.set_num_threads(1)
         return value
@@ -126,14 +126,14 @@ class Losses(Dataset[Tensor]):
 def test_in_workers_of_a_data_loader(context: str) -> None:
     x, y = example()
     torch.set_num_threads(2)
-    expected = bce(x, y)  # and the parent has threads
+    expected = bce(x, y)  # starts the threads of the parent
     loader = DataLoader(
         Losses(), batch_size=2, num_workers=2, multiprocessing_context=context, timeout=60
     )
     assert [batch.tolist() for batch in loader] == [[expected.item()] * 2] * 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_in_a_forked_child_with_threads_of_its_own() -> None:
     torch.set_num_threads(3)
@@ -141,7 +141,7 @@ def test_in_a_forked_child_with_threads_of_its_own() -> None:
     weight, x = y + 0.5, x.requires_grad_()
 
     def losses() -> list[float]:
-        # Nothing of PyTorch's that runs in parallel: after a fork that waits for ever.
+        # No operation of PyTorch that runs in parallel: after a fork it would wait forever.
         return [bce(x, y).item(), functional.sigmoid_focal_loss(x, y, weight=weight).item()]
 
     expected = losses()
@@ -176,7 +176,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_forked_in_the_middle_of_a_compilation(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORK],
@@ -206,7 +206,7 @@ for name in sys.argv[1].split(","):
 
 
 def run(names: str, cache: Path, source: Path | None = None, **environment: str) -> list[str]:
-    """What a fresh process prints, sorted, without what names a dtype."""
+    """The lines that a new process prints, sorted."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, names],
         env={
@@ -225,29 +225,29 @@ def run(names: str, cache: Path, source: Path | None = None, **environment: str)
 
 
 @pytest.mark.slow
-def test_a_kernel_from_the_disk_calls_its_own_loops(tmp_path: Path) -> None:
-    """Compiled in one order and loaded in another, beside kernels compiled now."""
+def test_a_kernel_from_the_cache_calls_its_own_loops(tmp_path: Path) -> None:
+    """Kernels are compiled in one order and loaded in another, together with new ones."""
     first = run("uint8,float32", tmp_path)
     assert list(tmp_path.rglob("*.nbc"))
     then = run("bool,int64,uint8,float32", tmp_path)
     assert set(first) <= set(then)
     numbers = {tuple(line.split()[1:]) for line in then if "target" not in line}
     assert len(numbers) == 1
-    assert sum("is 255" in line for line in then) == 3  # but for bool, where any byte is true
+    assert sum("is 255" in line for line in then) == 3  # not for bool, where any byte but 0 is true
 
 
 @pytest.mark.slow
 def test_without_a_cache_or_with_a_damaged_one(tmp_path: Path) -> None:
     expected = run("float32", tmp_path / "good")
     nowhere = tmp_path / "file"
-    nowhere.write_text("a file, and no folder")
+    nowhere.write_text("a file, not a folder")
     source = tmp_path / "read only"
     shutil.copytree(
         Path(torchbce.__file__).parent,
         source / "torchbce",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    # A file where each folder for a cache would be: as unwritable for root as for anybody.
+    # A file in the place of each cache folder, so that not even root can write there.
     (source / "torchbce" / "backends" / "cpu" / "__pycache__").write_text("")
     home = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere), "PYTHONDONTWRITEBYTECODE": "1"}
     assert run("float32", nowhere, source, **home) == expected
@@ -257,7 +257,7 @@ def test_without_a_cache_or_with_a_damaged_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_changed_code_is_compiled_anew(tmp_path: Path) -> None:
+def test_changed_code_is_compiled_again(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(Path(torchbce.__file__).parent, source / "torchbce")
     cache = tmp_path / "cache"
@@ -270,10 +270,10 @@ def test_changed_code_is_compiled_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_jit_switched_off_is_the_definition(tmp_path: Path) -> None:
-    asked = "import torch, torchbce; print(torchbce.backend_for(torch.zeros(2)).reason)"
+def test_the_definition_is_used_if_the_jit_is_disabled(tmp_path: Path) -> None:
+    script = "import torch, torchbce; print(torchbce.backend_for(torch.zeros(2)).reason)"
     done = subprocess.run(
-        [sys.executable, "-c", asked],
+        [sys.executable, "-c", script],
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
         capture_output=True,
         text=True,

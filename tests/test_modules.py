@@ -1,4 +1,4 @@
-"""The modules: PyTorch's classes in every respect but the numbers."""
+"""The modules: subclasses of PyTorch's with more options and better numbers."""
 
 import copy
 import inspect
@@ -25,13 +25,13 @@ def with_logits() -> torchbce.BCEWithLogitsLoss:
     return torchbce.BCEWithLogitsLoss(WEIGHT.clone(), pos_weight=POS_WEIGHT.clone())
 
 
-def test_they_are_pytorchs_classes() -> None:
+def test_they_are_subclasses_of_pytorchs() -> None:
     assert isinstance(torchbce.BCEWithLogitsLoss(), nn.BCEWithLogitsLoss)
     assert isinstance(torchbce.BCELoss(), nn.BCELoss)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_logits_module_is_the_function(reduction: str) -> None:
+def test_the_logits_module_equals_the_function(reduction: str) -> None:
     module = torchbce.BCEWithLogitsLoss(WEIGHT, reduction=reduction, pos_weight=POS_WEIGHT)
     expected = binary_cross_entropy_with_logits(
         LOGITS, TARGETS, WEIGHT, reduction=reduction, pos_weight=POS_WEIGHT
@@ -43,7 +43,7 @@ def test_logits_module_is_the_function(reduction: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_probability_module_is_the_function(reduction: str) -> None:
+def test_the_probability_module_equals_the_function(reduction: str) -> None:
     p = torch.sigmoid(LOGITS)
     module = torchbce.BCELoss(WEIGHT, reduction=reduction, eps=0.1)
     expected = binary_cross_entropy(p, TARGETS, WEIGHT, reduction=reduction, eps=0.1)
@@ -78,7 +78,7 @@ def test_weights_are_positional_as_in_pytorch() -> None:
         (torchbce.BCELoss, nn.BCELoss, {"weight": WEIGHT}),
     ],
 )
-def test_state_dict_goes_both_ways(
+def test_state_dicts_can_be_exchanged_with_pytorch(
     ours: type[nn.Module], theirs: type[nn.Module], buffers: dict[str, Tensor], swap: bool
 ) -> None:
     source_class, sink_class = (ours, theirs) if swap else (theirs, ours)
@@ -129,7 +129,7 @@ def test_repr_shows_each_option_that_is_not_its_default(loss: Loss) -> None:
         assert (f"{name}={value!r}" in shown) == (value != default)
 
 
-def test_buffers_move() -> None:
+def test_buffers_follow_the_module() -> None:
     module = with_logits().to(torch.float64)
     assert module.weight.dtype == module.pos_weight.dtype == torch.float64
     loss = module(LOGITS.double(), TARGETS)
@@ -180,7 +180,7 @@ def test_legacy_arguments(
 
 
 @pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.name)
-def test_the_range_is_checked_as_the_module_says(loss: Loss) -> None:
+def test_check_targets_of_a_module(loss: Loss) -> None:
     x, y = loss.inputs(3, dtype=torch.float32), torch.tensor([0.0, 2.0, 1.0])
     assert loss.module(**loss.own).check_targets is None
     for check in (None, True):

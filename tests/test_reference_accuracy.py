@@ -1,8 +1,8 @@
-"""The losses against sixty digits. Tolerances are in ulps: units in the last place of the result.
+"""The losses compared with 60-digit arithmetic, in ulps: units in the last place of the result.
 
-Where a tolerance comes from: +, -, * and / are correctly rounded and cost half an ulp each; exp,
-log and log1p are good to one. Every form here is a sum of terms of one sign, which passes errors
-on without enlarging them.
+The tolerances follow from the operations: +, -, * and / are correctly rounded and add half an ulp
+each; exp, log and log1p add up to one. Every formula is a sum of terms of one sign, which does not
+enlarge relative errors.
 """
 
 import math
@@ -22,7 +22,7 @@ DTYPES = [torch.float64, torch.float32]
 HALVES = [torch.bfloat16, torch.float16]
 SOFT = [0.3, 0.999999, 1e-7]
 
-#: exp and log1p: 1 ulp each, and the sum, half: 2.5 at worst. The sweep below measures 1.5.
+#: exp and log1p (1 each), the sum (1/2): 2.5 at worst. Measured: 1.5.
 LOSS_ULPS = 2.0
 #: exp (1), 1 + e (1/2), the quotient and the product (1/2 each), the sum (1/2). Measured: 2.26.
 GRADIENT_ULPS = 3.0
@@ -79,8 +79,8 @@ def test_hard_targets(target: float, dtype: torch.dtype, alone: bool) -> None:
 def test_weights(
     weight: float | None, pos_weight: float | None, target: float, dtype: torch.dtype
 ) -> None:
-    # Two products more than without weights, hence an ulp more. The largest float is left out:
-    # p times it overflows, whatever w is.
+    # Two more products than without weights add one ulp. The largest float is left out, since its
+    # product with p overflows.
     w, p = weight or 1.0, pos_weight or 1.0
     values = [z for z in logits_to_try(dtype) if not 1e5 < abs(z) < math.inf]
     logits = torch.tensor(values, dtype=dtype).repeat_interleave(9)
@@ -94,19 +94,19 @@ def test_weights(
 
 
 def float32_sample() -> NDArray[np.float32]:
-    """Every 9973rd of the 2^32 bit patterns, NaN left out: both signs and every exponent."""
+    """Every 9973rd of the 2^32 bit patterns except NaN: both signs and every exponent."""
     patterns = np.arange(0, 2**32, 9973, dtype=np.uint32).view(np.float32)
     return patterns[~np.isnan(patterns)]
 
 
 def half_logits(dtype: torch.dtype) -> Tensor:
-    """Every value of a half type, NaN left out."""
+    """Every value of a half-precision dtype except NaN."""
     logits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
     return logits[~logits.isnan()]
 
 
 def truth64(z: NDArray[np.float64], target: float) -> tuple[NDArray[np.float64], ...]:
-    """Loss and gradient in float64, whose error is nothing beside a float32 ulp."""
+    """Loss and gradient in float64, whose error is negligible compared with a float32 ulp."""
     margin = z if target == 1 else -z
     with np.errstate(over="ignore"):
         loss = np.where(margin < 0, -margin, 0) + np.log1p(np.exp(-np.abs(z)))
@@ -139,7 +139,7 @@ def test_float32_sweep(target: float, backend: str) -> None:
     assert ulps64(gradient, true_gradient, torch.float32).max() <= 1
 
 
-def test_the_vectorised_ulps_are_the_scalar_ones() -> None:
+def test_vectorised_and_scalar_ulps_agree() -> None:
     values = torch.tensor([1.0, 2.0, 3e-39, 0.0, -5e-44], dtype=torch.float32)
     true = np.array([1.0000003, 1.9999999, 2.9e-39, 1e-45, -4e-44])
     expected = [
@@ -214,7 +214,7 @@ def test_soft_targets(target: float, pos_weight: float | None, dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_soft_target_near_one_at_a_large_logit(dtype: torch.dtype) -> None:
-    # Where max(z, 0) - y z cancels: 100 - 99.9999 in place of 100 (1 - y).
+    # max(z, 0) - y z would cancel here: 100 - 99.9999 instead of 100 (1 - y).
     y = torch.tensor(0.999999, dtype=dtype).item()
     loss, _ = evaluate(torch.tensor([100.0], dtype=dtype), y)
     assert truth.ulp_error(loss.item(), truth.bce_with_logits(100.0, y), dtype) <= LOSS_ULPS
@@ -233,7 +233,7 @@ def test_second_derivative(z: float, target: float, dtype: torch.dtype) -> None:
     (first,) = torch.autograd.grad(loss, logits, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), logits)
 
-    # Float32 at |z| = 100 is subnormal: ulps are wide there, and few are wrong.
+    # In float32 the value at |z| = 100 is subnormal and has few digits.
     true = truth.logit_curvature(z, y[0].item(), 1.0, 3.0)
     errors = [truth.ulp_error(value, true, dtype) for value in second.tolist()]
     assert max(errors) <= 5
@@ -297,7 +297,7 @@ def test_nan_logits_are_not_hidden(
         (-math.inf, 1.0, 0.0, 3.0),
     ],
 )
-def test_zero_weight_silences_an_infinite_loss(
+def test_an_infinite_loss_with_weight_zero_is_zero(
     z: float, target: float, weight: float | None, pos_weight: float | None
 ) -> None:
     loss, gradient = evaluate(torch.full((9,), z), target, weight, pos_weight)
@@ -305,7 +305,7 @@ def test_zero_weight_silences_an_infinite_loss(
     assert gradient.tolist() == [0.0] * 9
 
 
-def test_zero_pos_weight_leaves_negatives_alone() -> None:
+def test_a_pos_weight_of_zero_does_not_affect_negatives() -> None:
     loss, gradient = evaluate(torch.full((9,), math.inf), 0.0, pos_weight=0.0)
     assert loss.tolist() == [math.inf] * 9
     assert gradient.tolist() == [1.0] * 9

@@ -11,12 +11,12 @@ from family import FAMILY, ONE_OF_EACH, Loss, targets
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.function.__name__)
 
-# Inductor compiles C++ for several seconds a graph.
+# Inductor takes several seconds per graph to compile C++.
 by_each_compiler = pytest.mark.parametrize(
     "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
 
-# PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
+# PyTorch itself loads its forward-mode rules by the deprecated torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 
@@ -68,7 +68,7 @@ def test_the_range_is_checked_under_vmap() -> None:
         torch.func.vmap(loss)(loss.inputs(4, 3), y)
 
 
-def test_the_range_is_checked_where_a_mask_of_another_batching_keeps() -> None:
+def test_the_range_is_checked_with_a_mask_that_is_batched_differently() -> None:
     loss = ONE_OF_EACH[0]
     x, y = torch.zeros(3, 3), torch.zeros(3, 3)
     y[0, 1] = 7.0
@@ -95,7 +95,7 @@ def test_compiled(loss: Loss, compiler: str, fresh_compiler: None) -> None:
         x = loss.inputs(16, 5, dtype=torch.float32).requires_grad_()
         values.append(function(x, y, mask))
         gradients += torch.autograd.grad(values[-1], x)
-    # Sums in another order, and exp by another library: a few units in the last place of float32.
+    # Another order of summation and another exp: a few units in the last place of float32.
     torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=2e-6, atol=1e-9)
     y[3, 2] = 1.5
@@ -156,7 +156,7 @@ def test_meta_and_fake_tensors(loss: Loss) -> None:
 
 
 def test_sizes_beyond_32_bits() -> None:
-    """A meta tensor has the sizes and none of the memory; counts come from numel, in 64 bits."""
+    """Meta tensors have sizes without memory; element counts are 64-bit integers."""
     loss = ONE_OF_EACH[0]
     x = torch.empty(2**31 + 8, device="meta")
     assert loss(x, torch.empty_like(x), reduction="none").numel() == 2**31 + 8
@@ -171,7 +171,7 @@ def test_sizes_beyond_32_bits() -> None:
     "z", [-1e4, -150.0, -104.0, -88.0, -17.0, 0.0, 17.0, 88.0, 104.0, 150.0, 1e4]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_finite_derivatives_at_the_far_ends(loss: Loss, z: float, dtype: torch.dtype) -> None:
+def test_derivatives_are_finite_at_large_logits(loss: Loss, z: float, dtype: torch.dtype) -> None:
     x = torch.tensor(z, dtype=torch.float64)
     if loss.kind == "log_probs":
         x = torch.nn.functional.logsigmoid(x).clamp(max=-1e-30)
@@ -181,5 +181,5 @@ def test_finite_derivatives_at_the_far_ends(loss: Loss, z: float, dtype: torch.d
         (slope,) = torch.autograd.grad(value, x, create_graph=True)
         assert slope.isfinite()
         if loss.kind == "logits":
-            (bend,) = torch.autograd.grad(slope, x)
-            assert bend.isfinite()
+            (curvature,) = torch.autograd.grad(slope, x)
+            assert curvature.isfinite()

@@ -1,7 +1,7 @@
-"""The losses in sixty digits, straight from their definitions, and errors counted in ulps.
+"""The losses in 60-digit arithmetic, directly from their definitions, and errors in ulps.
 
-Every float is taken at its exact value. Nothing here shares code with the package, neither its
-branches nor its handling of infinities: an error would have to be made twice to go unnoticed.
+Floats are converted exactly. Nothing here shares code with the package, neither its branches nor
+its handling of infinities, so that an error in the package is not repeated here.
 """
 
 import math
@@ -11,7 +11,7 @@ from mpmath import mp, mpf
 
 mp.dps = 60
 
-#: An overflowing exponent costs mpmath time and says nothing: exp(-1e6) is below every float.
+#: Larger exponents take mpmath much time, for a result below every float: exp(-1e6).
 _FAR = 1_000_000
 
 
@@ -34,7 +34,7 @@ def sigmoid(x: float) -> mpf:
 
 
 def times(a: mpf, b: mpf) -> mpf:
-    """a b, where 0 times infinity is 0: what never happens costs nothing."""
+    """a b, where 0 times infinity is 0, as in the losses."""
     return mpf(0) if a == 0 or b == 0 else a * b
 
 

@@ -1,6 +1,6 @@
 """A pytest plugin: the drop-in, installed before any test module is imported.
 
-It counts the losses that the drop-in computed, so that a run which never reached it shows.
+It counts the losses that the drop-in computes, to detect a run that does not use it.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""PyTorch's tests of its two losses, out of the wheel, with `dropin_plugin` loaded.
+"""PyTorch's own tests of its two losses, run with `dropin_plugin` loaded.
 
-The wheel holds their samples and their machinery; the few lines that bring the two together stand
-in PyTorch's repository (`test/test_ops.py`, `test_modules.py`, `test_nn.py`) and here.
+PyTorch's wheel contains the samples and the code that checks them, but not the few lines that
+connect the two: these follow `test/test_ops.py`, `test_modules.py` and `test_nn.py` of PyTorch.
 """
 
 from copy import deepcopy
@@ -47,13 +47,13 @@ def _entry(name, loss, **changes):
 
 
 OPS = [_entry(name, loss) for name, loss in zip(NAMES, LOSSES, strict=True)]
-#: For the time's sake: by random projections, where PyTorch takes one of them element by element.
+#: To save time, all gradients are checked along random directions; PyTorch checks some elementwise.
 OPS_IN_FAST_MODE = [
     _entry(name, loss, gradcheck_fast_mode=True) for name, loss in zip(NAMES, LOSSES, strict=True)
 ]
 MODULES = [info for info in module_db if info.module_cls in (nn.BCELoss, nn.BCEWithLogitsLoss)]
 
-#: Two roundings at most: of the loss, and of a mean or a sum of losses in float32.
+#: At most two roundings: of the loss, and of the mean or sum of float32 losses.
 ROUNDINGS = 2
 
 
@@ -74,7 +74,7 @@ def _pytorch(entry):
 
 
 class Installed(TestCase):
-    def test_the_drop_in_is_what_runs(self):
+    def test_the_drop_in_is_installed(self):
         assert F.binary_cross_entropy_with_logits is LOSSES[0]
         assert F.binary_cross_entropy is LOSSES[1]
         assert len(MODULES) == 2
@@ -97,7 +97,7 @@ class Samples(TestCase):
             assert_close(got.double(), want, **tolerance)
 
     @ops(OPS, dtypes=OpDTypes.unsupported)
-    def test_other_dtypes_are_refused(self, device, dtype, op):
+    def test_other_dtypes_are_rejected(self, device, dtype, op):
         for sample in op.sample_inputs(device, torch.float32):
             wrong = sample.transform(lambda x: x.to(dtype) if isinstance(x, torch.Tensor) else x)
             with pytest.raises((RuntimeError, NotImplementedError)):
@@ -115,7 +115,7 @@ class Samples(TestCase):
             assert_close(*results)
 
     @ops(OPS, allowed_dtypes=(torch.float32,))
-    def test_inputs_are_left_alone(self, device, dtype, op):
+    def test_inputs_are_not_modified(self, device, dtype, op):
         for sample in op.sample_inputs(device, dtype):
             leaves = tree_leaves((sample.input, sample.args, sample.kwargs))
             tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
@@ -163,7 +163,7 @@ class Modules(TestCase):
             args, kwargs = case.forward_input.args, case.forward_input.kwargs
             with freeze_rng_state():
                 got = module(*args, **kwargs)
-            want = case.reference_fn(module, *args, **kwargs)  # which copies them
+            want = case.reference_fn(module, *args, **kwargs)  # copies its arguments
             assert_close(got, want)
 
     @modules(MODULES, allowed_dtypes=(torch.float64,))
