@@ -88,12 +88,12 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
         ),
         (
             TypeError,
-            "and bias is not one; place both alike",
+            "and bias is not one; place both in the same way",
             lambda: loss(x, sharded, positives, bias),
         ),
         (
             ValueError,
-            "place both alike",
+            "place both in the same way",
             lambda: loss(x, sharded, positives, distribute_tensor(bias, mesh, [Replicate()])),
         ),
         (

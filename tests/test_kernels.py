@@ -133,7 +133,7 @@ def test_transforms_use_the_definition() -> None:
 def test_a_named_backend_is_used_or_raises() -> None:
     x, y = torch.tensor([3.0]), torch.tensor([1.0])
     with torchbce.backend("reference"):
-        assert torchbce.backend_for(x, y) == ("reference", "torchbce.backend names it")
+        assert torchbce.backend_for(x, y) == ("reference", "chosen by torchbce.backend")
         with torchbce.backend("numba"):
             assert torchbce.backend_for(x, y).name == "numba"
             with pytest.raises(

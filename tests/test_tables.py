@@ -310,7 +310,7 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["t.txt", "t", "csv", "t.csv.bz2", "t.tsv", "t.json", "t.xlsx"])
 def test_unknown_endings(tmp_path: Path, name: str) -> None:
     sentence = refusal(file(tmp_path, "a,b\n1,2\n", name))
-    assert sentence.startswith("PATH is of no known format; a table's name ends in '.csv', ")
+    assert sentence.startswith("PATH has no known file format; its name must end in '.csv', ")
     assert all(ending in sentence for ending in FORMATS)
     with pytest.raises(InputError, match="no known format"):
         format_of(Path(name))

@@ -1,4 +1,4 @@
-"""A loss inside a compiled graph: a custom operator, which `torch.compile` takes as it is.
+"""A loss inside a compiled graph: a custom operator, which `torch.compile` does not trace.
 
 The forward operator computes the loss, the backward operator its gradient. Between the two a graph
 keeps the operator's inputs, and no gradient.
@@ -24,7 +24,7 @@ from torchbce.definition.reductions import Denominator
 
 
 class _Arguments(NamedTuple):
-    """What the operators take: `KernelInputs` without positions, `LossSpec`, and the reduction."""
+    """The arguments of the operators: `KernelInputs` without positions, `LossSpec`, reduction."""
 
     input: Tensor
     target: Tensor
@@ -120,7 +120,7 @@ def _output_metadata(arguments: _Arguments) -> Tensor:
 def _no_definition(*arguments: Tensor) -> Tensor:
     raise RuntimeError(
         "a loss inside a compiled graph on a GPU has first derivatives only; compute second "
-        "derivatives outside of torch.compile"
+        "derivatives outside torch.compile"
     )
 
 
@@ -141,7 +141,7 @@ _backward.register_fake(_gradient_metadata)
 
 
 class _Context(Protocol):
-    """PyTorch's context, with what the forward operator leaves to the backward one."""
+    """PyTorch's context, with what the forward operator saves for the backward operator."""
 
     saved_tensors: tuple[Tensor, ...]
     options: tuple[object, ...]

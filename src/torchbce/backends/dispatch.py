@@ -1,4 +1,4 @@
-"""From a call of a loss to the code that computes it: the only branch on the backend."""
+"""Compute a loss by the chosen backend: the only place that branches on it."""
 
 import functools
 import math
@@ -28,8 +28,8 @@ from torchbce.definition.dense import dense_loss
 from torchbce.definition.family import Loss
 from torchbce.definition.reductions import warn_of_empty_mean
 
-#: Calls that were made before, by what `_contract.evaluate` can compare without a function call;
-#: None for a call that was made once. See `cpu.prepared`.
+#: Earlier calls, by a key that `_contract.evaluate` builds without a function call; None for a call
+#: that was made once so far. See `cpu.prepared`.
 prepared: dict[Hashable, Callable[[Tensor, Tensor], Tensor | None] | None] = {}
 _MOST_PREPARED = 1024
 
@@ -37,14 +37,14 @@ _MOST_PREPARED = 1024
 def evaluate(
     backend: str, loss: Loss, arguments: Arguments, options: Options, key: Hashable = None
 ) -> Tensor:
-    """The loss, of tensors that are aligned.
+    """The loss of tensors that are already aligned.
 
     Args:
-        backend: that `selection` chose.
-        loss: which.
+        backend: the backend that `selection` chose.
+        loss: the loss.
         arguments: the tensors.
-        options: the options; its tensors are those of `arguments`.
-        key: under which the call may be prepared for the next time; None for never.
+        options: the options, except for the tensors.
+        key: the key under which the call may be prepared for the next time; None not to prepare it.
     """
     if backend is selection.REFERENCE:
         return dense_loss(loss, arguments, options)
@@ -55,9 +55,9 @@ def evaluate(
         spec = loss_spec(loss, smoothing, ignore_index)
         return in_graph(spec, reduction, KernelInputs(input, target, weight, pos_weight, mask))
     call = _call(loss, smoothing, ignore_index, reduction, check is not False)
-    by = kernel_denominator(reduction, arguments, ignore_index, valid.elements)
+    divisor = kernel_denominator(reduction, arguments, ignore_index, valid.elements)
     if entries is None:
-        request = Request(call, KernelInputs(input, target, weight, pos_weight, mask), by)
+        request = Request(call, KernelInputs(input, target, weight, pos_weight, mask), divisor)
     else:
         positions, values = entries.positions(input.shape), entries.values
         if backend is selection.TRITON and target.layout is torch.sparse_csr:
@@ -65,7 +65,7 @@ def evaluate(
             positions, ascending = positions.sort()
             values = values[ascending]
         inputs = KernelInputs(input, values, weight, pos_weight, mask, positions)
-        request = Request(call, inputs, by, target)
+        request = Request(call, inputs, divisor, target)
     if key is not None and backend is selection.NUMBA:
         _prepare(key, request)
     value, count = run(backend, request)
@@ -75,7 +75,7 @@ def evaluate(
 
 
 def run(backend: str, request: Request) -> tuple[Tensor, float]:
-    """The loss by a kernel, and how many elements are valid (all, where the host does not know)."""
+    """The loss by a kernel, and the number of valid elements (of all, if only the GPU knows it)."""
     if backend is selection.NUMBA:
         from torchbce.backends.cpu import autograd as cpu_autograd  # loads Numba
 
@@ -99,7 +99,7 @@ def _prepare(key: Hashable, request: Request) -> None:
 
 def in_graph(spec: LossSpec, reduction: str, inputs: KernelInputs) -> Tensor:
     """The loss as a node of the graph that torch.compile is tracing."""
-    from torchbce.backends import compiled  # with the first graph: it takes 8 ms
+    from torchbce.backends import compiled  # imported with the first graph, since it takes 8 ms
 
     return compiled.loss(spec, reduction, *inputs[:5])
 
@@ -107,23 +107,27 @@ def in_graph(spec: LossSpec, reduction: str, inputs: KernelInputs) -> Tensor:
 def _for_kernel(
     backend: str, loss: Loss, arguments: Arguments, options: Options
 ) -> tuple[Arguments, Options, Valid]:
-    """A call as kernels take it, its values checked where the kernel does not; what is valid."""
+    """Prepare a call for a kernel: check what the kernel does not check; find valid elements."""
     check, ignore_index = options.check_targets, options.ignore_index
-    # The CPU's kernels check ranges in their pass. Triton's do not: values on a GPU are read only
-    # when asked for, since the host has to wait.
-    looks = backend is selection.TRITON and check is not False and (check or arguments.input.is_cpu)
-    # Kernels compare with the marker in float32.
+    # The kernels of the CPU check ranges themselves. Those of Triton do not: values on a GPU are
+    # read only if `check` is True, since the host has to wait for them.
+    checks_here = (
+        backend is selection.TRITON and check is not False and (check or arguments.input.is_cpu)
+    )
+    # Kernels compare targets with `ignore_index` in float32.
     wide_marker = ignore_index is not None and arguments.target.dtype == torch.float64
     valid = Valid(arguments.mask)
-    if looks or wide_marker or options.reduction == "batch_mean":
+    if checks_here or wide_marker or options.reduction == "batch_mean":
         valid = find_valid(arguments, ignore_index)
-    if looks:
+    if checks_here:
         check_ranges(loss.domain, arguments, valid, True)
     if wide_marker:
         arguments = arguments._replace(mask=valid.elements)
         options = options._replace(ignore_index=None)
     elif ignore_index is not None and ignore_index != ignore_index:
-        options = options._replace(ignore_index=math.nan)  # one object: calls are cached by it
+        options = options._replace(
+            ignore_index=math.nan
+        )  # always the same object, since calls are cached by it
     return arguments, options, valid
 
 

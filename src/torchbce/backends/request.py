@@ -1,7 +1,7 @@
-"""What a kernel is called with, whatever it runs on: which loss, of which tensors, divided by what.
+"""The description of a call to a kernel, on any device: its loss, tensors and denominator.
 
 A call of a loss is described once, by a `Request`. Every later step reads it: the launch, the
-backward pass, and the definition where derivatives of derivatives are wanted.
+backward pass, and the definition for second derivatives.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torchbce.definition.reductions import Denominator, count_rows, denominator
 
 
 class KernelInputs(NamedTuple):
-    """What a kernel reads. Each tensor broadcasts to the input's shape.
+    """The tensors that a kernel reads. Each tensor broadcasts to the input's shape.
 
     Attributes:
         input: [...] of a floating dtype.
@@ -24,8 +24,8 @@ class KernelInputs(NamedTuple):
         weight: of any real dtype.
         pos_weight: of any real dtype.
         mask: bool, false where an element is ignored.
-        positions: of the stored entries of a sparse target in the flattened input, [stored],
-            int64, ascending; None for a dense target.
+        positions: where the stored entries of a sparse target are in the flattened input,
+            [stored], int64, ascending; None for a dense target.
     """
 
     input: Tensor
@@ -46,10 +46,10 @@ class LossSpec(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Everything about a call but its tensors: the same at every step of a training.
+    """Everything about a call except its tensors: the same at every step of a training.
 
     Attributes:
-        loss_spec: which loss.
+        loss_spec: the loss and its options.
         reduction: its name.
         definition: the loss of input, target, weight, pos_weight and mask in plain PyTorch.
         checked: whether a value outside its range is an error, which the definition raises.
@@ -66,10 +66,10 @@ class Request(NamedTuple):
 
     Attributes:
         call: what is computed.
-        inputs: of whose tensors the input alone may require grad.
-        denominator: what the sum is divided by; None for what the kernel counts itself, the valid
-            elements for "mean", the sum of their weights for "weighted_mean".
-        sparse_target: the target, where `inputs` has its entries.
+        inputs: the tensors, of which only the input may require grad.
+        denominator: what the sum is divided by; None if the kernel computes it (the number of valid
+            elements for "mean", the sum of their weights for "weighted_mean").
+        sparse_target: the sparse target whose entries are in `inputs`; None for a dense one.
     """
 
     call: Call
@@ -86,7 +86,7 @@ class Request(NamedTuple):
     def gradient_by_definition(self, upstream: Tensor) -> Tensor:
         """The gradient that PyTorch derives from the definition.
 
-        For derivatives of derivatives and for several upstream gradients at once.
+        For second derivatives, and for several upstream gradients at once.
         """
         create = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -105,13 +105,13 @@ def loss_spec(loss: Loss, smoothing: float = 0.0, ignore_index: float | None = N
 def kernel_denominator(
     reduction: str, arguments: Arguments, ignore_index: float | None, valid: Tensor | None
 ) -> Denominator | None:
-    """The denominator of a `Request`: None where the kernel counts it.
+    """The denominator of a `Request`: None if the kernel computes it.
 
     Args:
         reduction: its name.
         arguments: the tensors.
         ignore_index: the target that is ignored.
-        valid: which elements are valid; read for "batch_mean" alone.
+        valid: which elements are valid; read for "batch_mean" only.
     """
     input, ignores = arguments.input, arguments.mask is not None or ignore_index is not None
     weighted = reduction == "weighted_mean" and arguments.weight is not None

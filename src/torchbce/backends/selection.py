@@ -1,7 +1,6 @@
-"""Which backend computes a loss: a function of the arguments, which users can ask and override.
+"""Which backend computes a loss. It depends on the arguments; users can query and override it.
 
-Nothing is tried first and replaced when it fails: `obstacle` says beforehand why a kernel cannot
-compute a loss.
+There is no fallback after an error: `obstacle` says beforehand why a kernel cannot compute a loss.
 """
 
 import functools
@@ -34,14 +33,14 @@ OPERANDS = INPUTS[TRITON] | {
 }
 
 _named: ContextVar[str | None] = ContextVar("torchbce backend", default=None)
-#: How many blocks of `backend` are open, in any thread. Reading it costs less than a context
-#: variable, of which nothing has to be known while it is 0.
+#: How many blocks of `backend` are open, in any thread. While it is 0, the context variable, which
+#: takes longer to read, is not needed.
 open_blocks = 0
 _lock = threading.Lock()
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _STRIDED, _FLOAT16 = torch.strided, torch.float16
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
-_TRITON_IS_THERE = importlib.util.find_spec("triton") is not None
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class Choice(NamedTuple):
@@ -93,16 +92,16 @@ def backend_for(
     target = input if target is None else target
     if torch.compiler.is_compiling():
         if traced(input, target, weight, pos_weight, mask) == TRITON:
-            return Choice(TRITON, "an operator that torch.compile takes as it is")
+            return Choice(TRITON, "a custom operator, which torch.compile does not trace")
         return Choice(REFERENCE, "torch.compile traces plain PyTorch, which it fuses")
     named = _named.get()
     if named == REFERENCE:
-        return Choice(REFERENCE, "torchbce.backend names it")
+        return Choice(REFERENCE, "chosen by torchbce.backend")
     kernel = named or fitting(input)
     reason = obstacle(kernel, input, target, weight, pos_weight, mask)
     if named is not None:
         _refuse(named, reason)
-        return Choice(named, "torchbce.backend names it")
+        return Choice(named, "chosen by torchbce.backend")
     if reason is not None:
         return Choice(REFERENCE, reason)
     place = "the CPU" if kernel == NUMBA else "the GPU"
@@ -141,7 +140,7 @@ def backend(name: str) -> Iterator[None]:
     if name not in BACKENDS:
         raise ValueError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
     global open_blocks
-    # The string of this module itself, with which the others are compared by `is`.
+    # The string object of this module, since names are compared by `is`.
     token = _named.set(BACKENDS[BACKENDS.index(name)])
     with _lock:
         open_blocks += 1
@@ -174,7 +173,7 @@ def chosen(
     kernel = named or fitting(input)
     reason = obstacle(kernel, input, target, weight, pos_weight, mask)
     if unchecked and kernel == NUMBA and reason is None:
-        reason = "check_targets is False; on the CPU a kernel takes probabilities in [0, 1] alone"
+        reason = "check_targets is False; the kernels of the CPU compute inputs in their range only"
     if named is not None:
         _refuse(named, reason)
     return kernel if reason is None else REFERENCE
@@ -193,7 +192,7 @@ def traced(
     mask: Tensor | None = None,
 ) -> str:
     """The backend in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
-    if not _TRITON_IS_THERE or not input.is_cuda or target.layout is not _STRIDED:
+    if not _TRITON_INSTALLED or not input.is_cuda or target.layout is not _STRIDED:
         return REFERENCE
     if _pytorch.functorch_is_active() or _lacks_triton(input.device.index):
         return REFERENCE
@@ -237,7 +236,7 @@ def obstacle(
         return f"target is {target.dtype}, which the kernels do not read"
     grad = torch.is_grad_enabled()
     if grad and target.requires_grad:
-        return "target requires grad; the kernels differentiate by the input alone"
+        return "target requires grad; the kernels compute the gradient of the input only"
     if not (weight is pos_weight is mask is None):
         options = {"weight": weight, "pos_weight": pos_weight, "mask": mask}
         for name, tensor in options.items():
@@ -248,16 +247,16 @@ def obstacle(
             if tensor.dtype not in OPERANDS:
                 return f"{name} is {tensor.dtype}, which the kernels do not read"
             if grad and tensor.requires_grad:
-                return f"{name} requires grad; the kernels differentiate by the input alone"
+                return f"{name} requires grad; the kernels compute the gradient of the input only"
     if kernel == TRITON:
-        return _elsewhere(input, target, weight, pos_weight, mask) or _missing_for_triton(
+        return _on_another_device(input, target, weight, pos_weight, mask) or _missing_for_triton(
             input.device.index if on_gpu else None
         )
     return _missing(dtype is _FLOAT16 or target.dtype is _FLOAT16)
 
 
 def is_plain(tensor: Tensor, on_gpu: bool = False) -> bool:
-    """Whether a tensor's memory has its values: no subclass, wrapper, lazy negation or zeros.
+    """Whether a tensor's values are in its memory: no subclass, wrapper, lazy negation or zeros.
 
     `on_gpu`: whether it must be on a GPU instead of the CPU.
     """
@@ -299,7 +298,7 @@ def _missing(half: bool) -> str | None:
         return "numba is not installed"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set"
-    # On x86, the instructions that convert half precision exist with AVX2 for certain.
+    # On x86, the instructions that convert half precision certainly exist with AVX2.
     if half and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX"):
         machine = (
             os.uname().machine
@@ -311,8 +310,8 @@ def _missing(half: bool) -> str | None:
     return None
 
 
-def _elsewhere(input: Tensor, *others: Tensor | float | None) -> str | None:
-    """Whether a tensor is on another device, whose memory a kernel must not read."""
+def _on_another_device(input: Tensor, *others: Tensor | float | None) -> str | None:
+    """Which tensor is on another device than the input; None if there is none."""
     for tensor in others:
         if isinstance(tensor, Tensor) and tensor.device != input.device:
             return f"input is on {input.device} and another tensor on {tensor.device}"
@@ -322,7 +321,7 @@ def _elsewhere(input: Tensor, *others: Tensor | float | None) -> str | None:
 @functools.cache
 def _missing_for_triton(device: int | None) -> str | None:
     """Why Triton cannot be used, on a GPU or (None) in the interpreter; None if it can."""
-    if not _TRITON_IS_THERE:
+    if not _TRITON_INSTALLED:
         return "triton is not installed"
     if device is not None and torch.version.cuda is not None:
         major, minor = torch.cuda.get_device_capability(device)
@@ -346,6 +345,6 @@ def _interprets() -> bool:
 def _refuse(named: str, reason: str | None) -> None:
     if named != REFERENCE and reason is not None:
         raise RuntimeError(
-            f"the backend {named!r}, which torchbce.backend names, cannot compute this: {reason}. "
-            "Leave the block, or name 'reference'."
+            f"the backend {named!r}, chosen by torchbce.backend, cannot compute this: {reason}. "
+            "Leave the block, or choose 'reference'."
         )

@@ -44,7 +44,7 @@ class InputError(ValueError):
 
     Args:
         parts: the message in parts. `Argument` and `Row` are kept as they are, so that the command
-            line can print a flag for the argument, and whoever reads a table in batches can count
+            line can print a flag for the argument, and code that reads a table in batches can count
             rows from the start of the table.
 
     Example:

@@ -1,4 +1,4 @@
-"""Whole files through a classifier, in batches of rows and in the order of the file."""
+"""Predict and evaluate whole files, in batches of rows and in the order of the file."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def predict_file(
     """Write the rows of a file with the columns `probability` and `predicted` appended.
 
     Args:
-        classifier: what predicts.
+        classifier: the model.
         table: the file to read.
         output: the file to write; None writes to standard output.
         overwrite: whether to replace `output` if it exists.
@@ -113,7 +113,7 @@ def evaluate_predictions(
         path: the file.
         target: the name of the column of true values.
         probability: the name of the column of predicted probabilities, in [0, 1].
-        positive: the positive value of the target, if its two values do not say it.
+        positive: the positive value of the target; None if its values are a known pair.
 
     Raises:
         InputError: if the file cannot be read, or a value of the two columns is wrong.

@@ -1,4 +1,4 @@
-"""From a table to a classifier: infer the columns, encode them, find when to stop, train."""
+"""Fit a classifier to a table: infer the columns, encode them, find when to stop, train."""
 
 import dataclasses
 import platform
@@ -37,10 +37,10 @@ def fit(
 ) -> Classifier:
     """Fit a classifier to a table with a target column of two values.
 
-    The network is trained twice. First with a tenth of the rows held out (below 2,000 rows: each of
-    five parts in turn): their loss says when to stop, and their metrics how good the classifier is.
-    Then on all rows, for as many epochs as were best. The features are fitted to the inputs of all
-    rows, and never see the targets.
+    The network is trained twice: first with a tenth of the rows held out (each of five parts in
+    turn for fewer than 2,000 rows), whose loss determines when to stop and whose metrics are
+    reported; then on all rows, for the best number of epochs. The features are fitted to the inputs
+    of all rows, without the targets.
 
     Args:
         table: the rows; at least two of each target value.
@@ -50,7 +50,7 @@ def fit(
         overrides: the columns whose kind is given; that of the others is inferred.
         options: how to train; None is `TrainingOptions()`.
         progress: receives each training, step and epoch.
-        on_choice: called before the training with the choice for each column and the target.
+        on_choice: called before the training with the choice of each column, and the target.
 
     Returns:
         The classifier; `classifier.card.held_out` has its metrics on the rows held out.

@@ -1,4 +1,4 @@
-"""Outputs replace nothing unless told to, and a directory is there whole or not at all."""
+"""Write outputs: nothing is replaced unless requested, and nothing is left half written."""
 
 import ctypes
 import os
@@ -22,9 +22,9 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 
 def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write a directory of files, whole or not at all; replace the one that is there.
+    """Write a complete directory of files, or nothing; an existing directory is replaced.
 
-    It is written under a temporary name next to its own and then renamed. Raises `OSError`.
+    It is written under a temporary name in the same folder and then renamed. Raises `OSError`.
     """
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -45,7 +45,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _put_in_place(new: Path, directory: Path) -> None:
-    """Rename `new` to `directory`; what was there before may remain under the name `new`."""
+    """Rename `new` to `directory`; an existing directory may remain under the name `new`."""
     if not directory.exists():
         new.rename(directory)
     elif not _exchange(new, directory):

@@ -1,6 +1,6 @@
 """A classifier on disk: a directory of `model.json` and `model.safetensors`.
 
-Neither file holds code, so loading a model from a stranger runs none.
+Neither file holds code, so loading a model from an unknown source runs none.
 """
 
 import itertools
@@ -27,7 +27,7 @@ TENSORS = "model.safetensors"
 
 
 def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> None:
-    """Write a classifier to a directory, whole or not at all.
+    """Write a classifier to a directory, completely or not at all.
 
     Args:
         classifier: what to write.
@@ -133,7 +133,7 @@ def _read_card(path: Path) -> Card:
         raise _damaged(path, str(error)) from error
     names = [column.name for column in card.columns]
     if len(set(names)) != len(names) or not names:
-        raise _damaged(path, "it must name at least one column, and each once")
+        raise _damaged(path, "it must name at least one column, and each column once")
     for column in card.columns:
         if column.width == 0:
             raise _damaged(path, f"column {column.name!r} has no features")

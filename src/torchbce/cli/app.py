@@ -71,9 +71,9 @@ def fit(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Of AdamW, at the start; by default 0.02 for linear, 0.001 for mlp."),
+        typer.Option(help="The initial one of AdamW; by default 0.02 for linear, 0.001 for mlp."),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="The weight decay of AdamW.")] = 0.0,
     patience: Annotated[
         int, typer.Option(help="Epochs without a lower held-out loss before training stops.")
     ] = 5,

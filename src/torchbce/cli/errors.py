@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from torchbce.classifier.errors import Argument
 
-#: The flags that are not called as the argument of the library is.
+#: The flags whose names differ from those of the library's arguments.
 OTHER_FLAGS = {"directory": "--output", "json_lines": "--json"}
 
 P = ParamSpec("P")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_fit(classifier: "Classifier", output: Path, seconds: float, as_json: bool) -> None:
-    """What was fitted, and its metrics on the rows held out."""
+    """Print the size of the fitted model, and its metrics on held-out rows."""
     import msgspec
 
     card = classifier.card
@@ -41,7 +41,7 @@ def print_fit(classifier: "Classifier", output: Path, seconds: float, as_json: b
 
 
 def print_text(prediction: dict[str, Any], as_json: bool) -> None:
-    """The prediction for one text."""
+    """Print the prediction for one text."""
     if as_json:
         print(json.dumps(prediction))
     else:
@@ -49,7 +49,7 @@ def print_text(prediction: dict[str, Any], as_json: bool) -> None:
 
 
 def print_file(counts: dict[str, int], output: Path, positive: str, as_json: bool) -> None:
-    """How many rows were written to a file, and how many are predicted positive."""
+    """Print how many rows were written to a file, and how many are predicted positive."""
     if as_json:
         print(json.dumps({**counts, "output": str(output)}))
     else:
@@ -60,7 +60,7 @@ def print_file(counts: dict[str, int], output: Path, positive: str, as_json: boo
 
 
 def print_metrics(metrics: "Metrics", as_json: bool) -> None:
-    """The metrics of a model or of predictions."""
+    """Print the metrics of a model or of predictions."""
     import msgspec
 
     if as_json:

@@ -1,4 +1,4 @@
-"""A call of a loss: its options, and its tensors aligned to the input's shape, described once."""
+"""The arguments of a loss: its options, and its tensors aligned to the shape of the input."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class SparseEntries(NamedTuple):
 
     @property
     def places(self) -> tuple[Tensor, ...]:
-        """The index, as it indexes a dense tensor."""
+        """The index of each dimension, with which to index a dense tensor."""
         return self.indices.unbind()
 
     def positions(self, shape: torch.Size) -> Tensor:
@@ -60,7 +60,7 @@ class Arguments(NamedTuple):
         weight: broadcasts to the input's shape.
         pos_weight: broadcasts to the input's shape.
         mask: bool, of the input's shape, false where an element is ignored.
-        entries: of a sparse target.
+        entries: the stored entries of a sparse target.
     """
 
     input: Tensor
@@ -72,7 +72,7 @@ class Arguments(NamedTuple):
 
 
 def align(input: Tensor, target: Tensor, options: Options) -> Arguments:
-    """The tensors of a call in the input's shape; raises where a shape or dtype does not fit."""
+    """The tensors of a call in the input's shape; raises if a shape or dtype does not match."""
     weight, pos_weight, mask = options.weight, options.pos_weight, options.mask
     if weight is not None:
         weight = checks.align_weight("weight", weight, input)
@@ -92,7 +92,7 @@ def aligned(
     pos_weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Arguments:
-    """The arguments, of tensors that are aligned already."""
+    """The arguments from tensors that are already aligned."""
     entries = None
     if target.layout is not STRIDED:
         entries = SparseEntries(*checks.sparse_entries(target, input))
@@ -112,7 +112,7 @@ class Valid(NamedTuple):
 
 
 def find_valid(arguments: Arguments, ignore_index: float | None) -> Valid:
-    """Which elements a mask and `ignore_index` leave."""
+    """The elements that neither the mask nor `ignore_index` excludes."""
     input, target, _, _, mask, entries = arguments
     if mask is None and ignore_index is None:
         return Valid()

@@ -184,13 +184,13 @@ def value_range(
 ) -> None:
     """Raise if a value is outside its range or NaN, naming the value and its index.
 
-    Values on the CPU are checked. Reading those of another device would make the host wait, and is
-    done only if asked for. A compiled graph makes the same check when it runs.
+    Values on the CPU are checked by default. Those on another device are checked only if `check` is
+    True, since the host has to wait for them. A compiled graph makes the check when it runs.
 
     Args:
         name: "target" or "probabilities", in [0, 1]; "log_probs", in [-inf, 0]; or "logits", which
             may have any value.
-        values: to be checked.
+        values: the values to check.
         valid: false where an element is ignored.
         index: the indices of the values in a sparse tensor, [dimensions, values].
         check: True to check values on every device, False to check none.
@@ -272,8 +272,8 @@ def readable(values: Tensor, anywhere: bool = False) -> Tensor | None:
     Values on another device than the CPU are read only with `anywhere`: the host has to wait.
     """
     values = _pytorch.unwrapped(values)
-    near = values.device.type == "cpu" or (anywhere and values.device.type != "meta")
-    plain = type(values) in (Tensor, torch.nn.Parameter) and near
+    reachable = values.device.type == "cpu" or (anywhere and values.device.type != "meta")
+    plain = type(values) in (Tensor, torch.nn.Parameter) and reachable
     return values.detach() if plain else None
 
 

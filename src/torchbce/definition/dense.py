@@ -15,9 +15,9 @@ from torchbce.definition.reductions import reduce, warn_of_empty_mean
 
 
 def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
-    """The loss, of tensors that are aligned. A sparse target is not made dense.
+    """The loss of tensors that are already aligned. A sparse target is not made dense.
 
-    `options` gives everything but the tensors, which are those of `arguments`.
+    The tensors are taken from `arguments`, everything else from `options`.
     """
     input, target, weight, pos_weight, _, entries = arguments
     reduction, smoothing = options.reduction, options.label_smoothing
@@ -35,7 +35,7 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
             y = torch.where(valid, y, 0.5)
         losses = _elements(loss, x, y, weight, pos_weight, smoothing)
     else:
-        # Every element as a negative, then the stored entries in their places.
+        # Compute every element as a negative, then replace those of the stored entries.
         y = entries.values.to(dtype)
         if kept is not None:
             y = torch.where(kept, y, 0.5)
@@ -67,7 +67,7 @@ def _elements(
 
 
 def _where_valid(weight: Tensor | None, valid: Tensor) -> Tensor | None:
-    """The weight, 1 where an element is ignored: a NaN there reaches no gradient."""
+    """The weight, replaced by 1 in ignored elements, whose NaN would reach the gradient."""
     return None if weight is None else torch.where(valid, weight, 1.0)
 
 

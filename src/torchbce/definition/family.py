@@ -20,10 +20,10 @@ Parts = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Domain(NamedTuple):
-    """What the input of a loss is.
+    """The values that the input of a loss may have.
 
     Attributes:
-        name: as error messages and the documentation call it.
+        name: its name in error messages and in the documentation.
         low: the smallest value allowed.
         high: the largest value allowed.
         neutral: a value with a finite loss, which replaces the input of an ignored element.
@@ -62,12 +62,12 @@ class LossRecord(NamedTuple):
     """A loss of the family.
 
     Attributes:
-        name: of its function in `torchbce.functional`.
-        module: of its module in `torchbce`.
+        name: the name of its function in `torchbce.functional`.
+        module: the name of its module in `torchbce`.
         parts: the formulas in `reference`.
-        domain: of the input.
+        domain: the domain of the input.
         constants: the names of its own arguments, in the order in which `parts` takes them.
-        kernel: from the values of these to the kernel that computes the loss.
+        kernel: returns the kernel that computes the loss, from the values of the constants.
     """
 
     name: str
@@ -178,9 +178,10 @@ class Loss(NamedTuple):
 
     Attributes:
         parts: the formulas in `reference`.
-        domain: of the input.
+        domain: the domain of the input.
         constants: the arguments of `parts` after the input.
-        kernel: that computes it; None if a constant is a tensor, which only the definition takes.
+        kernel: the kernel that computes it; None if a constant is a tensor, which only the
+            definition supports.
     """
 
     parts: Parts
@@ -202,13 +203,13 @@ def loss(name: str, *constants: float | Tensor | None) -> Loss:
 
 def _make(name: str, *constants: Any) -> Loss:
     record = FAMILY[name]
-    takes_kernel = not any(isinstance(constant, Tensor) for constant in constants)
-    kernel = record.kernel(*constants) if takes_kernel else None
+    has_kernel = not any(isinstance(constant, Tensor) for constant in constants)
+    kernel = record.kernel(*constants) if has_kernel else None
     return Loss(record.parts, record.domain, constants, kernel)
 
 
 _cached = functools.lru_cache(maxsize=256)(_make)
 
-#: Cross-entropy of logits, and its derivative by them. Linear layers compute both.
+#: Cross-entropy of logits, and its derivative with respect to them. Linear layers compute both.
 CROSS_ENTROPY = loss("binary_cross_entropy_with_logits")
 CROSS_ENTROPY_SLOPE = Loss(reference.logits_slope_parts, LOGITS, (), None)

@@ -1,4 +1,4 @@
-"""Which elements are valid, how a sum of losses is divided, and the reductions.
+"""The valid mask, the denominator of a mean, and the reductions.
 
 Means divide a sum by a global count, so that they stay right when tensors are sharded unevenly.
 """
@@ -28,10 +28,11 @@ def valid_mask(
 
     Args:
         target: targets of any dtype.
-        y: the same in the dtype of computation.
+        y: the targets in the dtype of computation.
         mask: false where an element is ignored.
         ignore_index: the target that is ignored. A floating target is compared in its own dtype,
-            where 0.1 is what the user wrote; an integer one as `y`, since -100 is no uint8.
+            where 0.1 is rounded as the user's targets are; an integer one as `y`, since a uint8
+            cannot be -100.
     """
     if ignore_index is None:
         return mask
@@ -70,14 +71,14 @@ def denominator(
     if reduction in ("none", "sum"):
         return 1.0
     if reduction == "batch_mean":
-        by = rows
+        divisor = rows
     elif reduction == "weighted_mean" and weights is not None:
-        by = weights
+        divisor = weights
     else:
-        by = elements
-    if isinstance(by, Tensor):
-        return torch.where(by == 0, 1, by)
-    return max(by, 1) if isinstance(by, int) else by or 1.0
+        divisor = elements
+    if isinstance(divisor, Tensor):
+        return torch.where(divisor == 0, 1, divisor)
+    return max(divisor, 1) if isinstance(divisor, int) else divisor or 1.0
 
 
 def reduce(
@@ -93,7 +94,7 @@ def reduce(
         loss: element losses; those of ignored elements are 0.
         reduction: its name.
         input_dtype: the dtype of the result of "none".
-        weight: what "weighted_mean" divides by the sum of; broadcasts to the loss.
+        weight: the weights by whose sum "weighted_mean" divides; broadcasts to the loss.
         valid: bool, of the loss' shape, false where an element is ignored.
 
     A mean over no elements is 0, attached to the graph, so that an empty batch trains on instead of

@@ -52,7 +52,7 @@ def combine(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """`w [p y P + (1 - y) N]` with 0 * inf = 0: an infinitely confident right answer has loss 0."""
+    """`w [p y P + (1 - y) N]` with 0 * inf = 0: a correct infinite logit has loss 0."""
     dtype = positive.dtype
     positive_share = targets if pos_weight is None else pos_weight.to(dtype) * targets
     negative_share = 1 - targets

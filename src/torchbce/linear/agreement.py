@@ -12,9 +12,9 @@ def check_agreement(
     """Raise on every process if one has refused its arguments, or if their batches differ.
 
     Otherwise a process that raises leaves the others waiting for it, and the loss of different
-    batches is a sum without meaning. Compared are the input, label lists and sparse targets, by
-    fingerprints, and whether the input needs a gradient. On the CPU only: on a GPU the host would
-    have to wait for the values.
+    batches is a sum without meaning. The processes compare fingerprints of the input, label lists
+    and sparse targets, and whether the input needs a gradient. This is done on the CPU only: on a
+    GPU the host would have to wait for the values.
 
     Args:
         group: the processes.

@@ -1,4 +1,4 @@
-"""Checks of the arguments of the linear loss, of all but the values of targets."""
+"""Checks of the arguments of the linear loss, except for the values of targets."""
 
 import math
 

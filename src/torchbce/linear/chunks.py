@@ -1,6 +1,6 @@
 """Loss and gradients of all labels, one chunk of labels at a time.
 
-Binary cross-entropy has no normalisation over the labels, so that no chunk needs another. With
+Binary cross-entropy has no normalisation over the labels, so that chunks are independent. With
 G = d loss / d logits of a chunk, [labels, rows], its part of the gradients is
 
     dX += G^T W,   dW = G X,   db = G 1.

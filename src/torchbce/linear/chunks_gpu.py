@@ -23,8 +23,8 @@ from torchbce.definition.family import CROSS_ENTROPY
 from torchbce.linear import products
 from torchbce.linear.records import ChunkRequest, Gradients, Head, LinearOperands
 
-#: float16 begins at 6e-8 and is subnormal up to 6e-5: scaled by 64, a derivative of 1e-6 keeps all
-#: its bits. It ends at 65,504: derivatives that weights enlarge are divided by the largest weight.
+#: Numbers of float16 below 6e-5 are subnormal, and the smallest is 6e-8: scaled by 64, a derivative
+#: of 1e-6 keeps all its bits. The largest is 65,504: derivatives are divided by the largest weight.
 _SCALE_OF_FLOAT16 = 64.0
 #: Tiles of a matrix product per multiprocessor, and numbers per tile: with fewer tiles many
 #: multiprocessors would be idle during the last ones.
@@ -75,7 +75,7 @@ class _Run:
         self.head, self.operands, self.request = head, operands, request
         x, weight, bias = head
         wide = reference.compute_dtype(x.dtype)
-        # Gradients of the logits in 16 bits; but float16 has no room for a factor per row.
+        # Gradients of the logits in 16 bits; but float16 has too small a range for factors per row.
         narrow = x.dtype.itemsize == 2 and not (
             x.dtype == torch.float16 and request.upstream is not None
         )
@@ -113,7 +113,7 @@ class _Run:
         self._per_row = x.new_zeros(self.rows, dtype=torch.float64) if request.per_row else None
 
     def chunks(self) -> Iterator[_Chunk]:
-        """The chunks in order, in memory that each next one overwrites."""
+        """The chunks in order; each overwrites the memory of the one before."""
         for number, start in enumerate(range(0, self.labels, self.size)):
             stop = min(start + self.size, self.labels)
             shape, elements = (stop - start, self.rows), (stop - start) * self.rows
@@ -164,7 +164,7 @@ class _Run:
             gradients.bias[chunk.start : chunk.stop] = sums
 
     def finish_input_gradient(self) -> None:
-        """Hand on the input's gradient, which is complete."""
+        """Pass on the input's gradient, which is complete."""
         if self.gradients.input is not None and self.request.on_input_gradient is not None:
             self.request.on_input_gradient(self.gradients.input)
 
@@ -174,7 +174,7 @@ class _Run:
 
 
 class _Kernel:
-    """Launches of the kernel, all calls of which are here: one per chunk, and the final sum."""
+    """All launches of the kernel: one per chunk, and the final sum."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ _ARGUMENTS = (
     "float label_smoothing, str reduction, int? chunk_labels, bool? check_targets, "
     "bool[] needs_grad"
 )
-#: An operator returns tensors: a gradient that is not needed is one without elements.
+#: An operator returns tensors only: a gradient that is not needed is an empty tensor.
 _GRADIENTS = "Tensor, Tensor, Tensor"
 
 
@@ -137,8 +137,8 @@ def _gradients_of_inputs(
     gradients: list[Tensor | None] = [None] * 3
     if upstream is not None:
         if ctx.in_forward:
-            # The product is rounded once, in the dtype of the upstream gradient, which is that of
-            # computation: a factor rounded to bfloat16 would err twice.
+            # The product is rounded once, since the upstream gradient has the dtype of computation;
+            # rounding it to bfloat16 first would add a second error.
             wide = upstream.dtype
             gradients = [(g.to(wide) * upstream).to(g.dtype) for g in ctx.saved_tensors]
         else:

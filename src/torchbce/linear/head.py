@@ -18,7 +18,7 @@ __all__ = ["LinearBCELoss"]
 
 
 class LinearBCELoss(nn.Module):
-    r"""A linear layer with binary cross-entropy, for more labels than memory has room for logits.
+    r"""A linear layer with binary cross-entropy, for so many labels that the logits exceed memory.
 
     .. math::
         \ell = \mathrm{BCE}(x W^T + b, \, y)
@@ -44,10 +44,10 @@ class LinearBCELoss(nn.Module):
             the CPU, where it costs nothing, and false on a GPU, where the host would have to wait.
         fused_optimizer: a `FusedSGD` or `FusedRowwiseAdagrad`, which updates weight and bias during
             `backward`, chunk by chunk. They get no gradient, so that other optimizers skip them.
-            Every backward pass through the loss is a step, also that of `torch.autograd.grad` by
-            the input alone: gradients do not accumulate. They are used as they are: not clipped,
-            not averaged over processes (keep the head out of DistributedDataParallel) and not
-            unscaled (use no GradScaler). For float32 and float64 weights.
+            Every backward pass through the loss is a step, even that of `torch.autograd.grad` with
+            respect to the input only: gradients do not accumulate. They are not clipped, not
+            averaged over processes (keep the head out of DistributedDataParallel) and not unscaled
+            (use no GradScaler). The weights must be float32 or float64.
         device: the device of the parameters.
         dtype: the dtype of the parameters, floating.
 
@@ -132,7 +132,7 @@ class LinearBCELoss(nn.Module):
             self.register_buffer(name, value if value is None else value.to(self.weight.device))
 
     def _check_options(self) -> None:
-        """Raise for options that the loss would refuse, by those of an empty batch."""
+        """Raise for options that the loss would refuse, by checking them with an empty batch."""
         weight, bias, pos_weight, label_weight = (
             None if tensor is None else tensor.to("meta")
             for tensor in (self.weight, self.bias, self.pos_weight, self.label_weight)

@@ -119,7 +119,7 @@ def linear_loss(
     options: LinearOptions,
     make_update: MakeUpdate | None = None,
 ) -> Tensor:
-    """The loss; with `make_update`, backward updates weight and bias instead of their gradients."""
+    """The loss; with `make_update`, backward updates weight and bias and gives them no gradient."""
     if not torch.compiler.is_compiling():
         return _eager_loss(input, weight, target, bias, options, make_update)
     if make_update is not None or sharding.is_distributed(weight):

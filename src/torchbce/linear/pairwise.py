@@ -39,8 +39,8 @@ def pairwise_sigmoid_loss(
 
     This is `linear_binary_cross_entropy` with y as the weight, in the memory of one chunk of y: the
     N x N logits are never stored. It is computed in float32 (float64 for float64 features),
-    whatever the dtype of x and y. Losses of confident positives keep their precision: 4.5e-7 does
-    not become 0.
+    whatever the dtype of x and y. Losses of confident positives are accurate: 4.5e-7 does not
+    become 0.
 
     Args:
         x: features, [N, D], of any floating dtype. They are not normalised here.
@@ -50,8 +50,9 @@ def pairwise_sigmoid_loss(
         bias: b, a number or a tensor of one element.
         reduction: "batch_mean", the sum divided by the number of pairs N; "sum"; "mean", the sum
             divided by the number of logits N x N.
-        group: a process group in which each process has pairs of its own, any number of them: all x
-            meet all y. `torch.distributed.group.WORLD` for all processes; None for this one only.
+        group: a process group in which each process has pairs of its own, any number of them: every
+            x is compared with every y of the group. `torch.distributed.group.WORLD` for all
+            processes; None for this process only.
         chunk_pairs: the number of y per chunk; None for a size that suits the device.
 
     Returns:

@@ -32,8 +32,8 @@ def prepare(
     if on_gpu and (check or (check is None and input.is_cpu)):
         check_target()
     if shard.group is not None and is_dense:
-        # Before the chunks: only the process with the value would find it there, and the others
-        # would wait for its sums.
+        # Before the chunks are computed, where only the process with the value would raise, and the
+        # others would wait for its sums.
         check_target()
     mask = _mask_of_rows(options.mask, shape)
     all_ignored, ignored = targets.ignored_keys(options.ignored, shape, check, on_gpu)
@@ -77,7 +77,7 @@ def _denominator(
     ignored: Tensor | None,
     on_gpu: bool,
 ) -> Denominator:
-    """The denominator; warns of a mean of no elements, where the host knows it."""
+    """The denominator; warns of a mean over no elements, if the host knows the number."""
     if options.reduction in ("sum", "none"):
         valid = None  # not needed
     elif on_gpu:

@@ -66,7 +66,7 @@ def local_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> LocalHead:
 
 
 def _label_shard(labels: int, mesh: Any, placements: Any) -> LabelShard:
-    """The labels of this process, as `torch.chunk` splits them into equal parts and a rest."""
+    """The labels of this process, as `torch.chunk` splits them into equal parts and a remainder."""
     dim = _label_dimension(placements)
     if dim is None:
         return LabelShard(labels, 0, labels)
@@ -98,12 +98,12 @@ def _check_bias(weight: Any, bias: Any) -> None:
     if not is_distributed(bias):
         raise TypeError(
             f"weight is a DTensor with placements {placements} and bias is not one; place both "
-            "alike: distribute_tensor(bias, mesh, weight.placements)"
+            "in the same way: distribute_tensor(bias, mesh, weight.placements)"
         )
     if bias.device_mesh != mesh or tuple(bias.placements) != tuple(placements):
         raise ValueError(
             f"weight is on {mesh} with placements {placements} and bias on {bias.device_mesh} "
-            f"with {bias.placements}; place both alike"
+            f"with {bias.placements}; place both in the same way"
         )
 
 

@@ -29,7 +29,7 @@ def topk(
         values, indices = _topk_of_chunks(Head(x, local.weight, local.bias), k, chunk_labels)
         indices += first
         if group is not None:
-            # A process with fewer than k labels fills up with -inf.
+            # A process with fewer than k labels is padded with -inf.
             missing = k - values.shape[1]
             values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
             indices = torch.nn.functional.pad(indices, (0, missing))

@@ -29,7 +29,7 @@ def evaluate(request: Request) -> tuple[Tensor, float]:
 
 
 class BinaryCrossEntropy(torch.autograd.Function):
-    """The gradient is computed with the loss and kept; the backward pass multiplies it."""
+    """The forward pass computes the gradient and keeps it; the backward pass multiplies it."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, request: Request, counted: list[float]) -> Tensor:
@@ -74,7 +74,7 @@ _apply = _pytorch.function_apply(BinaryCrossEntropy)
 
 
 def _is_plain(upstream: Tensor) -> bool:
-    """Whether an upstream gradient can be read by a kernel."""
+    """Whether a kernel can read an upstream gradient."""
     global _is_usual
     plain = selection.active_mode() is None and selection.is_plain(upstream)
     if plain and upstream.dim() == 0:
@@ -86,12 +86,12 @@ def _is_never(upstream: Tensor) -> bool:
     return False
 
 
-#: A check in one call whether an upstream gradient is of the kind of the last plain one.
+#: A single call that checks whether an upstream gradient is like the last plain one.
 _is_usual: Callable[[Tensor], bool] = _is_never
 
 
 def _compute(request: Request, with_gradient: bool) -> tuple[Tensor, Tensor | None, float, float]:
-    """The loss, the gradient, a factor that it is still to be multiplied by, and the count."""
+    """The loss, the gradient, a factor to multiply it by later, and the count of valid elements."""
     call, inputs, denominator, _ = request
     element_wise = call.reduction == "none"
     losses = cpu_launch.memory_for_losses(inputs) if element_wise else None
@@ -121,17 +121,16 @@ def _value(loss: float, input: Tensor) -> Tensor:
 def _compute_gradient(
     ctx: Any, saved: tuple[Tensor, ...], upstream: Tensor, plain: bool, factor: float
 ) -> Tensor:
-    """The gradient, computed now.
+    """Compute the gradient in the backward pass.
 
     Args:
-        ctx: what the forward pass left.
+        ctx: the context of the forward pass.
         saved: the tensors that it saved.
         upstream: the upstream gradient.
         plain: whether a kernel can read it.
-        factor: of a reduced loss, what the gradient of the sum divided by the denominator is
-            multiplied by.
+        factor: for a reduced loss, multiplies the gradient of the sum divided by the denominator.
     """
-    # A prepared call saves the input and the target alone.
+    # A prepared call saves only the input and the target.
     tensors: list[Any] = [*saved, *[None] * 5]
     request = Request(ctx.call, KernelInputs(*tensors[:6]), ctx.denominator, tensors[6])
     element_wise = request.call.reduction == "none"
@@ -140,7 +139,7 @@ def _compute_gradient(
     gradient = cpu_launch.memory_for_gradient(request.inputs)
     scale = 1.0
     if not element_wise:
-        # One product with what is rounded already would round half precision twice.
+        # Multiplying the rounded gradient would round half precision twice.
         scale = factor / float(request.denominator or 1.0)
     cpu_launch.launch(
         request.call.loss_spec,

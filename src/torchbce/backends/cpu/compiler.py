@@ -1,4 +1,4 @@
-"""Compiled kernels: from this process, from disk, or compiled now."""
+"""Compiled kernels: compiled earlier in this process, loaded from disk, or compiled now."""
 
 import hashlib
 import os
@@ -60,8 +60,8 @@ def _fingerprint() -> str | None:
 
 _FINGERPRINT = _fingerprint()
 
-if hasattr(os, "register_at_fork"):  # nothing forks on Windows
-    # A child forked in the middle of a compilation would wait for Numba's locks for ever.
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    # A child forked in the middle of a compilation would wait for Numba's locks forever.
     os.register_at_fork(
         before=_compiling.acquire,
         after_in_parent=_compiling.release,

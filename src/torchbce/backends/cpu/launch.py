@@ -36,7 +36,7 @@ _WORD = 8  # bytes
 
 
 class Sums(NamedTuple):
-    """What a pass over the elements adds up.
+    """The sums over all elements.
 
     Attributes:
         loss: the sum of the losses.
@@ -64,8 +64,8 @@ def launch(
 
     Args:
         loss_spec: the loss and its options.
-        inputs: what is read.
-        losses: memory for the element losses, from `memory_for_losses`; None to drop them.
+        inputs: the tensors to read.
+        losses: memory for the element losses, from `memory_for_losses`; None not to store them.
         gradient: memory for the gradient, from `memory_for_gradient`; None to compute none.
         scale: a number that multiplies the gradient.
         upstream: a tensor that multiplies it too, of input's dtype, broadcasting to its shape.
@@ -103,7 +103,7 @@ def launch(
     words = 1 + count + staging.SUMS_PER_CHUNK * chunks
     record = array("q", header + table.tobytes() + bytes(_WORD * words))
     kernel = compiled_kernel(loss, input_code, target_code, weight_codes)
-    # The tensors too, which the record has but the addresses of.
+    # Pass the tensors too, since the record has only their addresses.
     threads.run(kernel, record, count, (inputs, losses, gradient, upstream))
     start = work + _WORD * (1 + count)
     per_chunk = struct.unpack_from(f"{staging.SUMS_PER_CHUNK * chunks}d", record, start)
@@ -115,12 +115,12 @@ def launch(
 
 
 class SmallRecord(NamedTuple):
-    """The record of a pass over a few contiguous elements, prepared but for three addresses.
+    """The record of a pass over a few contiguous elements, complete except for three addresses.
 
     Attributes:
-        kernel: that reads it.
+        kernel: the kernel that reads it.
         words: the record, to be copied for each call.
-        sums_at: where in it the sums of each chunk are, in bytes.
+        sums_at: where the sums of each chunk are in the record, in bytes.
     """
 
     kernel: threads.Kernel
@@ -133,7 +133,7 @@ def small_record(
 ) -> SmallRecord:
     """The record for tensors of the same kind as `inputs`, see `fits_small_record`.
 
-    For one thread, for a reduction to a sum, and for a loss without options.
+    It is for one thread, for a loss that is reduced to a sum, and without options.
     """
     x, y, *_ = inputs
     chunks = -(-x.numel() // staging.CHUNK)

@@ -1,7 +1,7 @@
-"""Memory for gradients: in huge pages, and reused once nobody else holds it.
+"""Memory for gradients: in huge pages, and reused once no tensor uses it.
 
-The system fills new memory with zeros at the first touch, page by page. For a gradient of 64 MiB
-that takes 15 to 35 ms on two cores, as long as computing it.
+The system fills each page of new memory with zeros when it is first written. For a gradient of 64
+MiB that takes 15 to 35 ms on two cores, as long as computing it.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchbce import _pytorch
 
-#: The C library keeps smaller memory itself.
+#: In bytes. The C library itself keeps smaller memory for reuse.
 LARGE = 4 * 2**20
 _MADV_HUGEPAGE = 14
 
@@ -27,7 +27,7 @@ def reused(like: Tensor, strides: tuple[int, ...]) -> Tensor:
     """Uninitialised memory for a gradient: that of the last gradient if it is free.
 
     Args:
-        like: has the shape and dtype.
+        like: a tensor of the shape and dtype.
         strides: those of a contiguous tensor, with its dimensions in any order.
     """
     size = like.nbytes
@@ -93,16 +93,16 @@ def _references(kept: list[torch.UntypedStorage]) -> int:
 
 @functools.cache
 def _unheld() -> int:
-    """The reference count of a storage that nobody else holds; it depends on Python's version."""
+    """The reference count of a storage without other references, which depends on Python."""
     return _references([torch.empty(0, device="cpu").untyped_storage()])
 
 
 def _in_child() -> None:
-    """A forked child has the lock in any state, and shares the memory with its parent."""
+    """In a forked child the lock may be held, and the memory is shared with the parent."""
     global _lock
     _lock = threading.Lock()
     _kept.clear()
 
 
-if hasattr(os, "register_at_fork"):  # nothing forks on Windows
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_in_child)

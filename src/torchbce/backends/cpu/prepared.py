@@ -1,8 +1,8 @@
-"""A repeated call, prepared once: for few elements, a step is one kernel and little else.
+"""Repeated calls with few elements, prepared once so that each runs little but the kernel.
 
-A step of a training repeats the call of the step before, with other tensors of the same kind. For
-few elements, checking and describing it again takes longer than the kernel: of 32 elements the loss
-and its gradient take 0.7 microseconds in the kernel.
+A training step repeats the call of the previous step with other tensors of the same kind. For few
+elements, checking and describing the call again takes longer than the kernel, which takes 0.7
+microseconds for the loss and the gradient of 32 elements.
 """
 
 import ctypes
@@ -30,12 +30,12 @@ _LARGE = 3e38  # below the largest float32, 3.4e38
 
 
 class PreparedLoss:
-    """A reduced loss of a few plain, contiguous elements without options but the reduction.
+    """A reduced loss of few plain, contiguous elements, whose only option is the reduction.
 
     Args:
         request: a call of this kind.
-        denominator: of its reduction.
-        is_same_kind: whether an input and a target are of the kind of those of the request.
+        denominator: the denominator of its reduction.
+        is_same_kind: tells whether an input and a target are like those of the request.
     """
 
     __slots__ = (

@@ -3,8 +3,8 @@
 On Linux they are the threads of PyTorch's own OpenMP. Those keep spinning for a while after each
 operation of PyTorch, so that other threads would find the cores busy: 2^20 losses and gradients
 between two operations of PyTorch take 3.8 ms with threads of Python and 1.9 ms with OpenMP's.
-Elsewhere they are threads of Python. So they are in a forked child, where OpenMP would wait for
-threads that exist in the parent alone.
+On other systems they are threads of Python, and also in a forked child, where OpenMP would wait for
+threads that exist only in the parent.
 
 ctypes releases the GIL while a kernel runs.
 """
@@ -42,8 +42,8 @@ _pool_lock = threading.Lock()
 def run(kernel: Kernel, record: "array[int]", threads: int, memory: tuple[object, ...]) -> None:
     """Run a kernel in this thread and others, which share the work by the record's counters.
 
-    `memory` is what the record has addresses of. The other threads hold it, so that it lasts until
-    they end even if Ctrl-C interrupts this thread while it waits for them.
+    `memory` has the tensors whose addresses are in the record. The other threads hold it, so that
+    it lasts until they end even if Ctrl-C interrupts this thread while it waits for them.
     """
     address, _ = record.buffer_info()
     if threads == 1:
@@ -97,10 +97,10 @@ def _submit(helpers: int, *arguments: Any) -> list["Future[None]"]:
 
 
 def _in_child() -> None:
-    """A forked child has no thread of its parent but one, and locks in any state."""
+    """A forked child has only one thread of its parent, and its locks may be held."""
     global _forked, _pool, _pool_lock
     _forked, _pool, _pool_lock = True, None, threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # nothing forks on Windows
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_in_child)

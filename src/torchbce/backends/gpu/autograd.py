@@ -2,7 +2,7 @@
 
 The forward pass computes the value and, if the input requires grad, its gradient in the same pass
 over memory. That gradient is for an upstream gradient of 1. The backward pass launches a kernel
-that reads the upstream gradient on the device: if it is 1, the kernel does nothing, and else it
+that reads the upstream gradient on the device: if it is 1, the kernel does nothing; otherwise it
 computes the gradient again in the same memory, with one rounding. The host never waits.
 """
 
@@ -63,7 +63,7 @@ def compute_gradient(request: Request, upstream: Tensor, kept: Tensor | None = N
 
 
 class _Context(Protocol):
-    """PyTorch's context, with what the forward pass leaves to the backward pass."""
+    """PyTorch's context, with what the forward pass saves for the backward pass."""
 
     saved_tensors: tuple[Tensor, ...]
     gradient: Tensor | None

@@ -57,7 +57,7 @@ class Launch(NamedTuple):
 
     Attributes:
         kernel: one of `kernels`.
-        programs: how many run.
+        programs: the number of programs.
         arguments: tensors, records of them, and numbers.
         options: parameters that are known at compile time, and options of Triton's compiler.
     """

@@ -122,8 +122,8 @@ class Flags(NamedTuple):
         even: whether the number of elements is a multiple of 16.
         denominator: where the denominator comes from.
         skip_if_one: whether to do nothing if the upstream gradient is 1.
-        tiles: per program.
-        block: elements per tile.
+        tiles: the number of tiles per program.
+        block: the number of elements per tile.
     """
 
     kinds: Operands[int]
@@ -177,7 +177,7 @@ def _strided_layout(
 ) -> tuple[Operands[int], Layout]:
     """As `layout_of`, from shapes and strides; `dimensions` lists the outermost one first.
 
-    Neighbouring dimensions that every strided operand walks with a single step are merged.
+    Neighbouring dimensions are merged where every strided operand has one stride for both.
     """
     sizes = [shape[d] for d in dimensions]
     kinds: list[int] = []
@@ -200,9 +200,10 @@ def _strided_layout(
 
 
 def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
-    """Sizes and strides of the dimensions that remain: of size 1 none, of neighbours their merger.
+    """Sizes and strides without dimensions of size 1, with neighbours merged where possible.
 
-    Dimensions of sizes m and n merge if each stride of the outer one is n times that of the inner.
+    Dimensions of sizes m and n can be merged if each stride of the outer one is n times that of the
+    inner one.
     """
     merged: list[tuple[int, list[int]]] = []
     for size, *steps in zip(sizes, *strides, strict=True) if strides else ():

@@ -61,7 +61,7 @@ def as_numbers(values: pl.Series) -> np.ndarray:
 
 
 def maybe_numbers(values: pl.Series) -> pl.Series | None:
-    """The values as float64, null where missing or not a number; None for other types, as dates."""
+    """The values as float64, null where missing or not a number; None for other types (dates)."""
     if values.dtype == pl.String:
         return values.str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None)
     if values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null):

@@ -1,7 +1,7 @@
 """One pass over a CSV or JSON lines file that finds malformed lines and names them.
 
-polars refuses some of them without a line number (short rows, repeated names, invalid JSON), and
-reads others as something else than was written (stray quotes).
+polars rejects some of them without a line number (short rows, repeated names, invalid JSON), and
+reads others incorrectly (stray quotes).
 """
 
 import codecs
@@ -19,8 +19,8 @@ from typing import Any
 from torchbce.classifier.errors import InputError, listing
 from torchbce.classifier.tables.formats import is_gzipped
 
-# RFC 4180: a value is quoted as a whole, with the quotes inside it doubled, or holds no quote. What
-# else Python and polars accept they read differently, and polars may lose rows.
+# RFC 4180: a value is quoted as a whole, with the quotes inside it doubled, or holds no quote.
+# Python and polars accept other forms, but read them differently, and polars may lose rows.
 _VALUE = r'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _ROW = re.compile(rf"{_VALUE}(?:,{_VALUE})*\r?\n?")
 
@@ -40,7 +40,7 @@ def check_csv(path: Path) -> int:
     field_limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than 128 KiB
     line = 0
     try:
-        # Python's universal newlines take a lone \r for the end of a line, polars does not.
+        # With universal newlines Python would end a line at a lone \r, which polars does not.
         with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             lines: list[str] = []
             reader = csv.reader(_recorded(file, lines), strict=True)
@@ -179,5 +179,5 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"{listing(repeated)} is there more than once")
+        raise ValueError(f"{listing(repeated)} appears more than once")
     return row

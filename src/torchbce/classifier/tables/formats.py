@@ -1,4 +1,4 @@
-"""The file format of a table, by the end of its name."""
+"""The file format of a table, given by the end of its name."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def format_of(path: Path) -> str:
         if name.endswith(ending):
             return kind
     raise InputError(
-        f"{str(path)!r} is of no known format; a table's name ends in {listing(FORMATS, 9, 'or')}"
+        f"{str(path)!r} has no known file format; its name must end in {listing(FORMATS, 9, 'or')}"
     )
 
 

@@ -20,8 +20,8 @@ from torchbce.imbalance import prior_bias
 
 LEARNING_RATE = {"linear": 0.02, "mlp": 0.001}
 
-# 64 steps per epoch or more, so that small tables get enough steps; batches of 512 rows from 32,768
-# rows on.
+# At least 64 steps per epoch, so that small tables get enough steps; batches of 512 rows from
+# 32,768 rows on.
 BATCH_SIZES = (16, 512)
 STEPS_PER_EPOCH = 64
 
@@ -85,7 +85,7 @@ def train(
         stage: the name of this training, for `progress`.
 
     Raises:
-        InputError: if the loss is no longer finite, or the device or the precision is not there.
+        InputError: if the loss is not finite, or the device or the precision is not available.
     """
     fabric = _fabric(options)
     generator = torch.Generator().manual_seed(options.seed)
