@@ -106,7 +106,7 @@ def test_fit_json(place: Path, here: Path) -> None:
     assert load(here / "m").encoder.width == answer["features"]
 
 
-def test_fit_takes_what_the_user_says(here: Path) -> None:
+def test_fit_uses_the_options_of_the_user(here: Path) -> None:
     csv_of(TABLE.with_columns(id=pl.Series(range(24))), here / "t.csv")
     arguments = "--text place --categorical stars --categorical id --drop review --positive no"
     done("fit", "t.csv", "--target", "kind", "--output", "m", *shlex.split(arguments), *FAST)
@@ -188,7 +188,7 @@ def test_evaluate_predictions_of_another_tool(here: Path) -> None:
         assert answer["confusion"] == {"tn": 2, "fp": 0, "fn": 1, "tp": 1}
 
 
-def test_own_predictions_score_as_the_model_does(place: Path, here: Path) -> None:
+def test_scores_of_a_predictions_file_equal_those_of_the_model(place: Path, here: Path) -> None:
     done("predict", place / "model", place / "t.csv", "--output", "p.csv")
     again = done(
         "evaluate", "--predictions", "p.csv", "--target", "kind", "--probability", "probability",
@@ -240,7 +240,7 @@ def strange(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
-def test_predict_leaves_the_values_as_they_were(place: Path, here: Path, ending: str) -> None:
+def test_predict_does_not_change_the_values(place: Path, here: Path, ending: str) -> None:
     result = done("predict", place / "model", strange(here), "--output", f"out.{ending}")
     assert result.stdout.startswith(f"3 rows written to out.{ending}, ")
     assert result.stderr == ""
@@ -285,7 +285,7 @@ def test_predict_every_format(
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-def test_predict_loses_no_number_on_the_way_to_another_format(
+def test_predict_keeps_numbers_exact_in_another_format(
     place: Path, here: Path, ending: str
 ) -> None:
     """A column of a CSV is a number in a typed format only where nothing of it is lost."""
@@ -313,7 +313,9 @@ def test_predict_nested_values(place: Path, here: Path) -> None:
     assert names_in(here) == {"in.jsonl", "out.jsonl"}
 
 
-def test_predict_over_its_input(place: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_can_overwrite_its_input(
+    place: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     for ending in ("csv", "parquet", "jsonl"):
         with row_writer(here / f"t.{ending}", False, False) as writer:
@@ -331,7 +333,7 @@ def test_predict_summary(place: Path, here: Path) -> None:
     assert answer == {"rows": 24, "positives": positives, "output": "o.csv"}
 
 
-def test_predict_what_was_never_seen(place: Path, here: Path) -> None:
+def test_predict_unseen_values(place: Path, here: Path) -> None:
     new = pl.DataFrame({"review": ["zzz qqq", None], "place": ["moon", None], "stars": [1e9, None]})
     csv_of(new, here / "new.csv")
     assert len(done("predict", place / "model", "new.csv").stdout.splitlines()) == 3
@@ -484,7 +486,9 @@ def test_bad_tables(place: Path, here: Path, make: Callable[[Path], Any], words:
     assert names_in(here) == before
 
 
-def test_a_bad_row_far_down(place: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_row_in_a_later_batch(
+    place: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its number is that of the whole table, and the rows before it leave no file."""
     monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     stars = [*(str(v or "") for v in TABLE["stars"][:17]), "many", *[""] * 6]
@@ -517,7 +521,7 @@ def test_evaluate_needs_the_target(place: Path, here: Path) -> None:
         (["0.5", "inf"], "infinite number in row 2"),
     ],
 )
-def test_predictions_that_are_no_probabilities(here: Path, p: list[str], words: str) -> None:
+def test_predictions_that_are_not_probabilities(here: Path, p: list[str], words: str) -> None:
     csv_with(p=p, y=[0, 1])(here / "p.csv")
     base = ["evaluate", "--predictions", "p.csv", "--target", "y", "--probability"]
     refused(torchbce(*base, "p"), words)
@@ -574,7 +578,7 @@ def test_columns_that_predict_would_append(place: Path, here: Path) -> None:
         refused(torchbce("predict", place / "model", "t.csv"), f"already has column '{name}'")
 
 
-def test_arguments_that_contradict(place: Path) -> None:
+def test_contradictory_arguments(place: Path) -> None:
     model, table = place / "model", place / "t.csv"
     refused(torchbce("predict", model), "give either TABLE or --text")
     refused(torchbce("predict", model, table, "--text", "x"), "give either TABLE or --text")
@@ -595,7 +599,7 @@ def test_arguments_that_contradict(place: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def test_a_fault_of_the_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any) -> None:
         raise AssertionError("not as planned")
 
@@ -633,7 +637,7 @@ def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
     )
 
 
-def test_processes_of_their_own(place: Path, here: Path) -> None:
+def test_commands_in_separate_processes(place: Path, here: Path) -> None:
     """Nothing but the results on stdout, and nothing from the libraries on stderr."""
     fit = ["fit", place / "t.csv", "--target", "kind", "--output", "m", "--json", *FAST]
     good, bad = start(*fit), start("predict", place / "model", place / "no.csv")
@@ -649,7 +653,7 @@ def test_processes_of_their_own(place: Path, here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_enough(place: Path, here: Path) -> None:
+def test_a_reader_that_closes_the_pipe(place: Path, here: Path) -> None:
     long = pl.concat([TABLE] * 2000)
     csv_of(long, here / "long.csv")
     process = start("predict", place / "model", "long.csv")
@@ -686,7 +690,7 @@ def test_control_c(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bar_on_a_terminal(here: Path) -> None:
+def test_a_progress_bar_on_a_terminal(here: Path) -> None:
     csv_of(numbers(2400), here / "t.csv")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -741,7 +745,7 @@ main()
 
 
 @pytest.mark.slow
-def test_no_space_for_predictions(place: Path, here: Path) -> None:
+def test_a_full_disk_for_predictions(place: Path, here: Path) -> None:
     csv_of(pl.concat([TABLE] * 50), here / "t.csv")
     script = """
 import resource, signal, sys
@@ -764,7 +768,7 @@ main()
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl", "parquet"])
-def test_no_space_at_the_end(
+def test_a_full_disk_at_the_end(
     place: Path, here: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:

@@ -84,7 +84,7 @@ def test_an_index_without_a_name_is_dropped(name: str) -> None:
     assert (choice.kind, choice.reason) == ("dropped", "a row index without a name")
 
 
-def test_in_few_rows_nothing_is_an_identifier() -> None:
+def test_small_tables_have_no_identifiers() -> None:
     assert look([f"k{i}" for i in range(18)]).kind == "categorical"
     assert look(list(range(18))).kind == "numeric"
     assert look([f"k{i}" for i in range(20)]).kind == "dropped"
@@ -117,7 +117,7 @@ def test_drop() -> None:
     )
 
 
-def test_saying_it_twice_is_saying_it_once() -> None:
+def test_a_repeated_override_is_accepted() -> None:
     assert look(cycle(1, 2), overrides=Overrides(text=["c", "c"])).kind == "text"
 
 
@@ -147,7 +147,7 @@ WRONG: list[tuple[Overrides, str]] = [
 
 
 @pytest.mark.parametrize(("overrides", "sentence"), WRONG, ids=[s for _, s in WRONG])
-def test_overrides_that_are_wrong(overrides: Overrides, sentence: str) -> None:
+def test_wrong_overrides(overrides: Overrides, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
         infer_columns(TABLE, "y", overrides)
     assert str(caught.value) == sentence
@@ -165,14 +165,14 @@ def test_nothing_to_learn_from() -> None:
         infer_columns(constant, "y", Overrides())
 
 
-def test_a_wide_table_is_looked_at_in_no_time() -> None:
+def test_a_wide_table() -> None:
     wide = pl.DataFrame(np.random.default_rng(0).normal(size=(4, 500)))
     choices = infer_columns(wide.with_columns(y=pl.Series([0, 1, 0, 1])), "y", Overrides())
     assert len(choices) == 500
 
 
 @pytest.mark.parametrize("name", ["count", "value", "literal", ""])
-def test_any_name_will_do(name: str) -> None:
+def test_any_column_name(name: str) -> None:
     """polars names columns of its own results "count" and "literal"."""
     table = pl.DataFrame({name: ["a", "b"] * ROWS, "y": [0, 1] * ROWS})
     encoder, _ = fit_encoder(table, [Choice(name, "categorical", "")])

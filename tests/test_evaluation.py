@@ -27,7 +27,7 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_each_figure(seed: int) -> None:
+def test_each_metric(seed: int) -> None:
     z, y = sample(seed=seed)
     p = sigmoid(z)
     # Rows of equal logits are tied, though a vectorised sigmoid may round them apart.
@@ -65,7 +65,7 @@ def test_four_rows_by_hand() -> None:
     assert got.ece == pytest.approx((0.1 + 0.4 + 0.65 + 0.2) / 4)
 
 
-def test_always_the_base_rate_is_worth_1() -> None:
+def test_predicting_the_base_rate_has_a_relative_log_loss_of_1() -> None:
     y = np.array([1, 0, 0, 0], dtype=np.float32)
     got = evaluate_probabilities(np.full(4, 0.25), y)
     assert got.relative_log_loss == pytest.approx(1, rel=1e-12)
@@ -145,7 +145,7 @@ def test_nothing_is_predicted_positive() -> None:
     assert got.f1 == 0
 
 
-def test_saturated_probabilities_cost_100_nats() -> None:
+def test_saturated_probabilities_have_a_loss_of_100_nats() -> None:
     y = np.array([0, 1], dtype=np.float32)
     assert evaluate_probabilities(np.array([0.0, 1.0]), y).log_loss == 0
     assert evaluate_probabilities(np.array([1.0, 0.0]), y).log_loss == 100

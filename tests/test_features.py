@@ -56,7 +56,7 @@ SENTENCES = [" ".join(RANDOM.choice(WORDS, size=RANDOM.integers(1, 9))) for _ in
 
 
 @pytest.mark.parametrize("rows", [60, 240])
-def test_text_is_scikit_learns_tf_idf(rows: int) -> None:
+def test_text_features_equal_scikit_learns_tf_idf(rows: int) -> None:
     texts = [*(SENTENCES * 4)[: rows - 1], "once"]
     encoder, matrix = fitted("text", texts)
     reference = TfidfVectorizer(
@@ -90,7 +90,7 @@ def test_text_of_numbers() -> None:
     assert same(encoder.transform(pl.DataFrame({"c": [10, 20, 10, 30]})), matrix)
 
 
-def test_text_without_words_beside_a_column_that_says_something() -> None:
+def test_text_without_words_next_to_a_useful_column() -> None:
     table = pl.DataFrame({"t": ["!", "?", "!!", "..."], "n": [1.0, 2.0, 3.0, 4.0]})
     encoder, matrix = fit_encoder(table, [Choice("t", "text", ""), Choice("n", "numeric", "")])
     assert [column.name for column in encoder.columns] == ["n"]
@@ -100,7 +100,7 @@ def test_text_without_words_beside_a_column_that_says_something() -> None:
 # ------------------------------------------------------------------------------------- categories
 
 
-def test_categories_are_scikit_learns_one_hot() -> None:
+def test_category_features_equal_scikit_learns_one_hot() -> None:
     values = RANDOM.choice(["x", "y", "z", "é"], size=50)
     encoder, matrix = fitted("categorical", values)
     reference = OneHotEncoder(dtype=np.float32, handle_unknown="ignore")
@@ -139,7 +139,7 @@ def test_a_missing_category_is_flagged_where_training_had_one() -> None:
     ],
     ids=lambda s: str(s.dtype),
 )
-def test_a_category_is_known_by_any_type(new: pl.Series) -> None:
+def test_a_category_is_recognised_in_any_type(new: pl.Series) -> None:
     encoder, _ = fitted("categorical", ["1", "2", ""])
     assert dense(encoder.transform(pl.DataFrame({"c": new}))).tolist() == np.eye(3).tolist()
 
@@ -205,7 +205,7 @@ def test_a_value_at_an_edge_is_in_the_bin_above() -> None:
     assert bins.tolist() == [[1, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 0]]
 
 
-def test_ties_make_fewer_bins_and_no_empty_one() -> None:
+def test_ties_give_fewer_bins_but_no_empty_bin() -> None:
     values = np.repeat([0.0, 1.0, 2.0, 50.0], [1700, 20, 30, 50])
     encoder, matrix = fitted("numeric", values)
     (column,) = encoder.columns
@@ -221,21 +221,21 @@ def test_a_row_without_a_number_is_in_no_bin() -> None:
     assert (dense(matrix)[-10:, :2] == [0, 1]).all()
 
 
-def test_huge_values_are_cut() -> None:
+def test_huge_values_are_clipped() -> None:
     encoder, _ = fitted("numeric", [1.0, 2.0, 3.0])
     got = dense(encoder.transform(pl.DataFrame({"c": [1e300, -1.7e308, 2.0]})))
     assert got.tolist() == [[1e6], [-1e6], [0]]
 
 
 @pytest.mark.parametrize("values", [[1e308, -1e308, 1e308], [0.0, 5e-324, 0.0]])
-def test_what_cannot_be_standardised_is_told(values: list[float]) -> None:
+def test_columns_that_cannot_be_standardised_raise(values: list[float]) -> None:
     with pytest.raises(
         InputError, match=r"column 'c' cannot be standardised: its values range from "
     ):
         fitted("numeric", values)
 
 
-def test_infinite_and_no_numbers_name_their_row() -> None:
+def test_errors_name_the_row_of_an_infinite_or_non_numeric_value() -> None:
     with pytest.raises(InputError, match=r"column 'c' holds an infinite number in row 2;"):
         fitted("numeric", ["1", "inf", "2"])
     encoder, _ = fitted("numeric", [1.0, 2.0])
@@ -264,7 +264,7 @@ def test_the_fitted_matrix_is_the_transformed_table(rows: int) -> None:
     assert same(one, matrix[2:3])
 
 
-def test_as_strings_the_table_is_the_same() -> None:
+def test_a_table_of_strings_has_the_same_features() -> None:
     table = reviews(24)
     encoder, matrix = fit_encoder(table, CHOICES)
     strings = table.cast(pl.String)

@@ -649,7 +649,7 @@ def test_memory_is_reused_only_when_it_is_free() -> None:
     assert gradient(7)[0] == -3.5
 
 
-def test_memory_in_shared_memory_is_not_reused() -> None:
+def test_shared_memory_is_not_reused() -> None:
     x, y = torch.zeros(2**20, requires_grad=True), torch.ones(2**20)
     (gradient,) = torch.autograd.grad(bce(x, y, reduction="sum"), x)
     place = gradient.share_memory_().data_ptr()

@@ -543,7 +543,7 @@ def nothing() -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reduction", ["mean", "batch_mean"])
-def test_a_mean_over_nothing_is_0_with_one_warning(backend: str, reduction: str) -> None:
+def test_a_mean_over_no_elements_is_0_with_one_warning(backend: str, reduction: str) -> None:
     for arguments, leaves in nothing():
         with torchbce.backend(backend), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -559,7 +559,7 @@ def test_a_mean_over_nothing_is_0_with_one_warning(backend: str, reduction: str)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_a_sum_over_nothing_is_0_without_a_warning(reduction: str) -> None:
+def test_a_sum_over_no_elements_is_0_without_a_warning(reduction: str) -> None:
     for arguments, leaves in nothing():
         loss = call(**arguments, reduction=reduction)
         assert loss.shape == (arguments["input"].shape[:1] if reduction == "none" else ())

@@ -106,7 +106,7 @@ def test_a_relative_path(
     assert names_in(tmp_path) == {"model", "deep", "other", "third"}
 
 
-def test_others_may_read_it_as_the_umask_says(classifier: Classifier, tmp_path: Path) -> None:
+def test_permissions_follow_the_umask(classifier: Classifier, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         save(classifier, tmp_path / "model")
@@ -117,7 +117,7 @@ def test_others_may_read_it_as_the_umask_says(classifier: Classifier, tmp_path: 
     assert (tmp_path / "model" / CARD).stat().st_mode & 0o777 == 0o644
 
 
-def test_the_card_is_for_people_too(saved: Path) -> None:
+def test_the_card_is_readable_json(saved: Path) -> None:
     text = (saved / CARD).read_text()
     assert len(text.splitlines()) > 50
     assert json.loads(text)["format"] == 1
@@ -126,7 +126,7 @@ def test_the_card_is_for_people_too(saved: Path) -> None:
 # --------------------------------------------------------------------------------------- replacing
 
 
-def test_an_existing_model_is_replaced_when_told(other: Classifier, model: Path) -> None:
+def test_an_existing_model_is_replaced_with_overwrite(other: Classifier, model: Path) -> None:
     before = contents(model)
     with pytest.raises(InputError, match=r"exists; pass overwrite=True to replace it"):
         save(other, model)
@@ -136,14 +136,14 @@ def test_an_existing_model_is_replaced_when_told(other: Classifier, model: Path)
     assert names_in(model.parent) == {"model"}
 
 
-def test_an_empty_folder_is_replaced_when_told(other: Classifier, tmp_path: Path) -> None:
+def test_an_empty_folder_is_replaced_with_overwrite(other: Classifier, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     save(other, tmp_path / "model", overwrite=True)
     assert load(tmp_path / "model").card == other.card
 
 
 @pytest.mark.parametrize("kind", ["file", "folder of others", "model and others"])
-def test_what_is_no_model_is_left_alone(
+def test_a_directory_that_is_not_a_model_is_kept(
     other: Classifier, model: Path, kind: str, tmp_path: Path
 ) -> None:
     place = tmp_path / "place"
@@ -164,7 +164,7 @@ def test_what_is_no_model_is_left_alone(
     assert names_in(tmp_path) <= {"model", "place"}
 
 
-def test_no_folder_to_stand_in(other: Classifier, tmp_path: Path) -> None:
+def test_a_missing_parent_folder(other: Classifier, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder '.*no' to write 'model' into"):
         save(other, tmp_path / "no" / "model")
     assert names_in(tmp_path) == set()
@@ -315,7 +315,7 @@ except InputError as error:
 
 
 @pytest.mark.slow
-def test_no_space(third: Classifier, other: Classifier, tmp_path: Path) -> None:
+def test_a_full_disk(third: Classifier, other: Classifier, tmp_path: Path) -> None:
     """A limit on the size of files simulates a full disk."""
     old, new = tmp_path / "model", tmp_path / "new"
     save(third, old)
@@ -459,7 +459,7 @@ def test_a_card_of_the_wrong_shape(model: Path, change: Callable[[Any], Any]) ->
     assert len(sentence) < 1000
 
 
-def test_edges_that_do_not_rise(tmp_path: Path) -> None:
+def test_edges_that_do_not_increase(tmp_path: Path) -> None:
     binned = fit(numbers(400), "y", options=TrainingOptions(epochs=1))
     save(binned, tmp_path / "model")
     edges = json.loads((tmp_path / "model" / CARD).read_bytes())["columns"][0]["edges"]
@@ -505,7 +505,7 @@ def test_numbers_beyond_floats(model: Path, old: str, new: str) -> None:
     assert "is damaged: " in refusal(model)
 
 
-def test_deep_nesting_in_what_is_not_looked_at(model: Path) -> None:
+def test_deep_nesting_in_the_training_options(model: Path) -> None:
     text = (model / CARD).read_text()
     deep = "[" * 100_000 + "]" * 100_000
     (model / CARD).write_text(text.replace('"training": {', f'"training": {{"x": {deep},', 1))
@@ -625,7 +625,7 @@ def test_files_of_two_models(other: Classifier, model: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 3e38])
-def test_a_word_cannot_weigh_anything(model: Path, value: float) -> None:
+def test_idf_out_of_range(model: Path, value: float) -> None:
     with_tensors(model, lambda tensors: tensors["idf.0"].fill_(value))
     assert "tensor 'idf.0' must be in [1, 100]" in refusal(model)
 

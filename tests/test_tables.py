@@ -122,7 +122,7 @@ def test_csv(tmp_path: Path, content: str | bytes, expected: list[list[str]], zi
     assert together.equals(read(path))
 
 
-def test_the_limit_of_the_csv_module_is_as_before(tmp_path: Path) -> None:
+def test_the_field_limit_of_the_csv_module_is_restored(tmp_path: Path) -> None:
     before = csv.field_size_limit(131072)
     read(file(tmp_path, "a,b\n1,2\n"))
     refusal(file(tmp_path, "a,b\n1,2,3\n"))
@@ -136,7 +136,7 @@ def write_text(path: Path, texts: list[str], first: bool) -> Path:
 
 @pytest.mark.parametrize("first", [True, False], ids=["first column", "last column"])
 @pytest.mark.parametrize("at", [[0], [3], [0, 1], [1, 3], [2996], [5, 2999]])
-def test_a_stray_quote_loses_nothing(tmp_path: Path, at: list[int], first: bool) -> None:
+def test_a_stray_quote_loses_no_rows(tmp_path: Path, at: list[int], first: bool) -> None:
     """A quote inside a value that is not quoted is read as written, or refused with its line."""
     texts = ["some words"] * (5 if at[-1] < 5 else 3000)
     for i in at:
@@ -169,7 +169,9 @@ def test_whatever_python_writes_is_read(tmp_path: Path, values: list[list[str]])
     st.sampled_from(["p", "p,q"]),
 )
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_read_is_what_is_written(tmp_path: Path, pieces: list[str], header: str) -> None:
+def test_a_csv_is_rejected_or_read_as_python_reads_it(
+    tmp_path: Path, pieces: list[str], header: str
+) -> None:
     """Any text is refused, or read as Python's csv module reads it: nothing is lost in silence."""
     text = f"{header}\n{''.join(pieces)}"
     try:
@@ -227,7 +229,7 @@ def test_malformed_csv_in_gzip(tmp_path: Path, content: str | bytes, sentence: s
     assert refusal(path).startswith(sentence)
 
 
-def test_the_line_of_what_is_not_utf_8(tmp_path: Path) -> None:
+def test_the_error_names_the_line_that_is_not_utf_8(tmp_path: Path) -> None:
     lines = [b"a,b", *(b"%d,x" % n for n in range(5000)), b"9,caf\xe9"]
     sentence = refusal(file(tmp_path, b"\n".join(lines)))
     # The file is decoded ahead, in pieces of 8 KiB: the line is where decoding had come to.
@@ -310,7 +312,7 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["t.txt", "t", "csv", "t.csv.bz2", "t.tsv", "t.json", "t.xlsx"])
 def test_unknown_endings(tmp_path: Path, name: str) -> None:
     sentence = refusal(file(tmp_path, "a,b\n1,2\n", name))
-    assert sentence.startswith("PATH has no known file format; its name must end in '.csv', ")
+    assert sentence.startswith("PATH has no known format; its name must end in '.csv', ")
     assert all(ending in sentence for ending in FORMATS)
     with pytest.raises(InputError, match="no known format"):
         format_of(Path(name))
@@ -323,7 +325,7 @@ def test_no_such_file_and_a_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path / "d.csv") == "PATH is a directory; give a file"
 
 
-def test_a_name_is_no_pattern(tmp_path: Path) -> None:
+def test_a_file_name_is_not_a_pattern(tmp_path: Path) -> None:
     for name in ("a[1].csv", "a*.csv", "a?.parquet", "a[1].jsonl", "a [b] {c}.parquet"):
         path = tmp_path / name
         with row_writer(path, overwrite=False, json_lines=False) as writer:
@@ -357,7 +359,7 @@ def write_and_fail(path: Path, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet", "jsonl"])
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, ending: str) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"t.{ending}"
     with pytest.raises(RuntimeError, match="midway"):
         write_and_fail(path, RuntimeError("midway"))
@@ -380,14 +382,14 @@ def write(path: Path, overwrite: bool = False) -> None:
         writer.write(TABLE)
 
 
-def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     path = file(tmp_path, "precious")
     with pytest.raises(InputError, match=r"t\.csv' exists; pass overwrite=True to replace it"):
         write(path)
     assert path.read_text() == "precious"
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder '.*no' to write 't\.csv' into"):
         write(tmp_path / "no" / "t.csv")
     (tmp_path / "d.csv").mkdir()

@@ -80,7 +80,7 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_another_seed_makes_others(model: str) -> None:
+def test_another_seed_makes_other_bytes(model: str) -> None:
     table = reviews(40)
     weights = [
         fitted(table, "kind", model=model, seed=seed).network.input.weight for seed in (0, 1)
@@ -88,7 +88,7 @@ def test_another_seed_makes_others(model: str) -> None:
     assert not torch.equal(*weights)
 
 
-def test_the_number_of_threads_has_no_say() -> None:
+def test_the_number_of_threads_does_not_change_the_result() -> None:
     before = torch.get_num_threads()
     weights = []
     try:
@@ -102,7 +102,7 @@ def test_the_number_of_threads_has_no_say() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_process_is_left_as_it_was(model: str) -> None:
+def test_global_state_is_not_changed(model: str) -> None:
     before = (torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1].copy())  # type: ignore[index]
     recorded = Recorded()
     fitted(numbers(), model=model, progress=recorded)
@@ -114,7 +114,7 @@ def test_the_process_is_left_as_it_was(model: str) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_threads_are_given_back_after_an_error() -> None:
+def test_the_number_of_threads_is_restored_after_an_error() -> None:
     before = torch.get_num_threads()
     error = RuntimeError("midway")
     with pytest.raises(RuntimeError, match="midway"), one_thread():
@@ -162,7 +162,7 @@ def test_a_linear_network_starts_from_zero_and_an_mlp_does_not() -> None:
         assert network.input.weight.abs().max() <= 0.5
 
 
-def test_the_network_is_what_it_says() -> None:
+def test_the_layers_of_the_network() -> None:
     """The sparse first layer is a dense one."""
     random = np.random.default_rng(0)
     array = random.normal(size=(20, 7)) * (random.random((20, 7)) < 0.4)
@@ -181,7 +181,7 @@ def test_the_network_is_what_it_says() -> None:
 # ------------------------------------------------------------------------------------- when to stop
 
 
-def test_noise_stops_early_and_is_worth_nothing() -> None:
+def test_training_on_noise_stops_early() -> None:
     random = np.random.default_rng(0)
     table = pl.DataFrame({f"x{i}": random.normal(size=300) for i in range(5)})
     table = table.with_columns(y=pl.Series(random.integers(0, 2, 300)))
@@ -213,7 +213,7 @@ def test_patience() -> None:
     )
 
 
-def test_what_can_be_learned_is_learned_to_the_end() -> None:
+def test_training_continues_while_the_loss_falls() -> None:
     classifier = fitted(numbers(120, effect=4.0), epochs=10, learning_rate=0.2)
     assert classifier.card.epochs >= 5
     relative = classifier.card.held_out.relative_log_loss
@@ -343,7 +343,7 @@ def test_any_seed(seed: int) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_divergence_is_told(model: str) -> None:
+def test_divergence_raises(model: str) -> None:
     table = numbers(100).with_columns(a=pl.Series([1e3] + [0.0] * 99))
     with pytest.raises(
         InputError, match=r"^training diverged in epoch \d+: the loss is .*lower the learning_rate$"
@@ -363,14 +363,14 @@ def test_precisions(model: str, precision: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there() -> None:
+def test_a_device_that_is_not_available() -> None:
     with pytest.raises(
         InputError, match=r"^cannot train with device='cuda' and precision='32-true'"
     ):
         fitted(numbers(), device="cuda")
 
 
-def test_a_precision_that_is_not_there() -> None:
+def test_a_precision_that_is_not_available() -> None:
     with pytest.raises(InputError, match=r"^cannot train with device='cpu' and precision='8-bit'"):
         fitted(numbers(), precision="8-bit")
 
@@ -379,7 +379,7 @@ def test_auto_is_a_device() -> None:
     fitted(numbers(), device="auto", epochs=1)
 
 
-def test_the_card_tells_how_it_was_trained() -> None:
+def test_the_card_records_the_training() -> None:
     card = fitted(reviews(24), "kind", weight_decay=0.01, seed=5).card
     assert card.training["weight_decay"] == 0.01
     assert card.training["seed"] == 5

@@ -19,7 +19,7 @@ def format_of(path: Path) -> str:
         if name.endswith(ending):
             return kind
     raise InputError(
-        f"{str(path)!r} has no known file format; its name must end in {listing(FORMATS, 9, 'or')}"
+        f"{str(path)!r} has no known format; its name must end in {listing(FORMATS, 9, 'or')}"
     )
 
 
