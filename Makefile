@@ -5,8 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Stamped on success, so that an interrupted install is done again.
 INSTALLED := $(VENV)/installed
+# The oldest supported versions, in an environment of their own.
+OLDEST := .venv-oldest
+OLDEST_INSTALLED := $(OLDEST)/installed
 
-.PHONY: help install demo test check format bench exact gpu-check gpu-bench clean
+.PHONY: help install demo test test-oldest check format bench exact gpu-check gpu-bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +29,22 @@ demo: $(INSTALLED)  ## train, predict and evaluate on a data set that needs no n
 test: $(INSTALLED)  ## run the tests, doctests and examples; the GPU's kernels are interpreted
 	$(BIN)/pytest -q
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu --confcutdir=tests/gpu
+
+# Left out: the Triton kernels, which need a newer Triton than PyTorch 2.6 brings, the test suites of
+# other projects, whose current releases need newer versions, and the figures of the README.
+# gradcheck of PyTorch 2.6 calls a function that PyTorch 2.6 itself deprecates.
+test-oldest: $(OLDEST_INSTALLED)  ## run the tests with the oldest supported versions
+	$(OLDEST)/bin/pytest -q -p no:cacheprovider -W 'ignore:Please use `torch.vmap`:FutureWarning' \
+		--ignore=tests/test_kernels_ahead.py --ignore=tests/test_dropin_peers.py \
+		--ignore=tests/test_readme.py $(TESTS)
+
+# From PyPI, PyTorch for Linux comes with 3 GB of CUDA's libraries. For the CPU alone:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-oldest PYTHON=python3.11
+$(OLDEST_INSTALLED): pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt \
+		-e '.[cli]' pytest hypothesis mpmath
+	@touch $@
 
 check: $(INSTALLED)  ## formatter, linter and type checker
 	$(BIN)/ruff format --check
@@ -69,4 +88,4 @@ gpu-bench:  ## measure the GPU's kernels and write benchmarks/results/gpu-NAME.m
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:  ## remove .venv and what the targets made
-	rm -rf $(VENV) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
