@@ -1,7 +1,7 @@
-"""One table of the losses: how each is called, where its inputs come from, and its formula.
+"""The losses of the package's own table (`definition.family`), each with values of its constants.
 
-The formulas are those of the papers, in float64 and without care for the tails: the inputs that
-the table gives are moderate. The tails are tested in `test_family_accuracy.py`.
+Each case adds the formula of the paper, in float64 and without care for the tails: the inputs of
+the cases are moderate. The tails are tested in `test_reference_accuracy.py`.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import torchbce
 from torchbce import functional
+from torchbce.definition import family as records
+from torchbce.definition.family import LossRecord
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,23 @@ class Loss:
     """A member of the family with its own options set."""
 
     name: str
-    function: Callable[..., Tensor]
-    module: type[nn.Module]
+    record: LossRecord
     parts: Callable[[Tensor], tuple[Tensor, Tensor]]
     own: dict[str, Any] = field(default_factory=dict)
-    kind: str = "logits"
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        found: Callable[..., Tensor] = getattr(functional, self.record.name)
+        return found
+
+    @property
+    def module(self) -> type[nn.Module]:
+        found: type[nn.Module] = getattr(torchbce, self.record.module)
+        return found
+
+    @property
+    def kind(self) -> str:
+        return self.record.domain.name
 
     def __call__(self, input: Tensor, target: Tensor, **options: Any) -> Tensor:
         return self.function(input, target, **self.own, **options)
@@ -75,66 +89,60 @@ def _asymmetric(gamma_pos: float, gamma_neg: float, margin: float) -> Callable[[
     return parts
 
 
+def _case(name: str, function: str, parts: Callable[[Tensor], Any], **own: Any) -> Loss:
+    record = records.FAMILY[function]
+    assert set(own) <= set(record.constants)
+    return Loss(name, record, parts, own)
+
+
 FAMILY = [
-    Loss(
-        "bce_with_logits",
-        functional.binary_cross_entropy_with_logits,
-        torchbce.BCEWithLogitsLoss,
-        _focal(None, 0),
-    ),
-    Loss(
-        "bce",
-        functional.binary_cross_entropy,
-        torchbce.BCELoss,
-        lambda p: (-p.log(), -(1 - p).log()),
-        kind="probabilities",
-    ),
-    Loss(
+    _case("bce_with_logits", "binary_cross_entropy_with_logits", _focal(None, 0)),
+    _case("bce", "binary_cross_entropy", lambda p: (-p.log(), -(1 - p).log())),
+    _case(
         "bce_eps",
-        functional.binary_cross_entropy,
-        torchbce.BCELoss,
+        "binary_cross_entropy",
         lambda p: (-p.clamp(1e-4, 1 - 1e-4).log(), -(1 - p.clamp(1e-4, 1 - 1e-4)).log()),
-        {"eps": 1e-4},
-        kind="probabilities",
+        eps=1e-4,
     ),
-    Loss(
+    _case(
         "bce_with_log_probs",
-        functional.binary_cross_entropy_with_log_probs,
-        torchbce.BCEWithLogProbsLoss,
+        "binary_cross_entropy_with_log_probs",
         lambda x: (-x, -(1 - x.exp()).log()),
-        kind="log_probs",
+    ),
+    *(
+        _case(
+            f"focal_{alpha}_{gamma}",
+            "sigmoid_focal_loss",
+            _focal(alpha, gamma),
+            alpha=alpha,
+            gamma=gamma,
+        )
+        for alpha, gamma in [(None, 0.0), (None, 0.5), (None, 2.0), (0.25, 1.0), (0.25, 3.5)]
+    ),
+    *(
+        _case(
+            f"asymmetric_{gamma_pos}_{gamma_neg}_{margin}",
+            "asymmetric_loss",
+            _asymmetric(gamma_pos, gamma_neg, margin),
+            gamma_pos=gamma_pos,
+            gamma_neg=gamma_neg,
+            margin=margin,
+        )
+        for gamma_pos, gamma_neg, margin in [(0.0, 0.0, 0.0), (1.0, 4.0, 0.05), (0.5, 0.5, 0.2)]
+    ),
+    *(
+        _case(
+            f"poly_{epsilon}_{gamma}_{alpha}",
+            "poly_binary_cross_entropy",
+            _focal(alpha, gamma, epsilon),
+            epsilon=epsilon,
+            gamma=gamma,
+            alpha=alpha,
+        )
+        for epsilon, gamma, alpha in [(1.0, 0.0, None), (2.0, 0.5, 0.25), (-1.0, 2.0, None)]
     ),
 ]
-for _alpha, _gamma in [(None, 0.0), (None, 0.5), (None, 2.0), (0.25, 1.0), (0.25, 3.5)]:
-    FAMILY.append(
-        Loss(
-            f"focal_{_alpha}_{_gamma}",
-            functional.sigmoid_focal_loss,
-            torchbce.SigmoidFocalLoss,
-            _focal(_alpha, _gamma),
-            {"alpha": _alpha, "gamma": _gamma},
-        )
-    )
-for _gamma_pos, _gamma_neg, _margin in [(0.0, 0.0, 0.0), (1.0, 4.0, 0.05), (0.5, 0.5, 0.2)]:
-    FAMILY.append(
-        Loss(
-            f"asymmetric_{_gamma_pos}_{_gamma_neg}_{_margin}",
-            functional.asymmetric_loss,
-            torchbce.AsymmetricLoss,
-            _asymmetric(_gamma_pos, _gamma_neg, _margin),
-            {"gamma_pos": _gamma_pos, "gamma_neg": _gamma_neg, "margin": _margin},
-        )
-    )
-for _epsilon, _gamma, _alpha in [(1.0, 0.0, None), (2.0, 0.5, 0.25), (-1.0, 2.0, None)]:
-    FAMILY.append(
-        Loss(
-            f"poly_{_epsilon}_{_gamma}_{_alpha}",
-            functional.poly_binary_cross_entropy,
-            torchbce.PolyBCELoss,
-            _focal(_alpha, _gamma, _epsilon),
-            {"epsilon": _epsilon, "gamma": _gamma, "alpha": _alpha},
-        )
-    )
 
-#: One of each function, where every combination would take too long.
-ONE_OF_EACH = list({loss.function: loss for loss in FAMILY}.values())
+#: A case of each function, the last: for tests that would take too long with all of them.
+ONE_OF_EACH = list({loss.record.name: loss for loss in FAMILY}.values())
+assert {loss.record.name for loss in FAMILY} == set(records.FAMILY)

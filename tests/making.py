@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from typer.testing import CliRunner, Result
 
-from torchbce.cli import app
+from torchbce.cli.app import app
 
 KIND = ["good", "great", "lovely", "fine", "warm"]
 UNKIND = ["bad", "awful", "dull", "poor", "cold"]
@@ -67,5 +67,5 @@ def done(*arguments: object) -> Result:
 
 
 def names_in(folder: Path) -> set[str]:
-    """What lies in a folder, hidden files too."""
+    """The names in a folder, hidden files too."""
     return {entry.name for entry in folder.iterdir()}

@@ -21,8 +21,11 @@ import pytest
 from typer.testing import Result
 
 from making import METRICS, csv_of, done, names_in, numbers, reviews, torchbce
-from torchbce.classifier import load, prediction, tables
+from torchbce.classifier import files, load
 from torchbce.classifier.storage import CARD, TENSORS
+from torchbce.classifier.tables import reading
+from torchbce.classifier.tables.reading import read
+from torchbce.classifier.tables.writing import row_writer
 
 TABLE = reviews(24)
 FAST = ("--epochs", "2")
@@ -52,7 +55,7 @@ def refused(result: Result, *words: str, table_first: bool = False) -> str:
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     if table_first:
-        assert "taken for" in "".join(lines[:2])
+        assert "used as" in "".join(lines[:2])
         lines = lines[-1:]
     (line,) = lines
     assert line.startswith("torchbce: ")
@@ -68,7 +71,7 @@ def refused(result: Result, *words: str, table_first: bool = False) -> str:
 def test_fit(place: Path, here: Path) -> None:
     result = done("fit", place / "t.csv", "--target", "kind", "--output", "m", *FAST)
     assert names_in(here) == {"m"}
-    assert "taken for" in "".join(result.stderr.splitlines()[:2])
+    assert "used as" in "".join(result.stderr.splitlines()[:2])
     for line in (
         r"^ ?review +text +\d",
         r"^ ?place +categorical +2 distinct in 24, as ",
@@ -144,7 +147,7 @@ def test_evaluate(place: Path) -> None:
     assert list(json.loads(result.stdout)) == METRICS
     assert result.stderr == ""
     loaded = load(place / "model")
-    expected = prediction.evaluate_file(loaded, place / "t.csv")
+    expected = files.evaluate_file(loaded, place / "t.csv")
     assert json.loads(result.stdout) == msgspec.to_builtins(expected)
     table = done("evaluate", place / "model", place / "t.csv").stdout
     assert f"{expected.log_loss:.4f}" in table
@@ -153,7 +156,7 @@ def test_evaluate(place: Path) -> None:
 
 def test_evaluate_in_batches(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = done("evaluate", place / "model", place / "t.csv", "--json").stdout
-    monkeypatch.setattr(tables, "BATCH_ROWS", 5)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     again = done("evaluate", place / "model", place / "t.csv", "--json").stdout
     assert json.loads(again)["confusion"] == json.loads(once)["confusion"]
     assert json.loads(again)["log_loss"] == pytest.approx(json.loads(once)["log_loss"], rel=1e-6)
@@ -173,7 +176,7 @@ def test_evaluate_one_class(place: Path, here: Path) -> None:
 def test_evaluate_predictions_of_another_tool(here: Path) -> None:
     table = pl.DataFrame({"truth": ["spam", "ham", "ham", "spam"], "p": [0.8, 0.1, 0.4, 0.35]})
     for ending in ("csv", "csv.gz", "parquet", "jsonl"):
-        with tables.row_writer(here / f"p.{ending}", False, False) as writer:
+        with row_writer(here / f"p.{ending}", False, False) as writer:
             writer.write(table)
         result = done(
             "evaluate",
@@ -210,7 +213,7 @@ def test_demo(here: Path) -> None:
     assert (here / "torchbce-demo" / "predictions.csv").read_bytes() == first
     answer = json.loads(done(*shlex.split(commands[2]), "--json").stdout)
     assert answer["roc_auc"] > 0.98
-    refused(torchbce("demo"), "'torchbce-demo' exists; give --overwrite")
+    refused(torchbce("demo"), "'torchbce-demo' exists; pass --overwrite to replace")
     done("demo", "--overwrite")
 
 
@@ -241,7 +244,7 @@ def test_predict_leaves_the_values_as_they_were(place: Path, here: Path, ending:
     result = done("predict", place / "model", strange(here), "--output", f"out.{ending}")
     assert result.stdout.startswith(f"3 rows written to out.{ending}, ")
     assert result.stderr == ""
-    before, after = tables.read(here / "strange.csv"), tables.read(here / f"out.{ending}")
+    before, after = read(here / "strange.csv"), read(here / f"out.{ending}")
     assert after.columns == [*before.columns, "probability", "predicted"]
     assert after.drop("probability", "predicted").equals(before)
     assert names_in(here) == {"strange.csv", f"out.{ending}"}
@@ -264,11 +267,11 @@ def test_predict_every_format(
     place: Path, here: Path, source: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From and to every format, in several batches: the same numbers, in the order of the rows."""
-    with tables.row_writer(here / f"in.{source}", False, False) as writer:
+    with row_writer(here / f"in.{source}", False, False) as writer:
         writer.write(TABLE)
-    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 7)
     done("predict", place / "model", f"in.{source}", "--output", f"out.{ending}")
-    got = tables.read(here / f"out.{ending}")
+    got = read(here / f"out.{ending}")
     assert got["review"].to_list() == TABLE["review"].to_list()
     assert got["stars"].cast(pl.Float64).to_list() == TABLE["stars"].to_list()
     expected = load(place / "model").predict(TABLE)
@@ -292,7 +295,7 @@ def test_predict_loses_no_number_on_the_way_to_another_format(
     extra = {"code": codes, "large": large, "fine": fine}
     csv_of(TABLE[:3].with_columns(**{k: pl.Series(v) for k, v in extra.items()}), here / "in.csv")
     done("predict", place / "model", "in.csv", "--output", f"out.{ending}")
-    got = tables.read(here / f"out.{ending}")
+    got = read(here / f"out.{ending}")
     assert got["large"].null_count() == 0
     assert [int(float(v)) for v in got["large"]] == pytest.approx([10**45 - 1, 1, 2])
     assert [float(v) for v in got["fine"]] == [0.12345678901234568, 1, 2]
@@ -304,19 +307,19 @@ def test_predict_nested_values(place: Path, here: Path) -> None:
     nested = TABLE[:4].with_columns(tags=pl.Series([["a"], [], ["b", "c"], None]))
     nested.write_ndjson(here / "in.jsonl")
     done("predict", place / "model", "in.jsonl", "--output", "out.jsonl")
-    assert tables.read(here / "out.jsonl")["tags"].to_list() == nested["tags"].to_list()
+    assert read(here / "out.jsonl")["tags"].to_list() == nested["tags"].to_list()
     refused(torchbce("predict", place / "model", "in.jsonl", "--output", "out.csv"), "'tags'")
     refused(torchbce("predict", place / "model", "in.jsonl"), "'tags'")
     assert names_in(here) == {"in.jsonl", "out.jsonl"}
 
 
 def test_predict_over_its_input(place: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 5)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     for ending in ("csv", "parquet", "jsonl"):
-        with tables.row_writer(here / f"t.{ending}", False, False) as writer:
+        with row_writer(here / f"t.{ending}", False, False) as writer:
             writer.write(TABLE)
         done("predict", place / "model", f"t.{ending}", "--output", f"t.{ending}", "--overwrite")
-        got = tables.read(here / f"t.{ending}")
+        got = read(here / f"t.{ending}")
         assert got["review"].to_list() == TABLE["review"].to_list()
         assert got.columns[-2:] == ["probability", "predicted"]
 
@@ -324,7 +327,7 @@ def test_predict_over_its_input(place: Path, here: Path, monkeypatch: pytest.Mon
 def test_predict_summary(place: Path, here: Path) -> None:
     result = done("predict", place / "model", place / "t.csv", "--output", "o.csv", "--json")
     answer = json.loads(result.stdout)
-    positives = tables.read(here / "o.csv")["predicted"].to_list().count("yes")
+    positives = read(here / "o.csv")["predicted"].to_list().count("yes")
     assert answer == {"rows": 24, "positives": positives, "output": "o.csv"}
 
 
@@ -346,7 +349,10 @@ def test_predict_one_text(place: Path) -> None:
     assert kind > unkind
     for text in ("", "   ", "?!", "never seen", "\x00", "é" * 100_000):
         done("predict", place / "text", "--text", text)
-    refused(torchbce("predict", place / "model", "--text", "x"), "a model of one text column")
+    refused(
+        torchbce("predict", place / "model", "--text", "x"),
+        "torchbce: --text needs a model of one text column",
+    )
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -388,7 +394,7 @@ BAD_FIT: dict[str, tuple[Callable[[Path], Any], list[str], bool, list[str]]] = {
         ["holds 3 values", "'a'", "'b'", "'c'"],
     ),
     "not evident": (csv_with(x=X, y=["a", "b"] * 12), [], False, ["--positive"]),
-    "unknown positive": (GOOD, ["--positive", "7"], False, ["--positive '7' is not a value"]),
+    "unknown positive": (GOOD, ["--positive", "7"], False, ["--positive 7 is not a value"]),
     "one positive": (csv_with(x=X, y=[1, *[0] * 23]), [], True, ["only 1 row"]),
     "infinite": (csv_with(x=["inf", *map(str, X[1:])], y=Y), [], True, ["infinite", "row 1"]),
     "not numbers": (
@@ -400,12 +406,17 @@ BAD_FIT: dict[str, tuple[Callable[[Path], Any], list[str], bool, list[str]]] = {
     "constant features": (csv_with(x=[1] * 24, y=Y), ["--numeric", "x"], True, ["constant"]),
     "constant column": (csv_with(x=[1] * 24, y=Y), [], False, ["no column is left", "constant"]),
     "unknown column": (GOOD, ["--drop", "xx"], False, ["'xx'", "did you mean 'x'?"]),
-    "two kinds": (GOOD, ["--drop", "x", "--text", "x"], False, ["both text and dropped"]),
+    "two kinds": (
+        GOOD,
+        ["--drop", "x", "--text", "x"],
+        False,
+        ["named in both --text and --drop;"],
+    ),
     "the target as input": (GOOD, ["--numeric", "y"], False, ["is the target"]),
-    "no epochs": (GOOD, ["--epochs", "0"], False, ["epochs must be above 0"]),
-    "pos-weight": (GOOD, ["--pos-weight", "much"], False, ["--pos-weight is 'balanced'"]),
-    "pos-weight nan": (GOOD, ["--pos-weight", "nan"], False, ["must be above 0"]),
-    "seed": (GOOD, ["--seed", "-1"], False, ["seed must be"]),
+    "no epochs": (GOOD, ["--epochs", "0"], False, ["torchbce: --epochs must be above 0, got 0"]),
+    "pos-weight": (GOOD, ["--pos-weight", "much"], False, ["--pos-weight must be 'balanced'"]),
+    "pos-weight nan": (GOOD, ["--pos-weight", "nan"], False, ["--pos-weight must be above 0"]),
+    "seed": (GOOD, ["--seed", "-1"], False, ["--seed must be from 0"]),
     "no folder": (GOOD, ["--output", "no/m"], False, ["there is no folder 'no'"]),
 }
 
@@ -424,7 +435,7 @@ def test_bad_input_to_fit(
 ) -> None:
     make(here / "t.csv")
     before = names_in(here)
-    # Of an option that is said twice the last counts.
+    # The last of two equal options counts.
     command = ["fit", "t.csv", "--target", "y", "--output", "m", *FAST, *arguments, *json_]
     refused(torchbce(*command), *words, table_first=printed)
     assert names_in(here) == before
@@ -475,7 +486,7 @@ def test_bad_tables(place: Path, here: Path, make: Callable[[Path], Any], words:
 
 def test_a_bad_row_far_down(place: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number is that of the whole table, and the rows before it leave no file."""
-    monkeypatch.setattr(tables, "BATCH_ROWS", 5)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 5)
     stars = [*(str(v or "") for v in TABLE["stars"][:17]), "many", *[""] * 6]
     csv_of(TABLE.with_columns(stars=pl.Series(stars)), here / "t.csv")
     for output in ("o.csv", "o.parquet", "o.jsonl", "o.csv.gz"):
@@ -499,7 +510,7 @@ def test_evaluate_needs_the_target(place: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("p", "words"),
     [
-        (["0.5", "1.5"], "'p' holds 1.5 in row 2; probabilities lie in [0, 1]"),
+        (["0.5", "1.5"], "'p' holds 1.5 in row 2; expected probabilities in [0, 1]"),
         (["-0.1", "1"], "'p' holds -0.1 in row 1"),
         (["0.5", ""], "'p' holds no value in row 2"),
         (["0.5", "high"], "row 2 holds 'high'"),
@@ -543,10 +554,14 @@ def test_outputs_that_exist(place: Path, here: Path) -> None:
     (here / "m" / "thesis.txt").write_text("precious")
     (here / "o.csv").write_text("precious")
     fit = ["fit", "t.csv", "--target", "kind", "--output", "m"]
-    refused(torchbce(*fit), "'m' exists; give --overwrite")
-    refused(torchbce(*fit, "--overwrite"), "'m' is not a model directory")
+    refused(torchbce(*fit), "'m' exists; pass --overwrite to replace")
+    refused(
+        torchbce(*fit, "--overwrite"),
+        "'m' is not a model directory, so --overwrite does not",
+        "another --output",
+    )
     predict = ["predict", place / "model", "t.csv", "--output", "o.csv"]
-    refused(torchbce(*predict), "'o.csv' exists; give --overwrite")
+    refused(torchbce(*predict), "'o.csv' exists; pass --overwrite to replace")
     assert (here / "m" / "thesis.txt").read_text() == "precious"
     assert (here / "o.csv").read_text() == "precious"
     done(*predict, "--overwrite")
@@ -556,13 +571,13 @@ def test_outputs_that_exist(place: Path, here: Path) -> None:
 def test_columns_that_predict_would_append(place: Path, here: Path) -> None:
     for name in ("probability", "predicted"):
         csv_of(TABLE.with_columns(pl.lit(1).alias(name)), here / "t.csv")
-        refused(torchbce("predict", place / "model", "t.csv"), f"already has a column '{name}'")
+        refused(torchbce("predict", place / "model", "t.csv"), f"already has column '{name}'")
 
 
 def test_arguments_that_contradict(place: Path) -> None:
     model, table = place / "model", place / "t.csv"
-    refused(torchbce("predict", model), "give a TABLE or --text")
-    refused(torchbce("predict", model, table, "--text", "x"), "give a TABLE or --text")
+    refused(torchbce("predict", model), "give either TABLE or --text")
+    refused(torchbce("predict", model, table, "--text", "x"), "give either TABLE or --text")
     refused(torchbce("evaluate", model), "give DIR and TABLE, or --predictions FILE")
     refused(torchbce("evaluate"), "give DIR and TABLE, or --predictions FILE")
     refused(torchbce("evaluate", model, table, "--target", "kind"), "go with --predictions")
@@ -584,7 +599,7 @@ def test_a_fault_of_the_program(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*arguments: Any) -> None:
         raise AssertionError("not as planned")
 
-    monkeypatch.setattr(prediction, "evaluate_file", broken)
+    monkeypatch.setattr(files, "evaluate_file", broken)
     result = torchbce("evaluate", place / "model", place / "t.csv")
     assert result.exit_code == 1
     assert "internal error: AssertionError: not as planned" in result.stderr
@@ -593,7 +608,7 @@ def test_a_fault_of_the_program(place: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise (
             torchbce("evaluate", place / "model", place / "t.csv", "--debug").exception or Exception
         )
-    monkeypatch.setattr(prediction, "evaluate_file", lambda *_: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(files, "evaluate_file", lambda *_: (_ for _ in ()).throw(MemoryError))
     refused(torchbce("evaluate", place / "model", place / "t.csv"), "out of memory")
 
 
@@ -656,11 +671,11 @@ def test_control_c(here: Path) -> None:
     assert process.stderr is not None
     watchdog = threading.Timer(60, process.kill)
     watchdog.start()
-    with process.stderr as told:
-        while "epoch 2" not in (line := told.readline()):
+    with process.stderr as stream:
+        while "epoch 2" not in (line := stream.readline()):
             assert line, "it ended, or was ended, before its second epoch"
         process.send_signal(signal.SIGINT)
-        rest = told.read().splitlines()
+        rest = stream.read().splitlines()
     watchdog.cancel()
     assert process.wait(timeout=30) == 130
     assert rest[-1] == "torchbce: interrupted"

@@ -1,4 +1,4 @@
-"""What columns are taken for, and how the user overrules it."""
+"""The kinds of columns, and how the user overrides them."""
 
 import datetime
 from typing import Any
@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from torchbce.classifier.columns import Choice, Overrides, choose
+from torchbce.classifier.columns.encoder import fit_encoder
+from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
+from torchbce.classifier.columns.target import choose_target
 from torchbce.classifier.errors import InputError
 
 ROWS = 24
@@ -15,11 +17,11 @@ WORDS = ["red", "green", "blue"]
 
 
 def look(values: Any, name: str = "c", overrides: Overrides | None = None, **more: Any) -> Choice:
-    """What a column is taken for, beside one that is always kept."""
+    """The choice for a column, in a table with another one that is always kept."""
     column = values if isinstance(values, pl.Series) else pl.Series(values, **more)
     table = pl.DataFrame({name: column, "kept": [0.5, 1.5] * (len(column) // 2)})
     table = table.with_columns(pl.Series("y", [0, 1] * (len(column) // 2)))
-    chosen, kept = choose(table, "y", overrides or Overrides())
+    chosen, kept = infer_columns(table, "y", overrides or Overrides())
     assert (chosen.name, kept.name, kept.kind) == (name, "kept", "numeric")
     return chosen
 
@@ -96,7 +98,7 @@ def test_a_counter_with_a_gap_is_a_number() -> None:
 
 def test_the_order_and_the_target() -> None:
     table = pl.DataFrame({"b": [1.5, 2.5], "y": [0, 1], "a": ["x", "z"]})
-    assert [c.name for c in choose(table, "y", Overrides())] == ["b", "a"]
+    assert [c.name for c in infer_columns(table, "y", Overrides())] == ["b", "a"]
 
 
 # ------------------------------------------------------------------------------ what the user says
@@ -104,9 +106,9 @@ def test_the_order_and_the_target() -> None:
 
 @pytest.mark.parametrize("kind", ["text", "categorical", "numeric"])
 def test_overrides(kind: str) -> None:
-    said = Overrides(**{kind: ["c"]})
+    overrides = Overrides(**{kind: ["c"]})
     for values in (list(range(ROWS)), cycle("1", "2"), cycle(1.0)):
-        assert look(values, overrides=said) == Choice("c", kind, "as you said")  # type: ignore[arg-type]
+        assert look(values, overrides=overrides) == Choice("c", kind, "as you said")  # type: ignore[arg-type]
 
 
 def test_drop() -> None:
@@ -135,11 +137,11 @@ WRONG: list[tuple[Overrides, str]] = [
     (Overrides(drop=["y"]), "column 'y' is the target; it cannot be an input too"),
     (
         Overrides(text=["length"], numeric=["length"]),
-        "column 'length' is called both text and numeric",
+        "column 'length' is named in both text and numeric; name it in one of them",
     ),
     (
         Overrides(categorical=["length"], drop=["length"]),
-        "column 'length' is called both categorical and dropped",
+        "column 'length' is named in both categorical and drop; name it in one of them",
     ),
 ]
 
@@ -147,21 +149,32 @@ WRONG: list[tuple[Overrides, str]] = [
 @pytest.mark.parametrize(("overrides", "sentence"), WRONG, ids=[s for _, s in WRONG])
 def test_overrides_that_are_wrong(overrides: Overrides, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
-        choose(TABLE, "y", overrides)
+        infer_columns(TABLE, "y", overrides)
     assert str(caught.value) == sentence
 
 
 def test_nothing_to_learn_from() -> None:
-    with pytest.raises(InputError, match=r"^no column is left to learn from beside the target$"):
-        choose(TABLE.select("y"), "y", Overrides())
+    with pytest.raises(
+        InputError, match=r"^no column is left to learn from; the table has only its target column$"
+    ):
+        infer_columns(TABLE.select("y"), "y", Overrides())
     with pytest.raises(InputError, match=r"learn from \('length': as you said; 'Width': as you"):
-        choose(TABLE, "y", Overrides(drop=["length", "Width"]))
+        infer_columns(TABLE, "y", Overrides(drop=["length", "Width"]))
     constant = TABLE.with_columns(length=1.0).drop("Width")
     with pytest.raises(InputError, match=r"learn from \('length': constant\)$"):
-        choose(constant, "y", Overrides())
+        infer_columns(constant, "y", Overrides())
 
 
 def test_a_wide_table_is_looked_at_in_no_time() -> None:
     wide = pl.DataFrame(np.random.default_rng(0).normal(size=(4, 500)))
-    choices = choose(wide.with_columns(y=pl.Series([0, 1, 0, 1])), "y", Overrides())
+    choices = infer_columns(wide.with_columns(y=pl.Series([0, 1, 0, 1])), "y", Overrides())
     assert len(choices) == 500
+
+
+@pytest.mark.parametrize("name", ["count", "value", "literal", ""])
+def test_any_name_will_do(name: str) -> None:
+    """polars names columns of its own results "count" and "literal"."""
+    table = pl.DataFrame({name: ["a", "b"] * ROWS, "y": [0, 1] * ROWS})
+    encoder, _ = fit_encoder(table, [Choice(name, "categorical", "")])
+    assert encoder.width == 2
+    assert choose_target(table, name, "b").negative == "a"

@@ -156,7 +156,7 @@ class TestReach:
             loss = criterion(p, y)
         assert loss.item() == pytest.approx(2 * math.log(2))
         assert "Where" not in type(criterion(p, y).grad_fn).__name__
-        assert "BinaryCrossEntropy" not in type(loss.grad_fn).__name__
+        assert type(loss.grad_fn).__name__ != "BinaryCrossEntropyBackward0"  # PyTorch's
 
     def test_a_name_bound_before_is_not_reached(self):
         z, y = torch.tensor(-40.0), torch.tensor(0.0)

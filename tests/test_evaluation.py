@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from making import METRICS
 from torchbce.classifier import Metrics, evaluate_logits, evaluate_probabilities
-from torchbce.classifier.evaluation import ECE_BINS, expected_calibration_error
+from torchbce.classifier.quality.metrics import ECE_BINS, expected_calibration_error
 
 
 def sample(rows: int = 500, seed: int = 0, rate: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +110,7 @@ def test_calibration_error_at_the_ends() -> None:
     y = np.array([False, True])
     assert expected_calibration_error(np.array([0.0, 1.0]), y) == 0
     assert expected_calibration_error(np.array([1.0, 0.0]), y) == 1
-    # 1 lies in the last bin, with .95.
+    # 1 is in the last bin, with .95.
     got = expected_calibration_error(np.array([1.0, 0.95]), y)
     assert got == pytest.approx((1.95 - 1) / 2)
 

@@ -62,3 +62,23 @@ def test_import_is_light_and_changes_nothing() -> None:
     assert "torchbce" in loaded
     assert loaded & HEAVY == set()
     assert report["before"] == report["after"]
+
+
+def test_subpackages_are_attributes_that_load_when_they_are_used() -> None:
+    script = (
+        "import sys, torchbce; assert 'torchbce.linear' not in sys.modules; "
+        "print(torchbce.linear.__name__, torchbce.classifier.__name__, "
+        "torchbce.functional.linear_binary_cross_entropy.__name__, "
+        "torchbce.functional.pairwise_sigmoid_loss.__name__); "
+        "assert {'classifier', 'linear'} <= set(dir(torchbce)); torchbce.other"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.split() == [
+        "torchbce.linear",
+        "torchbce.classifier",
+        "linear_binary_cross_entropy",
+        "pairwise_sigmoid_loss",
+    ]
+    assert done.stderr.endswith("module 'torchbce' has no attribute 'other'\n")

@@ -1,6 +1,7 @@
 """The modules: PyTorch's classes in every respect but the numbers."""
 
 import copy
+import inspect
 import math
 import pickle
 from collections.abc import Callable
@@ -105,10 +106,27 @@ def test_copies_compute_the_same(duplicate: Callable[[nn.Module], nn.Module]) ->
         assert module(values, TARGETS) == 0
 
 
-def test_repr_names_the_class() -> None:
-    assert repr(torchbce.BCEWithLogitsLoss()) == "BCEWithLogitsLoss()"
-    assert repr(torchbce.BCELoss()) == "BCELoss()"
-    assert repr(nn.Sequential(torchbce.BCELoss())) == "Sequential(\n  (0): BCELoss()\n)"
+def test_repr_shows_the_options() -> None:
+    assert repr(torchbce.BCEWithLogitsLoss()) == "BCEWithLogitsLoss(reduction='mean')"
+    assert repr(nn.Sequential(torchbce.BCELoss(eps=1e-7))) == (
+        "Sequential(\n  (0): BCELoss(eps=1e-07, reduction='mean')\n)"
+    )
+    focal = torchbce.SigmoidFocalLoss(
+        alpha=0.25, pos_weight=torch.ones(3), ignore_index=-1, reduction="sum"
+    )
+    assert repr(focal) == (
+        "SigmoidFocalLoss(pos_weight=(3,), alpha=0.25, ignore_index=-1, reduction='sum')"
+    )
+    assert "weight=2.0" in repr(torchbce.PolyBCELoss(weight=2.0))
+
+
+@pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.name)
+def test_repr_shows_each_option_that_is_not_its_default(loss: Loss) -> None:
+    options = {"label_smoothing": 0.1, "ignore_index": 7.0, "check_targets": True}
+    shown = repr(loss.module(**loss.own, **options))
+    for name, value in (loss.own | options).items():
+        default = inspect.signature(loss.module).parameters[name].default
+        assert (f"{name}={value!r}" in shown) == (value != default)
 
 
 def test_buffers_move() -> None:

@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from making import names_in
-from torchbce.classifier import tables
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.tables import batches, format_of, read, row_writer
+from torchbce.classifier.tables import reading
+from torchbce.classifier.tables.formats import FORMATS, format_of
+from torchbce.classifier.tables.reading import batches, numeric_columns, read
+from torchbce.classifier.tables.writing import row_writer
 
 TABLE = pl.DataFrame(
     {"a": [1, 2, None], "b": ["x", 'say "hi", twice\n', "é 😀"], "c": [0.5, None, -1.25]}
@@ -135,7 +137,7 @@ def write_text(path: Path, texts: list[str], first: bool) -> Path:
 @pytest.mark.parametrize("first", [True, False], ids=["first column", "last column"])
 @pytest.mark.parametrize("at", [[0], [3], [0, 1], [1, 3], [2996], [5, 2999]])
 def test_a_stray_quote_loses_nothing(tmp_path: Path, at: list[int], first: bool) -> None:
-    """A quote inside a value that is not quoted is read as it stands, or refused with its line."""
+    """A quote inside a value that is not quoted is read as written, or refused with its line."""
     texts = ["some words"] * (5 if at[-1] < 5 else 3000)
     for i in at:
         texts[i] = 'a 5" pipe'
@@ -167,7 +169,7 @@ def test_whatever_python_writes_is_read(tmp_path: Path, values: list[list[str]])
     st.sampled_from(["p", "p,q"]),
 )
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_read_is_what_stands_there(tmp_path: Path, pieces: list[str], header: str) -> None:
+def test_what_is_read_is_what_is_written(tmp_path: Path, pieces: list[str], header: str) -> None:
     """Any text is refused, or read as Python's csv module reads it: nothing is lost in silence."""
     text = f"{header}\n{''.join(pieces)}"
     try:
@@ -309,7 +311,7 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 def test_unknown_endings(tmp_path: Path, name: str) -> None:
     sentence = refusal(file(tmp_path, "a,b\n1,2\n", name))
     assert sentence.startswith("PATH is of no known format; a table's name ends in '.csv', ")
-    assert all(ending in sentence for ending in tables.FORMATS)
+    assert all(ending in sentence for ending in FORMATS)
     with pytest.raises(InputError, match="no known format"):
         format_of(Path(name))
 
@@ -333,7 +335,7 @@ def test_a_name_is_no_pattern(tmp_path: Path) -> None:
 def test_batches_keep_the_order(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 7)
     path = tmp_path / f"t.{ending}"
     with row_writer(path, overwrite=False, json_lines=False) as writer:
         writer.write(pl.DataFrame({"n": range(100), "m": "x"}))
@@ -380,7 +382,7 @@ def write(path: Path, overwrite: bool = False) -> None:
 
 def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     path = file(tmp_path, "precious")
-    with pytest.raises(InputError, match=r"t\.csv' exists; give --overwrite to replace it"):
+    with pytest.raises(InputError, match=r"t\.csv' exists; pass overwrite=True to replace it"):
         write(path)
     assert path.read_text() == "precious"
 
@@ -408,5 +410,5 @@ def test_waiting_rows_of_a_parquet_file_are_removed(
 
 def test_the_types_of_numbers(tmp_path: Path) -> None:
     path = file(tmp_path, "i,f,s,m\n1,0.5,x,\n2,2,3,4\n")
-    assert tables.numeric_columns(path) == {"i": pl.Int64, "f": pl.Float64, "m": pl.Int64}
-    assert tables.numeric_columns(tmp_path / "t.parquet") == {}
+    assert numeric_columns(path) == {"i": pl.Int64, "f": pl.Float64, "m": pl.Int64}
+    assert numeric_columns(tmp_path / "t.parquet") == {}

@@ -7,15 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from torchbce.classifier.columns.target import KNOWN_PAIRS, Target, choose_target
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.targets import EVIDENT, Target, choose
 
 
 def target_of(values: Any, positive: str | None = None) -> Target:
-    return choose(pl.DataFrame({"x": range(len(values)), "y": values}), "y", positive)
+    return choose_target(pl.DataFrame({"x": range(len(values)), "y": values}), "y", positive)
 
 
-@pytest.mark.parametrize(("no", "yes"), EVIDENT, ids=lambda v: str(v))
+@pytest.mark.parametrize(("no", "yes"), KNOWN_PAIRS, ids=lambda v: str(v))
 @pytest.mark.parametrize("spell", [str, str.upper, str.title, lambda v: f" {v} "])
 def test_evident_pairs(no: str, yes: str, spell: Any) -> None:
     for values in ([spell(no), spell(yes)], [spell(yes), spell(no), spell(no)]):
@@ -46,9 +46,9 @@ def test_any_type_will_do(values: Any) -> None:
     assert array.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("said", ["spam", " spam "])
-def test_the_user_says_which(said: str) -> None:
-    target = target_of(["ham", "spam", "ham"], said)
+@pytest.mark.parametrize("positive", ["spam", " spam "])
+def test_the_user_names_the_positive_value(positive: str) -> None:
+    target = target_of(["ham", "spam", "ham"], positive)
     assert (target.negative, target.positive, target.reason) == ("ham", "spam", "as you said")
     assert target_of([0, 1], "0").positive == "0"
     assert target_of([0, 1], "0.0").positive == "0"
@@ -83,16 +83,16 @@ def test_three_values_are_listed() -> None:
 
 def test_unknown_positive() -> None:
     assert error(["ham", "spam"], "Spam").startswith(
-        "--positive 'Spam' is not a value of target column 'y', which holds "
+        "positive='Spam' is not a value of target column 'y', which holds "
     )
-    assert "--positive ''" in error(["ham", "spam"], "")
+    assert "positive=''" in error(["ham", "spam"], "")
 
 
 def test_what_is_not_evident_is_asked_for() -> None:
     for values in (["ham", "spam"], [1, 2], ["on", "off"], ["1", "yes"], ["no", "1"]):
         sentence = error(values)
         assert sentence.startswith("target column 'y' holds '")
-        assert "say which is the positive one, for instance --positive '" in sentence
+        assert "say which is the positive one, for instance positive='" in sentence
         assert all(repr(str(value)) in sentence for value in values)
 
 
@@ -102,9 +102,9 @@ def test_the_sentence_is_the_same_each_time() -> None:
 
 def test_unknown_column() -> None:
     with pytest.raises(InputError, match=r"^target column 'Y' is not in the table; did you mean"):
-        choose(pl.DataFrame({"y": [0, 1]}), "Y", None)
+        choose_target(pl.DataFrame({"y": [0, 1]}), "Y", None)
     with pytest.raises(InputError, match=r"the names are 'y' and 'z'$"):
-        choose(pl.DataFrame({"y": [0, 1], "z": [0, 1]}), "label", None)
+        choose_target(pl.DataFrame({"y": [0, 1], "z": [0, 1]}), "label", None)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_new_data_must_hold_the_same_two_values() -> None:
     target = Target("y", "no", "yes")
     assert target.array(pl.Series("y", ["yes", " no", "yes"])).tolist() == [1, 0, 1]
     assert target.array(pl.Series("y", ["no", "no"])).tolist() == [0, 0]
-    with pytest.raises(InputError, match=r"^target column 'y' holds 'maybe' in row 12; expected"):
-        target.array(pl.Series("y", ["no", "maybe"]), first_row=11)
-    with pytest.raises(InputError, match=r"has no value in 1 rows?, the first is row 11"):
-        target.array(pl.Series("y", [None, "no"]), first_row=11)
+    with pytest.raises(InputError, match=r"^target column 'y' holds 'maybe' in row 2; expected"):
+        target.array(pl.Series("y", ["no", "maybe"]))
+    with pytest.raises(InputError, match=r"has no value in 1 row, the first is row 1;"):
+        target.array(pl.Series("y", [None, "no"]))
 
 
 @pytest.mark.parametrize(

@@ -13,22 +13,22 @@ import torch
 
 from making import numbers, reviews
 from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
-from torchbce.classifier.network import Network, predict_logits
-from torchbce.classifier.training import (
+from torchbce.classifier.training.loop import (
     BATCH_SIZES,
-    LEAST_GAIN,
-    STEPS_AN_EPOCH,
-    Rows,
+    STEPS_PER_EPOCH,
     _batch_size,
     one_thread,
     train,
 )
+from torchbce.classifier.training.network import Network, predict_logits
+from torchbce.classifier.training.rows import Rows
+from torchbce.classifier.training.stopping import MIN_GAIN
 
 MODELS = ["linear", "mlp"]
 
 
 class Recorded:
-    """Progress that remembers what it was told."""
+    """Progress that records every call."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, int]] = []
@@ -104,9 +104,9 @@ def test_the_number_of_threads_has_no_say() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_process_is_left_as_it_was(model: str) -> None:
     before = (torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1].copy())  # type: ignore[index]
-    told = Recorded()
-    fitted(numbers(), model=model, progress=told)
-    assert told.threads == {1}
+    recorded = Recorded()
+    fitted(numbers(), model=model, progress=recorded)
+    assert recorded.threads == {1}
     assert torch.get_num_threads() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert (np.random.get_state()[1] == before[2]).all()  # type: ignore[index]
@@ -139,14 +139,14 @@ def test_the_first_loss_is_that_of_the_base_rate(model: Any, pos_weight: float) 
     """Before the first step the output bias alone predicts, as the weighted prior."""
     y = np.arange(200) % 10 == 0
     rows = Rows(sp.csr_matrix((200, 3), dtype=np.float32), y.astype(np.float32))
-    told = Recorded()
+    recorded = Recorded()
     options = TrainingOptions(model, batch_size=200, learning_rate=1e-9)
-    trained = train(rows, None, 1, pos_weight, options, told, "stage")
+    trained = train(rows, None, 1, pos_weight, options, recorded, "stage")
     odds = pos_weight * 20 / 180
     if model == "linear":
         share = odds / (1 + odds)
         expected = -(pos_weight * 20 * math.log(share) + 180 * math.log(1 - share)) / 200
-        assert told.epochs[0][1] == pytest.approx(expected, rel=1e-5)
+        assert recorded.epochs[0][1] == pytest.approx(expected, rel=1e-5)
         assert trained.network.input_bias.item() == pytest.approx(math.log(odds), abs=1e-5)
     else:
         bias = trained.network.state_dict()["rest.3.bias"]
@@ -185,26 +185,26 @@ def test_noise_stops_early_and_is_worth_nothing() -> None:
     random = np.random.default_rng(0)
     table = pl.DataFrame({f"x{i}": random.normal(size=300) for i in range(5)})
     table = table.with_columns(y=pl.Series(random.integers(0, 2, 300)))
-    told = Recorded()
-    classifier = fitted(table, progress=told, epochs=30)
+    recorded = Recorded()
+    classifier = fitted(table, progress=recorded, epochs=30)
     assert classifier.card.epochs <= 3
     assert classifier.card.held_out.relative_log_loss == pytest.approx(1, abs=0.05)
-    held_out = [number for number, _, loss in told.epochs if loss is not None]
+    held_out = [number for number, _, loss in recorded.epochs if loss is not None]
     assert max(held_out) <= 12
 
 
 def test_patience() -> None:
-    """It waits as long as it was told, and keeps the best epoch and its logits."""
-    told = Recorded()
+    """It waits for `patience` epochs, and keeps the best epoch and its logits."""
+    recorded = Recorded()
     rows = rows_of(numbers(60, effect=2.0))
     options = TrainingOptions(epochs=30, patience=2, learning_rate=0.5)
     parts = rows.take(np.arange(40)), rows.take(np.arange(40, 60))
-    trained = train(*parts, 30, 1.0, options, told, "stage")
-    losses = [loss or 0.0 for _, _, loss in told.epochs]
+    trained = train(*parts, 30, 1.0, options, recorded, "stage")
+    losses = [loss or 0.0 for _, _, loss in recorded.epochs]
     assert trained.epochs == np.argmin(losses) + 1
     worth_beating, gained_at = math.inf, 0
     for epoch, loss in enumerate(losses, start=1):
-        if loss < worth_beating * (1 - LEAST_GAIN):
+        if loss < worth_beating * (1 - MIN_GAIN):
             worth_beating, gained_at = loss, epoch
     assert len(losses) == gained_at + 2 < 30
     again = train(parts[0], None, trained.epochs, 1.0, options, Recorded(), "stage")
@@ -224,10 +224,10 @@ def test_what_can_be_learned_is_learned_to_the_end() -> None:
 
 @pytest.mark.parametrize(("rows", "stages"), [(40, 6), (1999, 6), (2000, 2)])
 def test_the_stages(rows: int, stages: int) -> None:
-    told = Recorded()
-    classifier = fitted(numbers(rows), progress=told, epochs=1)
-    assert len(told.stages) == stages
-    assert told.stages[-1][0] == "all rows"
+    recorded = Recorded()
+    classifier = fitted(numbers(rows), progress=recorded, epochs=1)
+    assert len(recorded.stages) == stages
+    assert recorded.stages[-1][0] == "all rows"
     seen = classifier.card.held_out.confusion
     assert seen.tn + seen.fp + seen.fn + seen.tp == (rows if stages == 6 else rows // 10)
     assert (classifier.card.rows, classifier.card.positives) == (rows, rows // 2)
@@ -244,12 +244,12 @@ def test_the_batches() -> None:
     for rows in (10, 3000, 10**5):
         size = _batch_size(rows)
         assert BATCH_SIZES[0] <= size <= BATCH_SIZES[1]
-        assert size in BATCH_SIZES or rows // size >= STEPS_AN_EPOCH
-    told = Recorded()
-    train(rows_of(numbers(50)), None, 2, 1.0, TrainingOptions(batch_size=20), told, "stage")
-    assert told.stages == [("stage", 6)]
-    assert [rows for _, rows in told.steps] == [20, 40, 50] * 2
-    assert told.epochs[1][1] == pytest.approx(told.steps[-1][0] / 50)
+        assert size in BATCH_SIZES or rows // size >= STEPS_PER_EPOCH
+    recorded = Recorded()
+    train(rows_of(numbers(50)), None, 2, 1.0, TrainingOptions(batch_size=20), recorded, "stage")
+    assert recorded.stages == [("stage", 6)]
+    assert [rows for _, rows in recorded.steps] == [20, 40, 50] * 2
+    assert recorded.epochs[1][1] == pytest.approx(recorded.steps[-1][0] / 50)
 
 
 # --------------------------------------------------------------------------------- rare positives
@@ -316,16 +316,16 @@ def test_two_rows_of_each_value_are_needed() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"epochs": 0}, "epochs must be above 0, got 0"),
     ({"epochs": -1}, "epochs must be above 0, got -1"),
-    ({"batch_size": 0}, "batch-size must be above 0, got 0"),
-    ({"learning_rate": 0.0}, "learning-rate must be above 0, got 0.0"),
-    ({"learning_rate": math.nan}, "learning-rate must be above 0, got nan"),
-    ({"learning_rate": math.inf}, "learning-rate must be .*, got inf"),
-    ({"weight_decay": -0.1}, "weight-decay must be 0 or above, got -0.1"),
-    ({"weight_decay": math.nan}, "weight-decay must be 0 or above, got nan"),
+    ({"batch_size": 0}, "batch_size must be above 0, got 0"),
+    ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
+    ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
+    ({"learning_rate": math.inf}, "learning_rate must be .*, got inf"),
+    ({"weight_decay": -0.1}, "weight_decay must be 0 or above, got -0.1"),
+    ({"weight_decay": math.nan}, "weight_decay must be 0 or above, got nan"),
     ({"patience": 0}, "patience must be above 0, got 0"),
-    ({"pos_weight": 0.0}, "pos-weight must be above 0, got 0.0"),
-    ({"pos_weight": -2.0}, "pos-weight must be above 0, got -2.0"),
-    ({"pos_weight": math.inf}, "pos-weight must be .*, got inf"),
+    ({"pos_weight": 0.0}, "pos_weight must be above 0, got 0.0"),
+    ({"pos_weight": -2.0}, "pos_weight must be above 0, got -2.0"),
+    ({"pos_weight": math.inf}, "pos_weight must be .*, got inf"),
     ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1, got -1"),
     ({"seed": 2**63}, r"seed must be from 0 to 2\^63 - 1, got 9223372036854775808"),
 ]
@@ -346,7 +346,7 @@ def test_any_seed(seed: int) -> None:
 def test_divergence_is_told(model: str) -> None:
     table = numbers(100).with_columns(a=pl.Series([1e3] + [0.0] * 99))
     with pytest.raises(
-        InputError, match=r"^training diverged in epoch \d+: the loss is .*lower --"
+        InputError, match=r"^training diverged in epoch \d+: the loss is .*lower the learning_rate$"
     ):
         fitted(table, model=model, learning_rate=1e38, epochs=5)
 
@@ -365,13 +365,13 @@ def test_precisions(model: str, precision: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(
-        InputError, match=r"^cannot train on device 'cuda' with precision '32-true'"
+        InputError, match=r"^cannot train with device='cuda' and precision='32-true'"
     ):
         fitted(numbers(), device="cuda")
 
 
 def test_a_precision_that_is_not_there() -> None:
-    with pytest.raises(InputError, match=r"^cannot train on device 'cpu' with precision '8-bit'"):
+    with pytest.raises(InputError, match=r"^cannot train with device='cpu' and precision='8-bit'"):
         fitted(numbers(), precision="8-bit")
 
 

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchbce.classifier.errors import InputError
-from torchbce.classifier.values import MISSING, all_numbers, as_numbers, as_text, maybe_numbers
+from torchbce.classifier.columns.values import (
+    MISSING,
+    all_numbers,
+    as_numbers,
+    as_text,
+    maybe_numbers,
+)
+from torchbce.classifier.errors import InputError, rows_offset
 
 ONES: list[pl.Series] = [
     pl.Series([1]),
@@ -93,8 +99,8 @@ def test_what_is_no_number_is_named_with_its_row(word: str) -> None:
     with pytest.raises(InputError) as caught:
         as_numbers(values)
     assert str(caught.value) == f"column 'width' should hold numbers, but row 3 holds {word!r}"
-    with pytest.raises(InputError, match=r"row 1002 holds"):
-        as_numbers(values, first_row=1000)
+    with pytest.raises(InputError, match=r"row 1002 holds"), rows_offset(999):
+        as_numbers(values)
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "Infinity", "1e999", math.inf, -math.inf])

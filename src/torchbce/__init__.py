@@ -1,4 +1,4 @@
-"""Binary cross-entropy for PyTorch: exact in both tails, and a road from table to classifier."""
+"""Binary cross-entropy for PyTorch, exact in both tails; and binary classifiers of tables."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from torchbce.modules import (
 )
 
 if TYPE_CHECKING:
+    from torchbce import classifier as classifier
+    from torchbce import linear as linear
     from torchbce.linear.head import LinearBCELoss
     from torchbce.linear.loss import linear_binary_cross_entropy
     from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
@@ -42,23 +44,30 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-#: Loaded when they are first asked for: 25 ms that the import of the losses does not cost.
-_WHEN_ASKED_FOR = {
+#: Names that are imported with their first use, and the modules that have them (None for a module
+#: itself). The import of the losses would take 25 ms longer with `linear`, and needs none of the
+#: libraries of `classifier`.
+_LAZY = {
     "FusedRowwiseAdagrad": "torchbce.linear.optimizers",
     "FusedSGD": "torchbce.linear.optimizers",
     "LinearBCELoss": "torchbce.linear.head",
+    "classifier": None,
+    "linear": None,
     "linear_binary_cross_entropy": "torchbce.linear.loss",
     "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHEN_ASKED_FOR:
+    if name not in _LAZY:
         raise AttributeError(f"module 'torchbce' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHEN_ASKED_FOR[name]), name)
+    module = _LAZY[name]
+    if module is None:
+        return importlib.import_module(f"torchbce.{name}")
+    value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHEN_ASKED_FOR})
+    return sorted({*globals(), *_LAZY})

@@ -36,15 +36,19 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction as _torch_reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from torchbce.backends import selection
-from torchbce.backends.request import Call, KernelInputs, LossSpec, program
-from torchbce.definition import checks, reference
+from torchbce import _pytorch
+from torchbce.backends import dispatch, selection
+from torchbce.backends.request import Call, KernelInputs, Request, loss_spec
+from torchbce.definition import checks, family, reductions, reference
+from torchbce.definition.family import Loss
 
 __all__ = ["install", "installed", "uninstall"]
+
+#: With a floor of -100 and without a clamp, as in PyTorch.
+_PROBABILITIES = family.loss("binary_cross_entropy", None)
 
 _pytorch_binary_cross_entropy = F.binary_cross_entropy
 _pytorch_binary_cross_entropy_with_logits = F.binary_cross_entropy_with_logits
@@ -190,7 +194,7 @@ def binary_cross_entropy_with_logits(
             reduction=reduction,
             pos_weight=pos_weight,
         )
-    reduction = _reduction_name(size_average, reduce, reduction)
+    reduction = _pytorch.reduction_of_three(size_average, reduce, reduction)
     if not (
         target.size() == input.size()
         and _is_real(input)
@@ -205,7 +209,7 @@ def binary_cross_entropy_with_logits(
         )
 
     z, y = _autocast(input), _autocast(target)
-    return _value(reference.logits_parts, z, y, weight, pos_weight, reduction).to(y.dtype)
+    return _value(family.CROSS_ENTROPY, z, y, weight, pos_weight, reduction).to(y.dtype)
 
 
 def binary_cross_entropy(
@@ -260,7 +264,7 @@ def binary_cross_entropy(
             reduce=reduce,
             reduction=reduction,
         )
-    reduction = _reduction_name(size_average, reduce, reduction)
+    reduction = _pytorch.reduction_of_three(size_average, reduce, reduction)
     if not (
         target.size() == input.size()
         and _is_real(input)
@@ -273,59 +277,44 @@ def binary_cross_entropy(
         return _pytorch_binary_cross_entropy(input, target, weight, reduction=reduction)
 
     p, y = _autocast(input), _autocast(target)
-    return _value(reference.probability_parts, p, y, weight, None, reduction).to(p.dtype)
+    return _value(_PROBABILITIES, p, y, weight, None, reduction).to(p.dtype)
 
 
 def _value(
-    parts: Callable[..., tuple[Tensor, Tensor]],
+    loss: Loss,
     x: Tensor,
     y: Tensor,
     weight: Tensor | None,
     pos_weight: Tensor | None,
     reduction: str,
 ) -> Tensor:
-    """The loss, by a kernel where there is one, before it is rounded to the dtype to return."""
-    # A kernel rounds element-wise losses to x's dtype, and sums no wider than that.
+    """The loss, by a kernel where there is one, before it is rounded to the dtype of the result."""
+    # A kernel rounds element-wise losses to x's dtype, and computes sums in no wider dtype.
     fits = x.dtype == y.dtype or (x.dtype == torch.float32 and y.dtype != torch.float64)
-    options = (weight, pos_weight, None)
     backend = selection.REFERENCE
     if fits and x.numel():
-        backend = selection.chosen(x, y, *options)
+        backend = selection.chosen(x, y, weight, pos_weight, None)
     if backend is selection.REFERENCE:
-        return _definition(parts, reduction, x, y, *options)
-    if backend is selection.TRITON and parts is reference.probability_parts:
+        return _definition(loss, reduction, x, y, weight, pos_weight, None)
+    if backend is selection.TRITON and loss.domain is family.PROBABILITIES:
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
+    inputs = KernelInputs(x, y, weight, pos_weight)
     if torch.compiler.is_compiling():
-        from torchbce.backends import compiled  # with the first graph, as in `_contract`
-
-        return compiled.loss(_program(parts), reduction, x, y, *options)
-    divisor = float(x.numel()) if reduction == "mean" else 1.0
-    elements = KernelInputs(x, y, *options)
-    if backend is selection.NUMBA:
-        from torchbce.backends.cpu import autograd as cpu_autograd
-
-        value, _ = cpu_autograd.evaluate(_call(parts, reduction), divisor, elements)
-        return value
-    from torchbce.backends.gpu import autograd as gpu_autograd
-
-    return gpu_autograd.evaluate(_call(parts, reduction), divisor, elements)
+        return dispatch.in_graph(loss_spec(loss), reduction, inputs)
+    by = reductions.denominator(reduction, x.numel(), 1)
+    value, _ = dispatch.run(backend, Request(_call(loss, reduction), inputs, by))
+    return value
 
 
 @functools.cache
-def _call(parts: Callable[..., tuple[Tensor, Tensor]], reduction: str) -> Call:
-    checked = parts is reference.probability_parts
-    definition = functools.partial(_definition, parts, reduction)
-    return Call(_program(parts), reduction, definition, checked)
-
-
-def _program(parts: Callable[..., tuple[Tensor, Tensor]]) -> LossSpec:
-    own = (None,) if parts is reference.probability_parts else ()
-    return program(parts, own, 0.0, None)
+def _call(loss: Loss, reduction: str) -> Call:
+    definition = functools.partial(_definition, loss, reduction)
+    return Call(loss_spec(loss), reduction, definition, checked=loss.domain is family.PROBABILITIES)
 
 
 def _definition(
-    parts: Callable[..., tuple[Tensor, Tensor]],
+    loss: Loss,
     reduction: str,
     x: Tensor,
     y: Tensor,
@@ -334,18 +323,15 @@ def _definition(
     mask: None,
 ) -> Tensor:
     dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
-    wide = x.to(dtype)
-    if parts is reference.probability_parts:
+    if loss.domain is family.PROBABILITIES:
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
-        both = reference.probability_parts(wide, None)
-    else:
-        both = reference.logits_parts(wide)
-    loss = reference.combine(*both, y.to(dtype), weight, pos_weight)
-    # The mean of nothing is NaN, as in PyTorch.
+    parts = loss.positive_and_negative(x.to(dtype))
+    losses = reference.combine(*parts, y.to(dtype), weight, pos_weight)
+    # The mean over no elements is NaN, as in PyTorch.
     if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
 
 
 class _Patch:
@@ -371,15 +357,6 @@ class _Patch:
 
 
 _patch = _Patch(binary_cross_entropy, binary_cross_entropy_with_logits)
-
-
-def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """The reduction that PyTorch understands, with its warnings and its error."""
-    if size_average is not None or reduce is not None:
-        number = _torch_reduction.legacy_get_enum(size_average, reduce)
-    else:
-        number = _torch_reduction.get_enum(reduction)
-    return ("none", "mean", "sum")[number]
 
 
 def _is_real(tensor: Tensor) -> bool:
@@ -421,9 +398,8 @@ def _assert_unit_range(name: str, values: Tensor) -> None:
     # A compiled graph checks nothing in PyTorch either.
     if torch.compiler.is_compiling() or values.numel() == 0:
         return
-    low, high = (
-        checks.unwrapped(values).detach().aminmax()
-    )  # NaN if there is one, and then neither holds
-    torch._assert_async(
+    # Both are NaN if a value is, and then neither comparison holds.
+    low, high = _pytorch.unwrapped(values).detach().aminmax()
+    _pytorch.assert_async(
         (low >= 0) & (high <= 1), f"all elements of {name} should be between 0 and 1"
     )

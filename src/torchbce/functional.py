@@ -1,25 +1,46 @@
-"""The losses as functions: the formula, the options, and one call."""
+"""The losses as functions of tensors, as in `torch.nn.functional`."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.nn import _reduction as _torch_reduction
 
-from torchbce._contract import Loss, Options, documented, evaluate
-from torchbce.definition import checks, reference
+from torchbce import _pytorch
+from torchbce._contract import evaluate
+from torchbce.definition import checks, family
+
+if TYPE_CHECKING:
+    from torchbce.linear.loss import linear_binary_cross_entropy
+    from torchbce.linear.pairwise import pairwise_sigmoid_loss
 
 __all__ = [
     "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_log_probs",
     "binary_cross_entropy_with_logits",
+    "linear_binary_cross_entropy",
+    "pairwise_sigmoid_loss",
     "poly_binary_cross_entropy",
     "sigmoid_focal_loss",
 ]
 
-_LOGITS = Loss(reference.logits_parts)
-_LOG_PROBS = Loss(reference.log_probability_parts, domain="log_probs")
+_LOG_PROBS = family.loss("binary_cross_entropy_with_log_probs")
+
+#: Imported with the first use, see `torchbce.__getattr__`.
+_LAZY = {
+    "linear_binary_cross_entropy": "torchbce.linear.loss",
+    "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
+}
 
 
-@documented
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -40,27 +61,44 @@ def binary_cross_entropy_with_logits(
         \ell = w \, [\, p \, y \, (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,],
         \qquad \sigma(z) = 1 / (1 + e^{-z})
 
-    computed as a sum of non-negative terms, so that nothing cancels: the loss of a negative at
-    z = -40 is 4.2e-18 and not 0. A right answer of infinite confidence costs 0, a wrong one inf;
-    0 * inf is 0, in the derivatives by target and weight too.
+    It is computed as a sum of non-negative terms, so that nothing cancels: the loss of a negative
+    at z = -40 is 4.2e-18 and not 0. At infinite logits the loss is 0 for the right answer and inf
+    for the wrong one. 0 * inf is 0, also in the derivatives with respect to target and weight.
 
     Args:
         input: logits z (log-odds, in nats), any shape, any floating dtype.
-        <target>
-        <weight>
-        size_average: deprecated, as in PyTorch: use `reduction`.
-        reduce: deprecated, as in PyTorch: use `reduction`.
-        <reduction>
-        <pos_weight>
-        <ignoring>
-        <mask>
-        <check_targets>
+        target: targets y in [0, 1] of any float, bool or integer dtype, of input's shape or of one
+            that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
+            a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
+            never made dense (not under torch.compile, which cannot trace sparse tensors).
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        size_average: deprecated as in PyTorch, see `reduction`.
+        reduce: deprecated as in PyTorch, see `reduction`.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
 
     Returns:
-        <returns>
+        The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
+        Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean
+        over no elements is 0 with zero gradients, and warns where the host knows it: on the CPU, or
+        for an empty input.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch
@@ -75,14 +113,22 @@ def binary_cross_entropy_with_logits(
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy_with_logits.html
     """
-    reduction = _reduction_name(size_average, reduce, reduction)
-    options = Options(
-        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    if size_average is not None or reduce is not None:
+        reduction = _pytorch.reduction_name(size_average, reduce, reduction)
+    return evaluate(
+        family.CROSS_ENTROPY,
+        input,
+        target,
+        weight,
+        pos_weight,
+        label_smoothing,
+        ignore_index,
+        mask,
+        reduction,
+        check_targets,
     )
-    return evaluate(_LOGITS, input, target, options)
 
 
-@documented
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -98,36 +144,53 @@ def binary_cross_entropy(
     mask: Tensor | None = None,
     check_targets: bool | None = None,
 ) -> Tensor:
-    r"""Binary cross-entropy of probabilities, which it takes as they are: it applies no sigmoid.
+    r"""Binary cross-entropy of probabilities. No sigmoid is applied to them.
 
     .. math::
         \ell = -w \, [\, p \, y \log q + (1 - y) \log(1 - q) \,]
 
-    Each logarithm is at least -100, as in PyTorch, so that no element costs more than 100 w; with
-    `eps`, q is clamped into [eps, 1 - eps] instead. Where the floor or the clamp holds, the loss
-    is flat and its gradient 0; elsewhere the gradient is exact, 1 at q = y = 0 included. Where
-    there are logits, `binary_cross_entropy_with_logits` is accurate beyond the point at which a
-    probability rounds to 1. Safe under autocast: it computes in float32 at least.
+    Each logarithm is floored at -100, as in PyTorch, so that the loss of an element is at most
+    100 w. With `eps`, q is clamped to [eps, 1 - eps] instead. Where the floor or the clamp applies,
+    the loss is constant and its gradient 0; elsewhere the gradient is exact (1 at q = y = 0). If
+    you have logits, use `binary_cross_entropy_with_logits`: it stays accurate where a probability
+    rounds to 1. This function is safe under autocast, since it computes in float32 at least.
 
     Args:
         input: probabilities q in [0, 1], any shape, any floating dtype.
-        <target>
-        <weight>
-        size_average: deprecated, as in PyTorch: use `reduction`.
-        reduce: deprecated, as in PyTorch: use `reduction`.
-        <reduction>
-        eps: the clamp, in (0, 0.5), exact in every dtype: 1 - eps is never rounded.
-        <pos_weight>
-        <ignoring>
-        <mask>
-        <check_targets>
+        target: targets y in [0, 1] of any float, bool or integer dtype, of input's shape or of one
+            that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
+            a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
+            never made dense (not under torch.compile, which cannot trace sparse tensors).
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        size_average: deprecated as in PyTorch, see `reduction`.
+        reduce: deprecated as in PyTorch, see `reduction`.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
+        eps: the clamp, in (0, 0.5). It is exact in every dtype: 1 - eps is never rounded.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
 
     Returns:
-        <returns>
+        The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
+        Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean
+        over no elements is 0 with zero gradients, and warns where the host knows it: on the CPU, or
+        for an empty input.
 
     Raises:
-        <raises>
-            Likewise if a probability on the CPU lies outside [0, 1]; NaN is told apart.
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
+            Likewise for a probability outside [0, 1] or NaN.
 
     Example:
         >>> import torch
@@ -145,16 +208,22 @@ def binary_cross_entropy(
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy.html
     """
     checks.eps(eps)
-    reduction = _reduction_name(size_average, reduce, reduction)
-    options = Options(
-        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
-    )
+    if size_average is not None or reduce is not None:
+        reduction = _pytorch.reduction_name(size_average, reduce, reduction)
     return evaluate(
-        Loss(reference.probability_parts, (eps,), "probabilities"), input, target, options
+        family.loss("binary_cross_entropy", eps),
+        input,
+        target,
+        weight,
+        pos_weight,
+        label_smoothing,
+        ignore_index,
+        mask,
+        reduction,
+        check_targets,
     )
 
 
-@documented
 def binary_cross_entropy_with_log_probs(
     input: Tensor,
     target: Tensor,
@@ -172,25 +241,42 @@ def binary_cross_entropy_with_log_probs(
     .. math::
         \ell = -w \, [\, p \, y \, x + (1 - y) \log(1 - e^x) \,]
 
-    with the second logarithm as :math:`\log(-\mathrm{expm1}(x))` above :math:`-\log 2` and
-    :math:`\mathrm{log1p}(-e^x)` below, where neither cancels.
+    The second logarithm is computed as :math:`\log(-\mathrm{expm1}(x))` above :math:`-\log 2` and
+    as :math:`\mathrm{log1p}(-e^x)` below, so that nothing cancels.
 
     Args:
         input: log-probabilities x of the positive class, at most 0, any shape, any floating dtype.
-        <target>
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <mask>
-        <check_targets>
-        <reduction>
+        target: targets y in [0, 1] of any float, bool or integer dtype, of input's shape or of one
+            that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
+            a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
+            never made dense (not under torch.compile, which cannot trace sparse tensors).
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        <returns>
+        The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
+        Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean
+        over no elements is 0 with zero gradients, and warns where the host knows it: on the CPU, or
+        for an empty input.
 
     Raises:
-        <raises>
-            Likewise if a log-probability on the CPU is above 0 or NaN.
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
+            Likewise for a log-probability above 0 or NaN.
 
     Example:
         >>> import torch
@@ -205,13 +291,20 @@ def binary_cross_entropy_with_log_probs(
     References:
         Mächler, Accurately Computing log(1 - exp(-|a|)), 2012.
     """
-    options = Options(
-        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    return evaluate(
+        _LOG_PROBS,
+        input,
+        target,
+        weight,
+        pos_weight,
+        label_smoothing,
+        ignore_index,
+        mask,
+        reduction,
+        check_targets,
     )
-    return evaluate(_LOG_PROBS, input, target, options)
 
 
-@documented
 def sigmoid_focal_loss(
     input: Tensor,
     target: Tensor,
@@ -226,33 +319,50 @@ def sigmoid_focal_loss(
     check_targets: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""The focal loss: binary cross-entropy with easy examples weighed down.
+    r"""Focal loss: binary cross-entropy with a smaller weight for easy examples.
 
     .. math::
         \ell = w \, [\, p \, \alpha \, y \, \sigma(-z)^\gamma (-\log \sigma(z))
              + (1 - \alpha) (1 - y) \, \sigma(z)^\gamma (-\log \sigma(-z)) \,]
 
-    With `gamma` 0 and no `alpha` it is binary cross-entropy. It is linear in a soft target. Its
-    derivatives are finite at every finite logit, for every gamma.
+    With `gamma` 0 and `alpha` None it is binary cross-entropy. It is linear in a soft target. Its
+    derivatives are finite at every finite logit, for every `gamma`.
 
     Args:
         input: logits z, any shape, any floating dtype.
-        <target>
-        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; None weighs
-            neither.
-        gamma: the focusing exponent, 0 or above.
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <mask>
-        <check_targets>
-        <reduction>
+        target: targets y in [0, 1] of any float, bool or integer dtype, of input's shape or of one
+            that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
+            a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
+            never made dense (not under torch.compile, which cannot trace sparse tensors).
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
+            no such weights.
+        gamma: focusing exponent, at least 0.
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        <returns>
+        The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
+        Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean
+        over no elements is 0 with zero gradients, and warns where the host knows it: on the CPU, or
+        for an empty input.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch
@@ -266,13 +376,20 @@ def sigmoid_focal_loss(
     """
     checks.alpha(alpha)
     checks.exponent("gamma", gamma)
-    options = Options(
-        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    return evaluate(
+        family.loss("sigmoid_focal_loss", alpha, gamma),
+        input,
+        target,
+        weight,
+        pos_weight,
+        label_smoothing,
+        ignore_index,
+        mask,
+        reduction,
+        check_targets,
     )
-    return evaluate(Loss(reference.focal_parts, (alpha, gamma)), input, target, options)
 
 
-@documented
 def asymmetric_loss(
     input: Tensor,
     target: Tensor,
@@ -288,33 +405,50 @@ def asymmetric_loss(
     check_targets: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""The asymmetric loss: easy negatives weighed down more than positives, the easiest to 0.
+    r"""Asymmetric loss: easy negatives have a smaller weight than easy positives, or none at all.
 
     .. math::
         \ell = w \, [\, p \, y \, \sigma(-z)^{\gamma_+} (-\log \sigma(z))
              + (1 - y) \, q^{\gamma_-} (-\log(1 - q)) \,],
         \qquad q = \max(\sigma(z) - m, 0)
 
-    The gradient is that of the formula, through the focusing factors too.
+    The gradient is that of the whole formula, including the focusing factors.
 
     Args:
         input: logits z, any shape, any floating dtype.
-        <target>
-        gamma_pos: the focusing exponent of positives, 0 or above.
-        gamma_neg: the focusing exponent of negatives, 0 or above.
-        margin: m in [0, 1), taken off the probability of negatives; 0 takes nothing off.
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <mask>
-        <check_targets>
-        <reduction>
+        target: targets y in [0, 1] of any float, bool or integer dtype, of input's shape or of one
+            that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
+            a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
+            never made dense (not under torch.compile, which cannot trace sparse tensors).
+        gamma_pos: focusing exponent of positives, at least 0.
+        gamma_neg: focusing exponent of negatives, at least 0.
+        margin: m in [0, 1), subtracted from the probability of negatives.
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        <returns>
+        The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
+        Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean
+        over no elements is 0 with zero gradients, and warns where the host knows it: on the CPU, or
+        for an empty input.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch
@@ -329,14 +463,20 @@ def asymmetric_loss(
     checks.exponent("gamma_pos", gamma_pos)
     checks.exponent("gamma_neg", gamma_neg)
     checks.margin(margin)
-    options = Options(
-        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    return evaluate(
+        family.loss("asymmetric_loss", gamma_pos, gamma_neg, margin),
+        input,
+        target,
+        weight,
+        pos_weight,
+        label_smoothing,
+        ignore_index,
+        mask,
+        reduction,
+        check_targets,
     )
-    own = (gamma_pos, gamma_neg, margin)
-    return evaluate(Loss(reference.asymmetric_parts, own), input, target, options)
 
 
-@documented
 def poly_binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -352,34 +492,52 @@ def poly_binary_cross_entropy(
     check_targets: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""The Poly-1 loss: the first term of cross-entropy's series in 1 - p weighed anew.
+    r"""Poly-1 loss: cross-entropy with another coefficient of the first term of its series.
 
     .. math::
         \ell = \mathrm{focal}_{\alpha, \gamma}(z, y)
              + w \, \epsilon \, [\, p \, \alpha \, y \, \sigma(-z)^{\gamma + 1}
              + (1 - \alpha) (1 - y) \, \sigma(z)^{\gamma + 1} \,]
 
-    With `epsilon` 0 it is the focal loss, with `gamma` 0 as well binary cross-entropy.
+    The series is that of -log p in 1 - p. With `epsilon` 0 this is the focal loss, and with
+    `gamma` 0 as well it is binary cross-entropy.
 
     Args:
         input: logits z, any shape, any floating dtype.
-        <target>
-        epsilon: what is added to the coefficient of the first term, -1 or above.
-        gamma: the focusing exponent, 0 or above.
-        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; None weighs
-            neither.
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <mask>
-        <check_targets>
-        <reduction>
+        target: targets y in [0, 1] of any float, bool or integer dtype, of input's shape or of one
+            that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
+            a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
+            never made dense (not under torch.compile, which cannot trace sparse tensors).
+        epsilon: added to the coefficient of the first term, at least -1.
+        gamma: focusing exponent, at least 0.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
+            no such weights.
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        <returns>
+        The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
+        Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean
+        over no elements is 0 with zero gradients, and warns where the host knows it: on the CPU, or
+        for an empty input.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch
@@ -395,13 +553,15 @@ def poly_binary_cross_entropy(
     checks.alpha(alpha)
     checks.exponent("gamma", gamma)
     checks.epsilon(epsilon)
-    options = Options(
-        weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
+    return evaluate(
+        family.loss("poly_binary_cross_entropy", epsilon, gamma, alpha),
+        input,
+        target,
+        weight,
+        pos_weight,
+        label_smoothing,
+        ignore_index,
+        mask,
+        reduction,
+        check_targets,
     )
-    return evaluate(Loss(reference.poly_parts, (epsilon, gamma, alpha)), input, target, options)
-
-
-def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    if size_average is not None or reduce is not None:
-        return _torch_reduction.legacy_get_string(size_average, reduce)
-    return reduction

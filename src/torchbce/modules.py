@@ -1,13 +1,14 @@
 """The losses as modules, which store the options and call the function.
 
-Those that PyTorch has subclass PyTorch's, so that `isinstance` and `state_dict` agree.
+Those that PyTorch has are subclasses of PyTorch's, so that `isinstance` and `state_dict` agree.
 """
+
+import inspect
 
 import torch
 from torch import Tensor, nn
 
 from torchbce import functional
-from torchbce._contract import documented
 from torchbce.definition import checks
 
 __all__ = [
@@ -23,10 +24,10 @@ Weight = Tensor | float | None
 
 
 class _Loss(nn.Module):
-    """Weights as buffers, other options as attributes, and the function called with them all.
+    """Weights as buffers, other options as attributes; `forward` calls the function with them all.
 
-    Weights are buffers as in PyTorch: they move with `.to(...)` and stand in the `state_dict`. A
-    number becomes one of the default dtype.
+    Weights are buffers as in PyTorch: `.to(...)` moves them, and the `state_dict` has them. A
+    number becomes a 0-dimensional buffer of the default dtype.
     """
 
     label_smoothing: float
@@ -46,7 +47,7 @@ class _Loss(nn.Module):
         self._options = tuple(options)
 
     def forward(self, input: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """The loss of one batch; `mask` is false where an element is ignored."""
+        """The loss of one batch; elements where `mask` is false are ignored."""
         function = getattr(functional, self._function)
         options = {name: getattr(self, name) for name in self._options}
         loss: Tensor = function(
@@ -54,27 +55,50 @@ class _Loss(nn.Module):
         )
         return loss
 
+    def extra_repr(self) -> str:
+        """The reduction and the options that differ from their defaults."""
+        defaults = inspect.signature(type(self)).parameters
+        shown = []
+        for name in ("weight", "pos_weight", *self._options):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                value = value.item() if value.dim() == 0 and not value.is_meta else value.shape
+                shown.append(f"{name}={tuple(value) if isinstance(value, torch.Size) else value}")
+            elif name == "reduction" or value != defaults[name].default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
 
-@documented
+
 class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
     """`torchbce.functional.binary_cross_entropy_with_logits` as a module.
 
-    The formula and the errors are the function's; `mask` is an argument of the call.
+    The function has the formula. `mask` is an argument of the call.
 
     Args:
-        <weight>
-        size_average: deprecated, as in PyTorch: use `reduction`.
-        reduce: deprecated, as in PyTorch: use `reduction`.
-        <reduction>
-        <pos_weight>
-        <ignoring>
-        <check_targets>
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        size_average: deprecated as in PyTorch, see `reduction`.
+        reduce: deprecated as in PyTorch, see `reduction`.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
 
     Returns:
-        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+        A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch, torchbce
@@ -113,27 +137,37 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
         )
 
 
-@documented
 class BCELoss(_Loss, nn.BCELoss):
-    """`torchbce.functional.binary_cross_entropy` as a module: it takes probabilities.
+    """`torchbce.functional.binary_cross_entropy` as a module. It takes probabilities.
 
-    The formula and the errors are the function's; `mask` is an argument of the call.
+    The function has the formula. `mask` is an argument of the call.
 
     Args:
-        <weight>
-        size_average: deprecated, as in PyTorch: use `reduction`.
-        reduce: deprecated, as in PyTorch: use `reduction`.
-        <reduction>
-        eps: clamp probabilities into [eps, 1 - eps] instead of flooring each logarithm at -100.
-        <pos_weight>
-        <ignoring>
-        <check_targets>
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        size_average: deprecated as in PyTorch, see `reduction`.
+        reduce: deprecated as in PyTorch, see `reduction`.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
+        eps: clamp probabilities to [eps, 1 - eps] instead of flooring each logarithm at -100.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
 
     Returns:
-        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+        A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch, torchbce
@@ -174,24 +208,34 @@ class BCELoss(_Loss, nn.BCELoss):
         )
 
 
-@documented
 class BCEWithLogProbsLoss(_Loss):
     """`torchbce.functional.binary_cross_entropy_with_log_probs` as a module.
 
-    The formula and the errors are the function's; `mask` is an argument of the call.
+    The function has the formula. `mask` is an argument of the call.
 
     Args:
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <check_targets>
-        <reduction>
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+        A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch, torchbce
@@ -226,26 +270,37 @@ class BCEWithLogProbsLoss(_Loss):
         )
 
 
-@documented
 class SigmoidFocalLoss(_Loss):
     """`torchbce.functional.sigmoid_focal_loss` as a module.
 
-    The formula and the errors are the function's; `mask` is an argument of the call.
+    The function has the formula. `mask` is an argument of the call.
 
     Args:
-        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; or None.
-        gamma: the focusing exponent, 0 or above.
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <check_targets>
-        <reduction>
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
+            no such weights.
+        gamma: focusing exponent, at least 0.
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+        A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch, torchbce
@@ -288,27 +343,37 @@ class SigmoidFocalLoss(_Loss):
         )
 
 
-@documented
 class AsymmetricLoss(_Loss):
     """`torchbce.functional.asymmetric_loss` as a module.
 
-    The formula and the errors are the function's; `mask` is an argument of the call.
+    The function has the formula. `mask` is an argument of the call.
 
     Args:
-        gamma_pos: the focusing exponent of positives, 0 or above.
-        gamma_neg: the focusing exponent of negatives, 0 or above.
-        margin: in [0, 1), taken off the probability of negatives; 0 takes nothing off.
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <check_targets>
-        <reduction>
+        gamma_pos: focusing exponent of positives, at least 0.
+        gamma_neg: focusing exponent of negatives, at least 0.
+        margin: in [0, 1), subtracted from the probability of negatives.
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+        A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch, torchbce
@@ -355,27 +420,38 @@ class AsymmetricLoss(_Loss):
         )
 
 
-@documented
 class PolyBCELoss(_Loss):
     """`torchbce.functional.poly_binary_cross_entropy` as a module.
 
-    The formula and the errors are the function's; `mask` is an argument of the call.
+    The function has the formula. `mask` is an argument of the call.
 
     Args:
-        epsilon: what is added to the coefficient of the first term, -1 or above.
-        gamma: the focusing exponent, 0 or above.
-        alpha: in [0, 1], the weight of positives against 1 - alpha of negatives; or None.
-        <weight>
-        <pos_weight>
-        <ignoring>
-        <check_targets>
-        <reduction>
+        epsilon: added to the coefficient of the first term, at least -1.
+        gamma: focusing exponent, at least 0.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
+            no such weights.
+        weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+            number must be finite and not negative; the values of a tensor are not checked.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+            shape, for instance (C,) for an input of shape (N, C).
+        label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
+        ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+            gradient, whatever their input, and a mean does not count them.
+        check_targets: whether targets (and probabilities) outside their range raise. None: on the
+            CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+            probabilities are then computed by the reference backend.
+        reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+            weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+            over all dimensions but the first, averaged over the first.
 
     Returns:
-        Called with `input`, `target` and, by name, `mask`: the loss, as the function returns it.
+        A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
 
     Raises:
-        <raises>
+        TypeError: if input is not floating, or an argument is not a tensor or a number.
+        ValueError: if shapes do not match, an option is out of its range, or a target is outside
+            [0, 1] (the message names its value and index; see `check_targets`).
 
     Example:
         >>> import torch, torchbce

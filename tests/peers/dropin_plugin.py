@@ -6,12 +6,11 @@ It counts the losses that the drop-in computed, so that a run which never reache
 import functools
 
 from torchbce import dropin
-from torchbce.definition import reference
 
 _computed = {"binary_cross_entropy": 0, "binary_cross_entropy_with_logits": 0}
 _names = {
-    reference.probability_parts: "binary_cross_entropy",
-    reference.logits_parts: "binary_cross_entropy_with_logits",
+    "probabilities": "binary_cross_entropy",
+    "logits": "binary_cross_entropy_with_logits",
 }
 
 
@@ -27,8 +26,8 @@ def pytest_terminal_summary(terminalreporter):
 
 def _counted(function):
     @functools.wraps(function)
-    def counted(parts, *args):
-        _computed[_names[parts]] += 1
-        return function(parts, *args)
+    def counted(loss, *args):
+        _computed[_names[loss.domain.name]] += 1
+        return function(loss, *args)
 
     return counted

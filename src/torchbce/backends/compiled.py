@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from torchbce.backends.gpu import autograd as gpu_autograd
-from torchbce.backends.request import Call, KernelInputs, LossSpec, strides_of_memory
-from torchbce.definition import reductions, reference
+from torchbce.backends.request import (
+    Call,
+    KernelInputs,
+    LossSpec,
+    kernel_denominator,
+    strides_of_memory,
+)
+from torchbce.definition import reference
+from torchbce.definition.arguments import Arguments, Valid, find_valid
 
 #: The fields of `KernelInputs` but for the last, those of `LossSpec`, and the reduction.
 _ARGUMENTS = (
@@ -83,8 +90,10 @@ def _asked(
 
 
 def _divisor(arguments: tuple[Any, ...]) -> gpu_autograd.Divisor:
-    input, target, weight, _, mask, _, _, _, ignore_index, reduction = arguments
-    return reductions.divisor(reduction, input, target, weight, mask, ignore_index)
+    input, target, weight, pos_weight, mask, _, _, _, ignore_index, reduction = arguments
+    tensors = Arguments(input, target, weight, pos_weight, mask)
+    valid = find_valid(tensors, ignore_index) if reduction == "batch_mean" else Valid()
+    return kernel_denominator(reduction, tensors, ignore_index, valid.elements)
 
 
 def _none(*arguments: Tensor) -> Tensor:

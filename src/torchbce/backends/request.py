@@ -1,13 +1,18 @@
-"""What a kernel is asked for, whatever it runs on: which loss, of which tensors, in what order."""
+"""What a kernel is called with, whatever it runs on: which loss, of which tensors, divided by what.
 
-import math
+A call of a loss is described once, by a `Request`. Every later step reads it: the launch, the
+backward pass, and the definition where derivatives of derivatives are wanted.
+"""
+
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchbce.definition import reference
+from torchbce.definition.arguments import Arguments
+from torchbce.definition.family import Loss
+from torchbce.definition.reductions import Denominator, count_rows, denominator
 
 
 class KernelInputs(NamedTuple):
@@ -16,9 +21,10 @@ class KernelInputs(NamedTuple):
     Attributes:
         input: [...] of a floating dtype.
         target: [...] of any real dtype; or the values that a sparse target stores, [stored].
-        weight, pos_weight: of any real dtype.
+        weight: of any real dtype.
+        pos_weight: of any real dtype.
         mask: bool, false where an element is ignored.
-        positions: of the stored elements of a sparse target in the flattened input, [stored],
+        positions: of the stored entries of a sparse target in the flattened input, [stored],
             int64, ascending; None for a dense target.
     """
 
@@ -31,7 +37,7 @@ class KernelInputs(NamedTuple):
 
 
 class LossSpec(NamedTuple):
-    """Which loss, with what constants and options."""
+    """Which loss a kernel computes: its name and constants (`family.Kernel`) and its options."""
 
     loss: str
     constants: tuple[float, float, float, float, float]
@@ -39,68 +45,112 @@ class LossSpec(NamedTuple):
     ignore_index: float | None = None
 
 
-def program(
-    parts: Callable[..., tuple[Tensor, Tensor]],
-    own: tuple[float | None, ...],
-    smoothing: float,
-    ignore_index: float | None,
-) -> LossSpec:
-    """The program of a loss that `reference` defines, with its own constants.
+class Call(NamedTuple):
+    """Everything about a call but its tensors: the same at every step of a training.
 
-    The first two constants of a kernel weigh positives and negatives. A loss that focuses on
-    nothing is cross-entropy.
+    Attributes:
+        loss_spec: which loss.
+        reduction: its name.
+        definition: the loss of input, target, weight, pos_weight and mask in plain PyTorch.
+        checked: whether a value outside its range is an error, which the definition raises.
     """
 
-    def focused(
-        name: str, alpha: float | None, gamma_pos: float, gamma_neg: float, last: float = 0.0
-    ) -> tuple[str, tuple[float, ...]]:
-        if alpha is None and gamma_pos == gamma_neg == last == 0:
-            return "logits", (1.0, 1.0)
-        a, b = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-        return name, (a, b, gamma_pos, gamma_neg, last)
-
-    c: Any = own
-    if parts is reference.focal_parts:
-        loss, constants = focused("focal", c[0], c[1], c[1])
-    elif parts is reference.poly_parts:
-        loss, constants = focused("poly", c[2], c[1], c[1], c[0])
-    elif parts is reference.asymmetric_parts:
-        loss, constants = focused("asymmetric" if c[2] else "focal", None, *c)
-    elif parts is reference.probability_parts:
-        eps = c[0]
-        logs = (0.0, 0.0, 0.0) if eps is None else (eps, -math.log(eps), -math.log1p(-eps))
-        loss, constants = "probability", (1.0, 1.0, *logs)
-    elif parts is reference.log_probability_parts:
-        loss, constants = "log_probability", (1.0, 1.0)
-    else:
-        loss, constants = "logits", (1.0, 1.0)
-    filled = tuple(float(value) for value in (*constants, 0.0, 0.0, 0.0)[:5])
-    return LossSpec(loss, filled, smoothing, ignore_index)  # type: ignore[arg-type]
+    loss_spec: LossSpec
+    reduction: str
+    definition: Callable[..., Tensor]
+    checked: bool = True
 
 
-def strides_of_memory(elements: KernelInputs) -> tuple[Tensor, tuple[int, ...]]:
-    """The input, and the strides of memory in the order in which a kernel walks over it."""
-    x, walk = elements[0], order(elements)
-    if walk is None:
+class Request(NamedTuple):
+    """One call of a loss by a kernel.
+
+    Attributes:
+        call: what is computed.
+        inputs: of whose tensors the input alone may require grad.
+        denominator: what the sum is divided by; None for what the kernel counts itself, the valid
+            elements for "mean", the sum of their weights for "weighted_mean".
+        sparse_target: the target, where `inputs` has its entries.
+    """
+
+    call: Call
+    inputs: KernelInputs
+    denominator: Denominator | None
+    sparse_target: Tensor | None = None
+
+    def definition(self) -> Tensor:
+        """The loss in plain PyTorch."""
+        input, target, weight, pos_weight, mask, _ = self.inputs
+        target = target if self.sparse_target is None else self.sparse_target
+        return self.call.definition(input, target, weight, pos_weight, mask)
+
+    def gradient_by_definition(self, upstream: Tensor) -> Tensor:
+        """The gradient that PyTorch derives from the definition.
+
+        For derivatives of derivatives and for several upstream gradients at once.
+        """
+        create = torch.is_grad_enabled()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(
+                self.definition(), self.inputs.input, upstream, create_graph=create
+            )
+        return gradient
+
+
+def loss_spec(loss: Loss, smoothing: float = 0.0, ignore_index: float | None = None) -> LossSpec:
+    """A loss that has a kernel, with its options."""
+    assert loss.kernel is not None  # else `selection` chose the reference
+    return LossSpec(*loss.kernel, smoothing, ignore_index)
+
+
+def kernel_denominator(
+    reduction: str, arguments: Arguments, ignore_index: float | None, valid: Tensor | None
+) -> Denominator | None:
+    """The denominator of a `Request`: None where the kernel counts it.
+
+    Args:
+        reduction: its name.
+        arguments: the tensors.
+        ignore_index: the target that is ignored.
+        valid: which elements are valid; read for "batch_mean" alone.
+    """
+    input, ignores = arguments.input, arguments.mask is not None or ignore_index is not None
+    weighted = reduction == "weighted_mean" and arguments.weight is not None
+    if reduction in ("mean", "weighted_mean") and (ignores or weighted):
+        return None
+    rows: float | Tensor = input.shape[0] if input.dim() else 1
+    if reduction == "batch_mean" and ignores and input.dim():
+        assert valid is not None  # something may be ignored
+        rows = count_rows(valid)
+    return denominator(reduction, input.numel(), rows)
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+def strides_of_memory(inputs: KernelInputs) -> tuple[Tensor, tuple[int, ...]]:
+    """The input, and the strides of memory for a result, in the order in which a kernel writes."""
+    x, dimensions = inputs.input, order(inputs)
+    if dimensions is None:
         return x, (x.stride() if x.is_contiguous() else contiguous(x.shape))
-    strides = dict(zip(walk, contiguous([x.shape[d] for d in walk]), strict=True))
+    strides = dict(zip(dimensions, contiguous([x.shape[d] for d in dimensions]), strict=True))
     return x, tuple(strides[d] for d in range(x.dim()))
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor."""
     strides = [1]
     for size in reversed(shape[1:]):
         strides.append(strides[-1] * max(size, 1))
     return tuple(reversed(strides[: len(shape)]))
 
 
-def order(elements: KernelInputs) -> list[int] | None:
+def order(inputs: KernelInputs) -> list[int] | None:
     """The dimensions of the input from the outermost in memory to the innermost.
 
-    None for the order in which they stand: that of a contiguous input, of one that repeats
-    elements, and the one in which a sparse target counts its positions.
+    None for the dimensions as they are: those of a contiguous input, of one with a stride of 0, and
+    of one with a sparse target, whose positions count in that order.
     """
-    x, positions = elements[0], elements[5]
+    x, positions = inputs.input, inputs.positions
     if x.is_contiguous() or positions is not None:
         return None
     strides = x.stride()
@@ -111,40 +161,6 @@ def order(elements: KernelInputs) -> list[int] | None:
 
 
 def as_in(number: float, dtype: torch.dtype) -> float:
-    """A number as its dtype has it, of an integer dtype as float32 has it."""
+    """A number rounded to a floating dtype; for an integer dtype, to float32."""
     wide = dtype if dtype.is_floating_point else torch.float32
     return torch.tensor(number, dtype=wide, device="cpu").item()
-
-
-class Call(NamedTuple):
-    """What a loss is asked for, beside its tensors.
-
-    Attributes:
-        program: a `kernels.elements.LossSpec`.
-        reduction: its name.
-        definition: the loss of input, target, weight, pos_weight and mask in plain PyTorch.
-        checked: whether a value outside its range is an error, which the definition raises.
-    """
-
-    program: Any
-    reduction: str
-    definition: Callable[..., Tensor]
-    checked: bool = True
-
-
-def by_definition(
-    call: Call, elements: KernelInputs, sparse: Tensor | None, upstream: Tensor
-) -> Tensor:
-    """For gradients of gradients and batched ones: the definition, differentiated."""
-    create = torch.is_grad_enabled()
-    with torch.enable_grad():
-        value = call.definition(*definition_arguments(elements, sparse))
-        (gradient,) = torch.autograd.grad(value, elements[0], upstream, create_graph=create)
-    return gradient
-
-
-def definition_arguments(
-    elements: KernelInputs, sparse: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    input, target, *options, _ = elements
-    return (input, target if sparse is None else sparse, *options)

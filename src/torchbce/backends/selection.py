@@ -6,6 +6,7 @@ Nothing is tried and then given up: `obstacle` says beforehand what keeps a kern
 import functools
 import importlib.util
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,7 +14,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from torchbce import _pytorch
 
 REFERENCE, NUMBA, TRITON = "reference", "numba", "triton"
 BACKENDS = (REFERENCE, NUMBA, TRITON)
@@ -31,10 +33,12 @@ OPERANDS = INPUTS[TRITON] | {
 }
 
 _named: ContextVar[str | None] = ContextVar("torchbce backend", default=None)
+#: How many blocks of `backend` are open, in any thread. Reading it costs less than a context
+#: variable, of which nothing has to be known while it is 0.
+open_blocks = 0
+_lock = threading.Lock()
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _STRIDED, _FLOAT16 = torch.strided, torch.float16
-_has_storage = torch._C._has_storage  # what no tensor of a transform has
-_is_functional = torch._is_functional_tensor
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
 _TRITON_IS_THERE = importlib.util.find_spec("triton") is not None
 
@@ -142,11 +146,16 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
-    # The very string of this module, by which the others know it.
+    global open_blocks
+    # The string of this module itself, with which the others are compared by `is`.
     token = _named.set(BACKENDS[BACKENDS.index(name)])
+    with _lock:
+        open_blocks += 1
     try:
         yield
     finally:
+        with _lock:
+            open_blocks -= 1
         _named.reset(token)
 
 
@@ -192,7 +201,7 @@ def traced(
     """What stands in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
     if not _TRITON_IS_THERE or not input.is_cuda or target.layout is not _STRIDED:
         return REFERENCE
-    if torch._C._are_functorch_transforms_active() or _lacks_triton(input.device.index):
+    if _pytorch.functorch_is_active() or _lacks_triton(input.device.index):
         return REFERENCE
     for tensor in (input, target, weight, pos_weight, mask):
         if not isinstance(tensor, Tensor):
@@ -263,9 +272,9 @@ def is_plain(tensor: Tensor, far: bool = False) -> bool:
         and (tensor.is_cuda if far else tensor.is_cpu)
         and tensor.layout is _STRIDED
         and not tensor.is_neg()
-        and not tensor._is_zerotensor()
-        and _has_storage(tensor)
-        and not _is_functional(tensor)
+        and not _pytorch.is_zero_tensor(tensor)
+        and _pytorch.has_storage(tensor)
+        and not _pytorch.is_functional(tensor)
     )
 
 
@@ -279,13 +288,13 @@ def _is_sparse(tensor: Tensor, far: bool) -> bool:
 
 def active_mode() -> str | None:
     """A mode of PyTorch under which only operations of its own are seen."""
-    if torch._C._are_functorch_transforms_active():
+    if _pytorch.functorch_is_active():
         return "a transform of torch.func is active"
-    if forward_ad._current_level >= 0:
+    if _pytorch.forward_mode_is_active():
         return "forward-mode differentiation is active"
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if _pytorch.dispatch_modes() > 0:
         return "a dispatch mode, such as that of fake tensors, is active"
-    if torch._C._get_tracing_state() is not None:
+    if _pytorch.tracing_state() is not None:
         return "torch.jit.trace is active"
     return None
 
@@ -332,8 +341,7 @@ def _lacks_triton(device: int | None) -> bool:
     return _missing_for_triton(device) is not None
 
 
-# What `torch.compiler.assume_constant_result` does, which imports the compiler.
-_lacks_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_pytorch.constant_when_compiled(_lacks_triton)
 
 
 def _interprets() -> bool:

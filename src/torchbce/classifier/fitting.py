@@ -1,41 +1,28 @@
-"""From a table to a classifier: choose, encode, find when to stop, train on every row."""
+"""From a table to a classifier: infer the columns, encode them, find when to stop, train."""
 
 import dataclasses
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
 import polars as pl
 import torch
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from torchbce.classifier import columns, features, targets
-from torchbce.classifier.columns import Choice, Overrides
+from torchbce.classifier.columns.encoder import fit_encoder
+from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
+from torchbce.classifier.columns.target import Target, choose_target
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.evaluation import evaluate_logits
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.targets import Target
-from torchbce.classifier.training import Progress, Rows, Trained, TrainingOptions, train
+from torchbce.classifier.quality.metrics import Metrics, evaluate_logits
+from torchbce.classifier.training.loop import train
+from torchbce.classifier.training.options import TrainingOptions
+from torchbce.classifier.training.progress import NoProgress, Progress
+from torchbce.classifier.training.rows import Rows
+from torchbce.classifier.training.splits import splits
 from torchbce.imbalance import correct_logits, pos_weight_from_counts
 
-#: The part of the rows that is held out to find when to stop.
-HELD_OUT = 0.1
-
-# Below this many rows a tenth of them is too few to find anything; five parts take turns.
-FEW_ROWS = 2000
-PARTS = 5
-
 LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
-
-
-class Silent:
-    """Progress that tells nothing."""
-
-    def start(self, stage: str, steps: int) -> None: ...
-    def step(self, loss_sum: object, rows: int) -> None: ...
-    def epoch(self, number: int, loss: float, held_out: float | None) -> None: ...
-    def end(self) -> None: ...
 
 
 def fit(
@@ -48,26 +35,29 @@ def fit(
     progress: Progress | None = None,
     on_choice: Callable[[list[Choice], Target], object] = lambda choices, target: None,
 ) -> Classifier:
-    """Fit a classifier to a table with a column of two values.
+    """Fit a classifier to a table with a target column of two values.
 
-    The network is trained first with a tenth of the rows held out (below 2,000 rows: five parts
-    in turn), which tells when to stop and how good it is, and then on all rows for as many epochs.
-    The features are fitted to the inputs of all rows, never to their targets.
+    The network is trained twice. First with a tenth of the rows held out (below 2,000 rows: each of
+    five parts in turn): their loss says when to stop, and their metrics how good the classifier is.
+    Then on all rows, for as many epochs as were best. The features are fitted to the inputs of all
+    rows, and never see the targets.
 
     Args:
-        table: at least two rows of each value.
-        target: the name of the target column.
-        positive: its positive value, where that is not evident.
-        overrides: the columns whose kind is given.
-        options: how to train.
-        progress: told while the training runs.
-        on_choice: told what each column and the target were taken for, before the training.
+        table: the rows; at least two of each target value.
+        target: the name of the target column, which holds two values and none missing.
+        positive: its positive value; needed unless the values are a known pair such as 0 and 1, or
+            "no" and "yes".
+        overrides: the columns whose kind is given; that of the others is inferred.
+        options: how to train; None is `TrainingOptions()`.
+        progress: receives each training, step and epoch.
+        on_choice: called before the training with the choice for each column and the target.
 
     Returns:
-        The classifier; `classifier.card.held_out` has its figures on the rows held out.
+        The classifier; `classifier.card.held_out` has its metrics on the rows held out.
 
     Raises:
-        InputError: if the table cannot be learned from; the message says why.
+        InputError: if the table cannot be learned from, the options do not fit it or the machine,
+            or the training diverges.
 
     Example:
         >>> import polars as pl
@@ -80,47 +70,20 @@ def fit(
         Prechelt, Early Stopping - But When?, 1998.
     """
     options = options or TrainingOptions()
-    progress = progress or Silent()
-    chosen_target = targets.choose(table, target, positive)
-    choices = columns.choose(table, target, overrides or Overrides())
+    progress = progress or NoProgress()
+    chosen_target = choose_target(table, target, positive)
+    choices = infer_columns(table, target, overrides or Overrides())
     on_choice(choices, chosen_target)
 
     y = chosen_target.array(table[target])
     positives = int(y.sum())
-    for label, count in (
-        (chosen_target.positive, positives),
-        (chosen_target.negative, len(y) - positives),
-    ):
-        if count < 2:
-            raise InputError(
-                f"only {count} row of target column {target!r} holds {label!r}; at least 2 rows "
-                "of each value are needed, one to learn from and one to check with"
-            )
-    encoder, matrix = features.fit(table, choices)
-    rows = Rows(matrix, y)
+    _check_counts(chosen_target, positives, len(y) - positives)
+    encoder, features = fit_encoder(table, choices)
+    rows = Rows(features, y)
     pos_weight = _pos_weight(options, positives, len(y))
-
-    splits = list(_splits(y, options.seed))
-    trials: list[Trained] = []
-    logits = np.full(len(y), np.nan)
-    for number, (train_on, held_out) in enumerate(splits, start=1):
-        stage = "held out" if len(splits) == 1 else f"held out {number}/{len(splits)}"
-        trial = train(
-            rows.take(train_on),
-            rows.take(held_out),
-            options.epochs,
-            pos_weight,
-            options,
-            progress,
-            stage,
-        )
-        trials.append(trial)
-        raw = torch.from_numpy(trial.held_out_logits)
-        logits[held_out] = correct_logits(raw, pos_weight).numpy()
-    epochs = round(float(np.mean([trial.epochs for trial in trials])))
+    epochs, held_out = _train_held_out(rows, pos_weight, options, progress)
     final = train(rows, None, epochs, pos_weight, options, progress, "all rows")
 
-    seen = ~np.isnan(logits)
     card = Card(
         format=FORMAT,
         target=chosen_target,
@@ -130,7 +93,7 @@ def fit(
         rows=len(y),
         positives=positives,
         epochs=epochs,
-        held_out=evaluate_logits(logits[seen], y[seen]),
+        held_out=held_out,
         training=dataclasses.asdict(options),
         versions={
             "torchbce": version("torchbce"),
@@ -143,24 +106,41 @@ def fit(
     return Classifier(card, encoder, final.network.eval(), tuple(choices))
 
 
+def _check_counts(target: Target, positives: int, negatives: int) -> None:
+    for value, count in ((target.positive, positives), (target.negative, negatives)):
+        if count < 2:
+            raise InputError(
+                f"only {count} row of target column {target.column!r} holds {value!r}; at least "
+                "2 rows of each value are needed, one to learn from and one to check with"
+            )
+
+
 def _pos_weight(options: TrainingOptions, positives: int, rows: int) -> float:
     if options.pos_weight == "balanced":
         return pos_weight_from_counts(positives, rows - positives).item()
     return float(options.pos_weight or 1.0)
 
 
-def _splits(y: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of rows to train on and rows held out, each with its share of positives."""
-    fewest = int(min(y.sum(), len(y) - y.sum()))
-    # scikit-learn takes seeds of 32 bits.
-    state = np.random.RandomState(seed % 2**32)
-    if len(y) < FEW_ROWS:
-        folds = StratifiedKFold(min(PARTS, fewest), shuffle=True, random_state=state)
-        yield from folds.split(np.zeros(len(y)), y)
-        return
-    if fewest < 1 / HELD_OUT:  # so few that a tenth might hold none
-        yield from StratifiedKFold(2, shuffle=True, random_state=state).split(np.zeros(len(y)), y)
-        return
-    yield tuple(
-        train_test_split(np.arange(len(y)), test_size=HELD_OUT, stratify=y, random_state=state)
-    )
+def _train_held_out(
+    rows: Rows, pos_weight: float, options: TrainingOptions, progress: Progress
+) -> tuple[int, Metrics]:
+    """The best number of epochs, averaged over the splits, and the metrics of held-out rows."""
+    pairs = list(splits(rows.targets, options.seed))
+    epochs = []
+    logits = np.full(len(rows), np.nan)
+    for number, (train_on, held_out) in enumerate(pairs, start=1):
+        stage = "held out" if len(pairs) == 1 else f"held out {number}/{len(pairs)}"
+        trained = train(
+            rows.take(train_on),
+            rows.take(held_out),
+            options.epochs,
+            pos_weight,
+            options,
+            progress,
+            stage,
+        )
+        epochs.append(trained.epochs)
+        raw = torch.from_numpy(trained.held_out_logits)
+        logits[held_out] = correct_logits(raw, pos_weight).numpy()
+    seen = ~np.isnan(logits)
+    return round(float(np.mean(epochs))), evaluate_logits(logits[seen], rows.targets[seen])

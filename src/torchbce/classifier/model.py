@@ -8,19 +8,41 @@ import numpy as np
 import polars as pl
 import torch
 
-from torchbce.classifier.columns import Choice
-from torchbce.classifier.evaluation import Metrics
-from torchbce.classifier.features import Column, Encoder
-from torchbce.classifier.network import Architecture, Network, predict_logits
-from torchbce.classifier.targets import Target
+from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.target import Target
+from torchbce.classifier.quality.metrics import Metrics
+from torchbce.classifier.training.network import Architecture, Network, predict_logits
 from torchbce.imbalance import correct_logits
 
-#: Raised whenever an older reader would misread the card.
+#: The version of `model.json`, raised whenever an older reader would misread it.
 FORMAT: Literal[1] = 1
 
 
 class Card(msgspec.Struct, frozen=True):
-    """`model.json`: everything about a classifier that is not a tensor."""
+    """Everything about a classifier that is not a tensor: the content of `model.json`.
+
+    Attributes:
+        format: the version of this description.
+        target: the target column and its two values.
+        threshold: rows with a probability of at least this are predicted positive, in [0, 1].
+        architecture: "linear" or "mlp".
+        pos_weight: the weight of the positives in the loss, above 0.
+        rows: the number of rows that it was fitted to.
+        positives: the number of positives among them.
+        epochs: the number of passes over all rows.
+        held_out: the metrics on the rows held out.
+        training: the options of the training.
+        versions: the versions of torchbce, Python and the libraries that fitted it.
+        dropped: why each column that the model does not read was dropped, by name.
+        columns: the columns that the model reads, in the order of their features.
+
+    Example:
+        >>> from torchbce.classifier import fit
+        >>> card = fit(pl.DataFrame({"x": [0.5, 1.5, 2.5] * 4, "y": [0, 1, 1] * 4}), "y").card
+        >>> card.rows, card.positives, [column.name for column in card.columns]
+        (12, 8, ['x'])
+    """
 
     format: Literal[1]
     target: Target
@@ -39,14 +61,21 @@ class Card(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Classifier:
-    """What `fit` returns and `load` reads.
+    """A fitted classifier, as `fit` and `load` return it.
 
     Attributes:
-        card: the columns, the target and its positive value, the threshold, how it was trained
-            and its figures on rows held out.
-        encoder: table to features.
-        network: features to logits.
-        choices: what each column was taken for, and why; empty in a loaded classifier.
+        card: the target, the columns, the threshold, how it was trained, and its metrics on the
+            rows held out.
+        encoder: from a table to features.
+        network: from features to logits.
+        choices: the kind of each column and why; empty in a loaded classifier.
+
+    Example:
+        >>> from torchbce.classifier import fit
+        >>> columns = {"x": [0.0, 1.0, 5.0, 6.0] * 20, "y": ["no", "no", "yes", "yes"] * 20}
+        >>> classifier = fit(pl.DataFrame(columns), "y")
+        >>> classifier.predict(pl.DataFrame({"x": [0.5, 5.5]}))["predicted"].to_list()
+        ['no', 'yes']
     """
 
     card: Card
@@ -54,22 +83,52 @@ class Classifier:
     network: Network
     choices: tuple[Choice, ...] = ()
 
-    def logits(self, table: pl.DataFrame, first_row: int = 1) -> np.ndarray:
-        """Log-odds of the positive value, float64, [rows]; what `pos_weight` added is taken off.
+    def logits(self, table: pl.DataFrame) -> np.ndarray:
+        """The log-odds of the positive value, log(p / (1 - p)).
+
+        The network's output minus log(pos_weight), which the weight of the positives added.
+
+        Args:
+            table: has at least the columns that the model reads.
+
+        Returns:
+            Logits in nats, float64, [rows].
 
         Raises:
-            InputError: if a column that the model reads is missing or of another type.
+            InputError: if a column that the model reads is missing, or of another type or kind.
         """
-        raw = predict_logits(self.network, self.encoder.transform(table, first_row))
+        raw = predict_logits(self.network, self.encoder.transform(table))
         return correct_logits(torch.from_numpy(raw), self.card.pos_weight).numpy()
 
-    def probabilities(self, table: pl.DataFrame, first_row: int = 1) -> np.ndarray:
-        """Probabilities of the positive value, float64, [rows]. Raises as `logits` does."""
-        return torch.sigmoid(torch.from_numpy(self.logits(table, first_row))).numpy()
+    def probabilities(self, table: pl.DataFrame) -> np.ndarray:
+        """The probabilities of the positive value, sigmoid(logits).
 
-    def predict(self, table: pl.DataFrame, first_row: int = 1) -> pl.DataFrame:
-        """Columns `probability` and `predicted`, a value of the target. Raises as `logits` does."""
-        probabilities = self.probabilities(table, first_row)
+        Args:
+            table: has at least the columns that the model reads.
+
+        Returns:
+            Probabilities, float64, [rows].
+
+        Raises:
+            InputError: if a column that the model reads is missing, or of another type or kind.
+        """
+        return torch.sigmoid(torch.from_numpy(self.logits(table))).numpy()
+
+    def predict(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The probability and the predicted target value of each row.
+
+        Args:
+            table: has at least the columns that the model reads.
+
+        Returns:
+            A table of two columns, [rows]: `probability` of the positive value, float64, and
+            `predicted`, the positive value where that is at least `card.threshold`, else the
+            negative one.
+
+        Raises:
+            InputError: if a column that the model reads is missing, or of another type or kind.
+        """
+        probabilities = self.probabilities(table)
         return pl.DataFrame(
             {
                 "probability": probabilities,

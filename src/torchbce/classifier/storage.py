@@ -1,11 +1,10 @@
-"""A classifier as a directory: `model.json` and `model.safetensors`. Opening one runs no code."""
+"""A classifier on disk: a directory of `model.json` and `model.safetensors`.
 
-import ctypes
+Neither file holds code, so loading a model from a stranger runs none.
+"""
+
 import itertools
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,82 +15,106 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from torchbce.classifier.errors import InputError, listing
-from torchbce.classifier.features import Column, Encoder, TextColumn
+from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.text import TextColumn
+from torchbce.classifier.errors import Argument, InputError, file_error, listing
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.network import Network
-from torchbce.classifier.tables import refuse_existing
+from torchbce.classifier.outputs import refuse_existing, write_directory
+from torchbce.classifier.training.network import Network
 
 CARD = "model.json"
 TENSORS = "model.safetensors"
 
 
 def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> None:
-    """Write a model directory, whole or not at all.
+    """Write a classifier to a directory, whole or not at all.
 
-    Raises `InputError` if the directory exists and is not to be overwritten, or is not a model's,
-    or cannot be written.
+    Args:
+        classifier: what to write.
+        directory: the directory to make; the folder that it is made in must exist.
+        overwrite: whether to replace a model that is already there.
+
+    Raises:
+        InputError: if the directory exists and `overwrite` is False, or holds anything but a model,
+            or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import polars as pl
+        >>> from torchbce.classifier import fit
+        >>> classifier = fit(pl.DataFrame({"x": [0.5, 1.5, 2.5] * 4, "y": [0, 1, 1] * 4}), "y")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(classifier, Path(folder) / "model")
+        ...     load(Path(folder) / "model").card == classifier.card
+        True
     """
     directory = Path(os.path.realpath(directory))
     check_output(directory, overwrite)
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        try:
-            # mkdtemp makes a private folder; a model is as readable as the user's umask lets it.
-            temporary.chmod(0o777 & ~_umask())
-            _write(temporary / TENSORS, save_tensors(_tensors(classifier)))
-            _write(temporary / CARD, msgspec.json.format(msgspec.json.encode(classifier.card)))
-            _put_in_place(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        files = {
+            TENSORS: save_tensors(_tensors(classifier)),
+            CARD: msgspec.json.format(msgspec.json.encode(classifier.card)),
+        }
+        write_directory(directory, files)
     except OSError as error:
-        raise InputError(f"cannot write {str(directory)!r}: {error.strerror or error}") from error
+        raise file_error("write", directory, error) from error
 
 
 def check_output(directory: Path, overwrite: bool) -> None:
-    """Raise where `save` would: worth knowing before a training starts."""
+    """Raise where `save` would refuse the directory, so that it can be checked before training.
+
+    Args:
+        directory: the directory that `save` will make.
+        overwrite: whether it may replace a model that is already there.
+
+    Raises:
+        InputError: if the directory exists and `overwrite` is False, or holds anything but a model,
+            or has no folder to be made in.
+
+    Example:
+        >>> check_output(Path("models/first"), overwrite=False)
+        Traceback (most recent call last):
+            ...
+        torchbce.classifier.errors.InputError: there is no folder 'models' to write 'first' into
+    """
     refuse_existing(directory, overwrite)
     if directory.exists() and not _replaceable(directory):
         raise InputError(
-            f"{str(directory)!r} is not a model directory, so --overwrite leaves it alone; "
-            "give another --output"
+            f"{str(directory)!r} is not a model directory, so ",
+            Argument("overwrite", True),
+            " does not replace it; choose another ",
+            Argument("directory"),
         )
 
 
 def load(directory: Path) -> Classifier:
-    """Read a model directory. Raises `InputError` if anything in it is not as it should be."""
+    """Read a classifier from a directory that `save` wrote. Runs no code from it.
+
+    Args:
+        directory: the model directory.
+
+    Returns:
+        The classifier, which predicts what the saved one predicts, bit for bit.
+
+    Raises:
+        InputError: if a file is missing, damaged, or from a newer version of torchbce.
+
+    Example:
+        >>> load(Path("no-such-model"))
+        Traceback (most recent call last):
+            ...
+        torchbce.classifier.errors.InputError: there is no model directory 'no-such-model'
+    """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"there is no model directory {str(directory)!r}")
     card = _read_card(directory / CARD)
-    content = _read(directory / TENSORS)
-    try:
-        tensors = load_tensors(content)
-    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        # A header may name a dtype that torch lacks, or sizes that do not add up.
-        raise _damaged(directory / TENSORS, str(error)) from error
-
-    with torch.device("meta"):  # its shapes without its memory; load_state_dict brings the values
+    with torch.device("meta"):  # shapes without memory; load_state_dict assigns the values
         network = Network(sum(column.width for column in card.columns), card.architecture)
-    texts = _idf_names(card.columns)
-    expected = {key: (column.width,) for key, column in texts.items()}
-    expected |= {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        names = sorted({name for name, _ in found.items() ^ expected.items()})
-        raise _damaged(
-            directory / TENSORS,
-            f"the tensors {listing(names)} do not fit {CARD}; both must come from one fit",
-        )
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
-            raise _damaged(directory / TENSORS, f"tensor {name!r} must be finite float32")
-
-    for key in texts:
-        # 1 + log((1 + documents) / (1 + those with the word)); a larger one overflows in a product.
-        if bool(((tensors[key] < 0.99) | (tensors[key] > 100)).any()):
-            raise _damaged(directory / TENSORS, f"tensor {key!r} must lie in [1, 100]")
-    idf = {column.name: tensors.pop(key).numpy() for key, column in texts.items()}
+    tensors = _read_tensors(directory / TENSORS, card, network)
+    idf = {
+        column.name: tensors.pop(key).numpy() for key, column in _idf_names(card.columns).items()
+    }
     network.load_state_dict(tensors, assign=True)
     return Classifier(card, Encoder(card.columns, idf), network.eval())
 
@@ -119,8 +142,36 @@ def _read_card(path: Path) -> Card:
                 raise _damaged(path, f"column {column.name!r} lists a value twice")
         edges = getattr(column, "edges", [])
         if any(low >= high for low, high in itertools.pairwise(edges)):
-            raise _damaged(path, f"the edges of column {column.name!r} do not rise")
+            raise _damaged(path, f"the edges of column {column.name!r} do not increase")
     return card
+
+
+def _read_tensors(path: Path, card: Card, network: Network) -> dict[str, torch.Tensor]:
+    """The tensors of a file, whose names, shapes and values are those of the card's model."""
+    content = _read(path)
+    try:
+        tensors = load_tensors(content)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        # A header may name a dtype that torch does not have, or sizes that do not add up.
+        raise _damaged(path, str(error)) from error
+    texts = _idf_names(card.columns)
+    expected = {key: (column.width,) for key, column in texts.items()}
+    expected |= {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        names = sorted({name for name, _ in found.items() ^ expected.items()})
+        raise _damaged(
+            path, f"the tensors {listing(names)} do not fit {CARD}; both must come from one fit"
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise _damaged(path, f"tensor {name!r} must be finite float32")
+    for key in texts:
+        # idf = 1 + log((1 + documents) / (1 + documents with the word)) is in [1, 100] for up to
+        # 1e42 documents; a much larger one would overflow in a product.
+        if bool(((tensors[key] < 0.99) | (tensors[key] > 100)).any()):
+            raise _damaged(path, f"tensor {key!r} must be in [1, 100]")
+    return tensors
 
 
 class _Format(msgspec.Struct):
@@ -135,7 +186,7 @@ def _tensors(classifier: Classifier) -> dict[str, torch.Tensor]:
 
 
 def _idf_names(columns: Sequence[Column]) -> dict[str, TextColumn]:
-    """The text columns, by the names of their tensors."""
+    """The text columns, by the name of the tensor of their inverse document frequencies."""
     return {f"idf.{i}": c for i, c in enumerate(columns) if isinstance(c, TextColumn)}
 
 
@@ -147,53 +198,14 @@ def _read(path: Path) -> bytes:
             f"{str(path.parent)!r} is not a model directory: it has no {path.name}"
         ) from error
     except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        raise file_error("read", path, error) from error
 
 
 def _damaged(path: Path, reason: str) -> InputError:
-    return InputError(f"{str(path)!r} is damaged or not a model's: {reason}")
+    return InputError(f"{str(path)!r} is damaged: {reason}")
 
 
 def _replaceable(directory: Path) -> bool:
-    """Whether a directory holds a model, or nothing: what else it may be is not ours to delete."""
+    """Whether a directory is empty or holds a model alone; nothing else is ever deleted."""
     names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {""}
     return names <= {CARD, TENSORS}
-
-
-def _put_in_place(new: Path, directory: Path) -> None:
-    """Rename `new` to `directory`. What was there before is under the name of `new` afterwards."""
-    if not directory.exists():
-        new.rename(directory)
-    elif not _exchange(new, directory):
-        # Without an atomic exchange there is a moment with no model at the name; the old one then
-        # waits under a name that says what it is.
-        old = directory.with_name(f"{directory.name}.old")
-        directory.rename(old)
-        new.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names at once, where the system can (renameat2 of Linux); False where it cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    done: int = renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange)
-    return done == 0
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from torchbce import _pytorch
 from torchbce.definition import reference
+from torchbce.definition.reductions import REDUCTIONS
 
 
 def input_dtype(name: str, tensor: Tensor) -> None:
@@ -31,8 +33,8 @@ def target_dtype(target: Tensor) -> None:
 
 def reduction(name: str) -> None:
     """Raise unless `name` is a reduction."""
-    if name not in reference.REDUCTIONS:
-        expected = ", ".join(map(repr, reference.REDUCTIONS))
+    if name not in REDUCTIONS:
+        expected = ", ".join(map(repr, REDUCTIONS))
         raise ValueError(f"reduction must be one of {expected}; got {name!r}")
 
 
@@ -80,7 +82,7 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
     )
 
 
-def beside(weight: Tensor | float | None, input: Tensor) -> Tensor | float | None:
+def scalar_to_device(weight: Tensor | float | None, input: Tensor) -> Tensor | float | None:
     """One number on the CPU, as PyTorch takes it with a tensor on a GPU, on the GPU."""
     if not (isinstance(weight, Tensor) and weight.dim() == 0 and getattr(input, "is_cuda", False)):
         return weight
@@ -145,7 +147,7 @@ def exponent(name: str, value: float) -> None:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
-def sparse_elements(target: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+def sparse_entries(target: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
     """The index, [dimensions, stored], and the values, [stored], of a sparse target."""
     if target.layout == torch.sparse_csr:
         target = target.to_sparse()
@@ -261,17 +263,10 @@ def readable(values: Tensor, anywhere: bool = False) -> Tensor | None:
 
     `anywhere` takes waiting for another device for none.
     """
-    values = unwrapped(values)
+    values = _pytorch.unwrapped(values)
     near = values.device.type == "cpu" or (anywhere and values.device.type != "meta")
     plain = type(values) in (Tensor, torch.nn.Parameter) and near
     return values.detach() if plain else None
-
-
-def unwrapped(values: Tensor) -> Tensor:
-    """The values of all rows at once, where a functorch transform shows one."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(values):
-        values = torch._C._functorch.get_unwrapped(values)
-    return values
 
 
 def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:

@@ -1,99 +1,128 @@
-"""Which elements count, and how many: all but those that a mask or a marker tells to ignore."""
+"""Which elements are valid, how a sum of losses is divided, and the reductions.
 
-from typing import NamedTuple
+Means divide a sum by a global count, so that they stay right when tensors are sharded unevenly.
+"""
+
+import os
+import sys
+import warnings
 
 import torch
 from torch import Tensor
 
-from torchbce.definition import checks, reference
+#: Directories whose lines a warning does not point at: this package's and PyTorch's.
+_LIBRARIES = tuple(
+    os.path.dirname(file) + os.sep for file in (os.path.dirname(__file__), torch.__file__)
+)
+
+REDUCTIONS = ("none", "mean", "sum", "weighted_mean", "batch_mean")
+
+#: A number, or a tensor of one element where it is counted on the device.
+Denominator = float | Tensor
 
 
-def divisor(
-    reduction: str,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    mask: Tensor | None,
-    ignore_index: float | None,
-) -> float | Tensor | None:
-    """What a sum is divided by: a number, or one on the device where it must be counted first.
-
-    None for what the pass over the elements itself counts: elements for "mean", weights for
-    "weighted_mean".
-    """
-    ignores = mask is not None or ignore_index is not None
-    if reduction in ("none", "sum"):
-        return 1.0
-    if reduction == "batch_mean":
-        if input.dim() == 0:
-            return 1.0
-        if ignores:
-            return rows(counting(input, target, mask, ignore_index))
-        return float(max(input.shape[0], 1))
-    if ignores or (reduction == "weighted_mean" and weight is not None):
-        return None
-    return float(input.numel() or 1)
-
-
-def counting(
-    input: Tensor, target: Tensor, mask: Tensor | None, ignore_index: float | None
-) -> Tensor:
-    """Which elements count, where some may be ignored: an extra pass, without arithmetic."""
-    if target.layout is not torch.strided:
-        valid = stored(input, target, mask, ignore_index).valid
-    else:
-        y = target if target.is_floating_point() else target.to(torch.float32)
-        valid = which(target, y, mask, ignore_index)
-    assert valid is not None  # for the type checker: something is ignored
-    return valid
-
-
-def rows(valid: Tensor) -> Tensor:
-    """How many rows have an element that counts, at least 1."""
-    found = valid.any(dim=tuple(range(1, valid.dim()))) if valid.dim() > 1 else valid
-    return found.sum().clamp(min=1)
-
-
-def which(
+def valid_mask(
     target: Tensor, y: Tensor, mask: Tensor | None, ignore_index: float | None
 ) -> Tensor | None:
-    """False where an element is ignored; None where none can be.
+    """Which elements are valid: false where one is ignored; None where none can be.
 
-    A float is compared in the target's own dtype, where 0.1 is what the user wrote; an integer as
-    a float, since -100 does not fit a uint8.
+    Args:
+        target: targets of any dtype.
+        y: the same in the dtype of computation.
+        mask: false where an element is ignored.
+        ignore_index: the target that is ignored. A floating target is compared in its own dtype,
+            where 0.1 is what the user wrote; an integer one as `y`, since -100 is no uint8.
     """
     if ignore_index is None:
         return mask
     values = target if target.is_floating_point() else y
-    kept = ~y.isnan() if ignore_index != ignore_index else values != ignore_index
-    return kept if mask is None else kept & mask
+    valid = ~y.isnan() if ignore_index != ignore_index else values != ignore_index
+    return valid if mask is None else valid & mask
 
 
-class Stored(NamedTuple):
-    """The stored elements of a sparse target: where and what; and which of all elements count."""
-
-    at: tuple[Tensor, ...]
-    y: Tensor
-    valid: Tensor | None
+def count(valid: Tensor) -> Tensor:
+    """The number of valid elements."""
+    return valid.sum()
 
 
-def stored(
-    input: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    ignore_index: float | None,
-    check: bool | None = None,
-) -> Stored:
-    """What a sparse target stores, its range checked as `checks.value_range` does."""
-    index, values = checks.sparse_elements(target, input)
-    y = values.to(reference.compute_dtype(input.dtype))
-    at = index.unbind()
-    kept = which(values, y, None if mask is None else mask[at], ignore_index)
-    checks.value_range("target", y, kept, index, check)
-    if kept is None:
-        return Stored(at, y, mask)
-    zero = torch.zeros((), dtype=y.dtype, device=input.device)
-    elsewhere = which(zero, zero, mask, ignore_index)
-    assert elsewhere is not None  # for the type checker: something is ignored
-    valid = elsewhere.expand(input.shape).index_put(at, kept)
-    return Stored(at, torch.where(kept, y, 0.5), valid)
+def count_rows(valid: Tensor) -> Tensor:
+    """The number of rows (first dimension) that have a valid element."""
+    if valid.dim() > 1:
+        # A sum and a comparison: of a mask sharded over labels, any() would count a row per shard.
+        valid = valid.sum(dim=tuple(range(1, valid.dim()))) > 0
+    return valid.sum()
+
+
+def denominator(
+    reduction: str,
+    elements: float | Tensor,
+    rows: float | Tensor,
+    weights: float | Tensor | None = None,
+) -> Denominator:
+    """What a reduction divides the sum of the losses by; 1 where that would be 0.
+
+    Args:
+        reduction: its name.
+        elements: the number of valid elements.
+        rows: the number of rows that have one.
+        weights: the sum of the weights of the valid elements; None without weights.
+    """
+    if reduction in ("none", "sum"):
+        return 1.0
+    if reduction == "batch_mean":
+        by = rows
+    elif reduction == "weighted_mean" and weights is not None:
+        by = weights
+    else:
+        by = elements
+    if isinstance(by, Tensor):
+        return torch.where(by == 0, 1, by)
+    return max(by, 1) if isinstance(by, int) else by or 1.0
+
+
+def reduce(
+    loss: Tensor,
+    reduction: str,
+    input_dtype: torch.dtype,
+    weight: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Apply one of `REDUCTIONS` to element losses in the dtype of computation.
+
+    Args:
+        loss: element losses; those of ignored elements are 0.
+        reduction: its name.
+        input_dtype: the dtype of the result of "none".
+        weight: what "weighted_mean" divides by the sum of; broadcasts to the loss.
+        valid: bool, of the loss' shape, false where an element is ignored.
+
+    A mean over no elements is 0, attached to the graph, so that an empty batch trains on instead of
+    spreading NaN.
+    """
+    if reduction == "none":
+        return loss.to(input_dtype)
+    total = loss.sum()
+    if reduction == "sum":
+        return total
+    weights = None
+    if reduction == "weighted_mean" and weight is not None:
+        weights = weight.to(loss.dtype).expand(loss.shape)
+        weights = (weights if valid is None else torch.where(valid, weights, 0.0)).sum()
+    if valid is None:
+        rows: float | Tensor = loss.shape[0] if loss.dim() else 1
+        return total / denominator(reduction, loss.numel(), rows, weights)
+    by_rows = reduction == "batch_mean" and loss.dim() > 0
+    rows = count_rows(valid) if by_rows else 1
+    return total / denominator(reduction, count(valid), rows, weights)
+
+
+def warn_of_empty_mean(reduction: str) -> None:
+    """Warn at the line that called the loss: the first outside this package and PyTorch."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"the {reduction!r} of a loss over no elements is 0: the input is empty, or every element "
+        "is ignored",
+        stacklevel=level,
+    )

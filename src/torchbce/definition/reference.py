@@ -1,17 +1,16 @@
-"""The definition of every loss, in plain PyTorch.
+"""The formula of every loss, in plain PyTorch: the definition that the kernels are tested against.
 
-Each loss of the family weighs two functions of one input, the loss P of a positive and the loss N
-of a negative, by the target:
+Each loss of the family is the loss P of a positive and the loss N of a negative, two functions of
+one input, weighted by the target:
 
     loss = w [ p y P(x) + (1 - y) N(x) ]
 
-`*_parts` functions give (P, N), `combine` the weighted sum, `reduce` the reduction. Whatever else
-computes a loss in this package is a faster way to say what stands here. The functions take tensors
-whose shapes broadcast and check nothing; `torchbce.functional` does. Each is differentiable any
-number of times, in the weights and the targets too.
+The `*_parts` functions return (P, N), `combine` the weighted sum. They take tensors whose shapes
+broadcast and check nothing; `torchbce.functional` does. Each is differentiable any number of times,
+with respect to the weights and the targets too.
 
-Half-precision inputs are computed in float32. An element-wise result is rounded once to the
-input's dtype; a reduced one stays in float32, where a sum of many elements does not overflow.
+Half-precision inputs are computed in float32. The loss of "none" is rounded once to the input's
+dtype; a reduced loss stays in float32, in which a sum of many elements does not overflow.
 """
 
 import functools
@@ -21,8 +20,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-REDUCTIONS = ("none", "mean", "sum", "weighted_mean", "batch_mean")
 
 #: PyTorch's floor on each logarithm of a probability: no loss from probabilities exceeds 100.
 LOG_FLOOR = -100.0
@@ -55,7 +52,7 @@ def combine(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """`w [p y P + (1 - y) N]`, where 0 * inf is 0: a certain and right answer costs nothing."""
+    """`w [p y P + (1 - y) N]` with 0 * inf = 0: an infinitely confident right answer has loss 0."""
     dtype = positive.dtype
     positive_share = targets if pos_weight is None else pos_weight.to(dtype) * targets
     negative_share = 1 - targets
@@ -66,7 +63,7 @@ def combine(
             positive_counts & (weight != 0),
             negative_counts & (weight != 0),
         )
-    # The product is avoided, not repaired afterwards: the gradient of a repaired NaN is NaN.
+    # inf is replaced before the product: replacing NaN after it would leave a gradient of NaN.
     positive = torch.where(positive_counts | (positive != math.inf), positive, 0.0)
     negative = torch.where(negative_counts | (negative != math.inf), negative, 0.0)
     loss = positive_share * positive + negative_share * negative
@@ -77,8 +74,8 @@ def combine(
 def logits_parts(z: Tensor) -> tuple[Tensor, Tensor]:
     """`-log sigma(z)` and `-log sigma(-z)`: max(-z, 0) + s and max(z, 0) + s, s = log1p(exp(-|z|)).
 
-    Every branch is smooth on its side and the branches agree at 0 to all orders, which is what
-    makes automatic differentiation right at z = 0 and in both tails.
+    Each branch is smooth on its side, and all their derivatives agree at 0. So automatic
+    differentiation is right at z = 0 and in both tails.
     """
     below = z < 0
     tail = F.softplus(torch.where(below, z, -z))
@@ -91,9 +88,9 @@ def logits_slope_parts(z: Tensor) -> tuple[Tensor, Tensor]:
     return -torch.sigmoid(-z), torch.sigmoid(z)
 
 
-# A power of a sigmoid is taken from the logarithm that the loss has anyway: sigma(z)^g is
-# exp(-g (-log sigma(z))), whose derivatives stay finite where those of a power of an underflowed
-# sigma are 0 * inf.
+# A power of a sigmoid is computed from the logarithm that the loss needs anyway: sigma(z)^g is
+# exp(-g (-log sigma(z))). Its derivatives stay finite where sigma underflows; those of a power of
+# sigma would be 0 * inf.
 
 
 @_wide
@@ -115,7 +112,7 @@ def asymmetric_parts(
     p, not_p = torch.exp(-positive), torch.exp(-negative)
     counts = p > margin
     q = torch.where(counts, p - margin, 0.25)
-    # 1 - q is formed where it is the smaller of the two, q where it is.
+    # Compute 1 - q from 1 - sigma where q is near 1, and log1p(-q) elsewhere: nothing cancels.
     near_one = q > 0.5
     log_rest = torch.where(
         near_one,
@@ -142,9 +139,9 @@ def poly_parts(
 def _poly(minus_log: Tensor, minus_log_miss: Tensor, epsilon: float) -> Tensor:
     """`-log p + epsilon (1 - p)` from -log p and -log(1 - p).
 
-    Where epsilon is negative that cancels as p nears 1. With the rest of the series after its first
-    term, r = -log p - (1 - p), it is `(1 + epsilon) (-log p) - epsilon r`, a sum of non-negative
-    terms; r is its own series q^2 / 2 + q^3 / 3 + ... where q = 1 - p is small.
+    With a negative epsilon that cancels as p approaches 1. Let r = -log p - (1 - p), the series
+    after its first term. The loss is `(1 + epsilon) (-log p) - epsilon r`, a sum of non-negative
+    terms. Where q = 1 - p is small, r is computed as its series q^2 / 2 + q^3 / 3 + ...
     """
     miss = torch.exp(-minus_log_miss)
     if epsilon >= 0:
@@ -161,10 +158,10 @@ def _poly(minus_log: Tensor, minus_log_miss: Tensor, epsilon: float) -> Tensor:
 def probability_parts(p: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
     """`-log p` and `-log(1 - p)`, each at most 100; or of p clamped into [eps, 1 - eps].
 
-    Where a logarithm is floored or p is clamped the loss is flat and its gradient 0. Everywhere
-    else the derivatives are the exact `-1 / p` and `1 / (1 - p)`: 1 at p = y = 0. But where `1 / p`
-    is beyond the dtype (p below 2.9e-39 in float32) it is taken as 0 too: a softmax or sigmoid
-    that ends there has a slope of 0, and infinity times 0 is NaN.
+    Where a logarithm is floored or p is clamped, the loss is constant and its gradient 0.
+    Everywhere else the derivatives are exact, `-1 / p` and `1 / (1 - p)`: 1 at p = y = 0. One
+    exception: where `1 / p` overflows (p below 2.9e-39 in float32) the derivative is 0, because the
+    derivative of the softmax or sigmoid that gave such a p is 0, and inf times 0 is NaN.
     """
     return _probability_parts(p, eps, 1 / torch.finfo(p.dtype).max)
 
@@ -177,68 +174,20 @@ def _probability_parts(p: Tensor, eps: float | None, least: float) -> tuple[Tens
 
 @_wide
 def log_probability_parts(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """`-log p` and `-log(1 - exp(log p))`, the second by whichever of two forms cancels nothing."""
+    """`-log p` and `-log(1 - exp(log p))`, the second in the form that does not cancel."""
     certain, near_zero = log_p == 0, log_p > -math.log(2)
     log_not_p = torch.where(
         near_zero,
         torch.log(-torch.expm1(torch.where(near_zero & ~certain, log_p, -1.0))),
         torch.log1p(-torch.exp(torch.where(near_zero, -1.0, log_p))),
     )
-    # p has rounded to 1: infinite for a negative, and no slope to spread NaN from to a positive.
+    # At log p = 0 a negative has an infinite loss. It is a constant, so that no NaN derivative
+    # reaches the positives.
     return -log_p, -torch.where(certain, -math.inf, log_not_p)
 
 
-def reduce(
-    loss: Tensor,
-    reduction: str,
-    input_dtype: torch.dtype,
-    weight: Tensor | None = None,
-    valid: Tensor | None = None,
-) -> Tensor:
-    """Apply one of `REDUCTIONS` to element losses in the compute dtype.
-
-    Args:
-        loss: element losses; those of ignored elements are 0.
-        reduction: its name.
-        input_dtype: the dtype of an element-wise result.
-        weight: what "weighted_mean" divides by the sum of; broadcasts to the loss.
-        valid: bool, of the loss' shape, false where an element is ignored.
-
-    A mean over nothing is 0, attached to the graph, so that an empty batch trains on instead of
-    spreading NaN. Means divide a sum by a global count, which stays right when the tensors are
-    sharded unevenly over devices.
-    """
-    if reduction == "none":
-        return loss.to(input_dtype)
-    total = loss.sum()
-    if reduction == "sum":
-        return total
-    if reduction == "mean" or (reduction == "weighted_mean" and weight is None):
-        return total / (max(loss.numel(), 1) if valid is None else _count(valid))
-    if reduction == "weighted_mean":
-        assert weight is not None
-        counted = weight.to(loss.dtype).expand(loss.shape)
-        if valid is not None:
-            counted = torch.where(valid, counted, 0.0)
-        weights = counted.sum()
-        return total / torch.where(weights == 0, 1.0, weights)
-    if reduction == "batch_mean":
-        if loss.dim() == 0:
-            return total
-        if valid is None:
-            return total / max(loss.shape[0], 1)
-        labels = tuple(range(1, loss.dim()))
-        # A sum and a comparison: of a mask sharded over labels, any() would count a row per shard.
-        return total / _count(valid.sum(dim=labels) > 0 if labels else valid)
-    raise ValueError(f"unknown reduction {reduction!r}, expected one of {REDUCTIONS}")
-
-
-def _count(valid: Tensor) -> Tensor:
-    return valid.sum().clamp(min=1)
-
-
 def _share(alpha: float | None, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """The parts weighted by alpha and 1 - alpha; None weighs neither."""
+    """The parts weighted by alpha and 1 - alpha; unweighted for None."""
     if alpha is None:
         return positive, negative
     return _times(alpha, positive), _times(1 - alpha, negative)
@@ -276,8 +225,8 @@ def _clamped_logs(p: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return log_p, log_not_p
 
 
-# The argument is made harmless where the constant is taken: the derivative of an unused
-# log(0) would be 0 * inf = NaN.
+# Where the constant is used the argument of the logarithm is replaced as well: the derivative of an
+# unused log(0) would be 0 * inf = NaN.
 
 
 def _log_or(x: Tensor, constant_where: Tensor, constant: float) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchbce import _pytorch
 from torchbce.backends import selection
 from torchbce.definition import reference
 from torchbce.linear import sharding
@@ -171,7 +172,7 @@ class _Linear(torch.autograd.Function):
             call.reduction != "none"
             and call.updates is None
             and all(t is None or t.dtype != torch.float16 for t in head)
-            and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+            and _pytorch.saved_tensor_hooks(True) is None
         )
         wants = Wants(*ctx.needs_input_grad[:3]) if keeps else NOTHING
         loss, found = run(call, head, operands, wants)
@@ -185,8 +186,8 @@ class _Linear(torch.autograd.Function):
         head, operands = Head(*saved[:3]), Operands(*saved[3:])
         wants = Wants(*ctx.needs_input_grad[:3])
         # A tensor of several incoming gradients at once has no memory of its own.
-        plain = torch._C._has_storage(upstream) and not upstream.requires_grad
-        plain = plain and not upstream.is_neg() and not upstream._is_zerotensor()
+        plain = _pytorch.has_storage(upstream) and not upstream.requires_grad
+        plain = plain and not upstream.is_neg() and not _pytorch.is_zero_tensor(upstream)
         if torch.is_grad_enabled() or selection.active_mode() is not None or not plain:
             return *_by_definition(call, head, wants, upstream), None, None
         if call.updates is not None:

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchbce._contract import INTEGERS, Options, evaluate, warn_of_nothing
+from torchbce._contract import evaluate
 from torchbce.backends import selection
 from torchbce.definition import checks, reference
+from torchbce.definition.arguments import INTEGERS
+from torchbce.definition.reductions import warn_of_empty_mean
 from torchbce.linear import targets
 from torchbce.linear.autograd import Call
 from torchbce.linear.chunks import LOSS, in_full_precision
@@ -225,7 +227,7 @@ def prepare(
     if isinstance(divisor, Tensor):
         divisor = divisor.clamp(min=1).double()
     elif divisor == 0:
-        warn_of_nothing(options.reduction)
+        warn_of_empty_mean(options.reduction)
     call = Call(
         labels.lead,
         options.reduction,
@@ -328,6 +330,6 @@ def dense_loss(
     p, smoothing = options.pos_weight, options.label_smoothing
     if isinstance(p, Tensor) and p.numel() == 1:
         p = p.reshape(())
-    asked = Options(w, p, smoothing, None, mask, reduction, options.check_targets)
-    loss = evaluate(LOSS, logits, target, asked)
+    check = options.check_targets
+    loss = evaluate(LOSS, logits, target, w, p, smoothing, None, mask, reduction, check)
     return loss.sum(-1) if reduction == "none" else loss

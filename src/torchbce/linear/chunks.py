@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce._contract import Loss, Options, by_reference
 from torchbce.backends import selection
 from torchbce.backends.cpu import memory
-from torchbce.backends.request import KernelInputs, program
-from torchbce.definition import reference
+from torchbce.backends.request import KernelInputs, loss_spec
+from torchbce.definition import family, reference
+from torchbce.definition.arguments import Options, aligned
+from torchbce.definition.dense import dense_loss
 from torchbce.linear.targets import Chunk, Chunks, Operands
 
-LOSS, SLOPE = Loss(reference.logits_parts), Loss(reference.logits_slope_parts)
+LOSS, SLOPE = family.CROSS_ENTROPY, family.CROSS_ENTROPY_SLOPE
 
 #: Logits of a chunk on a CPU: as many as the second-level caches hold, or a 72nd of all, which with
 #: their slopes is below 3 % of them; but no more than the third-level cache holds. Elsewhere,
@@ -192,7 +193,7 @@ def _elements(z: Tensor, chunk: Chunk, smoothing: float, checked: bool) -> Calla
     """What computes losses and slopes of a chunk: the kernel, or the definition."""
     by = selection.chosen(z, chunk.target, chunk.weight, chunk.pos_weight, chunk.mask)
     if by is selection.NUMBA:
-        asked = program(LOSS.parts, LOSS.constants, smoothing, None)
+        asked = loss_spec(family.CROSS_ENTROPY, smoothing, None)
         return functools.partial(_by_kernel, asked, checked)
     return functools.partial(_by_definition, smoothing, checked)
 
@@ -240,11 +241,11 @@ def _by_definition(
     options = Options(label_smoothing=smoothing, reduction="none", check_targets=check)
     others = z, y, chunk.weight, chunk.pos_weight, chunk.mask
     try:
-        loss = by_reference(LOSS, options, *others)
+        loss = dense_loss(LOSS, aligned(*others), options)
     except ValueError as error:
         raise InvalidTargetError from error
     if out is not None and not by_row:
-        slopes = by_reference(SLOPE, options, *others)
+        slopes = dense_loss(SLOPE, aligned(*others), options)
         if upstream is not None:
             slopes = slopes * upstream
             if chunk.mask is not None:

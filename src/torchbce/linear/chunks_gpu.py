@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from torchbce.backends.gpu import launch as gpu_launch
-from torchbce.backends.request import KernelInputs, program
-from torchbce.definition import reference
-from torchbce.linear.chunks import LOSS, NOTHING, Gradients, Head, Update, Wants
+from torchbce.backends.request import KernelInputs, loss_spec
+from torchbce.definition import family, reference
+from torchbce.linear.chunks import NOTHING, Gradients, Head, Update, Wants
 from torchbce.linear.targets import Operands
 
 #: float16 begins at 6e-8, subnormal to 6e-5: a slope of 1e-6 keeps all its bits this way. It ends
@@ -59,7 +59,7 @@ def visit(
     x = (x if narrow else x.to(wide)).contiguous()
     wide_x = x if update is None else x.to(wide)
     rows, (labels, width) = x.shape[0], weight.shape
-    asked = program(LOSS.parts, LOSS.constants, smoothing, None)
+    asked = loss_spec(family.CROSS_ENTROPY, smoothing, None)
 
     slopes = any(wants) or update is not None
     copies = weight.dtype != x.dtype

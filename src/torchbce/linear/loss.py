@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce._contract import documented
 from torchbce.backends import selection
 from torchbce.linear import autograd, call, compiled, sharding
 from torchbce.linear.autograd import Updates
@@ -16,7 +15,6 @@ from torchbce.linear.chunks import Head
 __all__ = ["linear_binary_cross_entropy"]
 
 
-@documented
 def linear_binary_cross_entropy(
     input: Tensor,
     weight: Tensor,

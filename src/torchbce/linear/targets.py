@@ -237,7 +237,7 @@ def check_listed(name: str, lists: Tensor, labels: Labels, check: bool | None = 
 
 def _of_sparse(target: Tensor, labels: Labels, check: bool | None) -> tuple[Tensor, Tensor]:
     logits = torch.empty(labels.shape, device="meta")
-    index, values = checks.sparse_elements(target, logits)
+    index, values = checks.sparse_entries(target, logits)
     checks.value_range("target", values, None, index, check)
     row = torch.zeros_like(index[0])
     for places, size in zip(index[:-1], labels.lead, strict=True):

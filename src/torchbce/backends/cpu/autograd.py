@@ -1,128 +1,154 @@
-"""One pass that leaves the loss and, if it will be needed, the gradient; and its backward."""
+"""The loss on the CPU under autograd: one pass computes the loss and, if needed, its gradient."""
 
 import ctypes
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchbce import _pytorch
 from torchbce.backends import selection
 from torchbce.backends.cpu import launch as cpu_launch
-from torchbce.backends.request import Call, KernelInputs, by_definition, definition_arguments
+from torchbce.backends.request import KernelInputs, Request
+from torchbce.definition import reductions
+
+_FLOAT32 = torch.float32
 
 
-def evaluate(
-    call: Call, divisor: float | None, elements: KernelInputs, sparse: Tensor | None = None
-) -> tuple[Tensor, float]:
-    """The loss by a kernel, and the number of elements that count.
-
-    Args:
-        call: what is asked for.
-        divisor: what a sum is divided by; None for what only the pass itself can count: elements
-            for "mean", weights for "weighted_mean".
-        elements: of whose tensors the first alone may require grad.
-        sparse: the sparse target, whose values and positions the elements have.
-    """
-    if elements[0].requires_grad and torch.is_grad_enabled():
+def evaluate(request: Request) -> tuple[Tensor, float]:
+    """The loss by a kernel, and the number of valid elements."""
+    input = request.inputs.input
+    if input.requires_grad and torch.is_grad_enabled():
         counted: list[float] = []
-        # What `Function.apply` comes to where no transform of torch.func is active, which the
-        # choice of the backend has seen to: its own look takes 12 of 19 microseconds.
-        value: Tensor = _apply(elements[0], call, divisor, elements, sparse, counted)
+        value: Tensor = _apply(input, request, counted)
         return value, counted[0]
-    value, _, _, count = _pass(call, divisor, elements, sparse, wants_gradient=False)
+    value, _, _, count = _compute(request, with_gradient=False)
     return value, count
 
 
-class _Fused(torch.autograd.Function):
-    """The gradient is computed with the loss and kept, and only scaled when it is asked for."""
+class BinaryCrossEntropy(torch.autograd.Function):
+    """The gradient is computed with the loss and kept; the backward pass multiplies it."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        call: Call,
-        divisor: float | None,
-        elements: KernelInputs,
-        sparse: Tensor | None,
-        counted: list[float],
-    ) -> Tensor:
-        # Not where it would have to be rounded a second time: with a number from above for each
-        # element, or in half precision times what the pass is to find. And not where saved tensors
-        # are offloaded or, by checkpointing, forgotten: the gradient is no smaller than they are.
-        once = call.reduction != "none" and (divisor is not None or input.dtype is _FLOAT32)
-        keeps = once and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
-        value, gradient, factor, count = _pass(call, divisor, elements, sparse, keeps)
+    def forward(ctx: Any, input: Tensor, request: Request, counted: list[float]) -> Tensor:
+        # The gradient is computed in the backward pass where it would be rounded a second time:
+        # with an upstream gradient per element, and in half precision with a denominator that is
+        # known only after the pass. Likewise where saved tensors are offloaded or, by
+        # checkpointing, dropped: the gradient is as large as they are.
+        once = request.call.reduction != "none" and (
+            request.denominator is not None or input.dtype is _FLOAT32
+        )
+        keeps = once and _pytorch.saved_tensor_hooks(True) is None
+        value, gradient, factor, count = _compute(request, keeps)
         counted.append(count)
-        ctx.asked = call, factor, 1 / (divisor or 1.0)
-        ctx.gradient = gradient
-        ctx.save_for_backward(*elements, sparse)
+        ctx.call, ctx.denominator = request.call, request.denominator
+        ctx.factor, ctx.gradient = factor, gradient
+        ctx.save_for_backward(*request.inputs, request.sparse_target)
         return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        *elements, sparse = ctx.saved_tensors
-        call, factor, scale = ctx.asked
-        mode = torch.is_grad_enabled() or selection.active_mode() is not None
-        if mode or not selection.is_plain(upstream):
-            return by_definition(call, elements, sparse, upstream), *_NOTHING
-        if call.reduction == "none":
-            return _gradient(call, elements, upstream=upstream), *_NOTHING
-        # What the kept gradient still has to be multiplied by.
-        factor *= upstream.item()
-        if not math.isfinite(factor):
-            return by_definition(call, elements, sparse, upstream), *_NOTHING
-        # Taken by one of several threads, or by the first of several backward passes; others
-        # compute their own, since whoever asked may write into what he got.
-        gradient = ctx.__dict__.pop("gradient", None)
-        if gradient is not None and factor == 1:
-            return gradient, *_NOTHING
-        if gradient is not None and gradient.dtype is _FLOAT32:
-            return gradient.mul_(factor), *_NOTHING
-        # In half precision a product with what is rounded already would be rounded twice.
-        return _gradient(call, elements, factor * scale), *_NOTHING
+        # Reading them raises if one was changed since, or if the graph was freed.
+        saved = ctx.saved_tensors
+        plain = not torch.is_grad_enabled() and (_is_usual(upstream) or _is_plain(upstream))
+        factor = math.nan
+        if plain and ctx.call.reduction != "none":
+            factor = ctx.factor * upstream.item()
+            try:
+                # Used by the first of several backward passes, or of several threads: later ones
+                # compute their own, since the caller may write into the gradient.
+                gradient = ctx.gradient
+                del ctx.gradient
+            except AttributeError:
+                gradient = None
+            if gradient is not None and factor == 1:
+                return gradient, None, None
+            if gradient is not None and gradient.dtype is _FLOAT32 and math.isfinite(factor):
+                return gradient.mul_(factor), None, None
+        return _compute_gradient(ctx, saved, upstream, plain, factor), None, None
 
 
-_NOTHING = (None,) * 5  # for call, divisor, elements, sparse and counted
-_FLOAT32 = torch.float32
-_SAFE = 3e38  # below the largest float32, 3.4e38
-_apply: Any = super(torch.autograd.Function, _Fused).apply
+_apply = _pytorch.function_apply(BinaryCrossEntropy)
 
 
-def _pass(
-    call: Call,
-    divisor: float | None,
-    elements: KernelInputs,
-    sparse: Tensor | None,
-    wants_gradient: bool,
-) -> tuple[Tensor, Tensor | None, float, float]:
-    """The loss, the gradient, what that still has to be multiplied by, and how many count."""
-    program, reduction, definition, checked = call
-    element_wise = reduction == "none"
-    losses = cpu_launch.memory_for_losses(elements) if element_wise else None
-    gradient = cpu_launch.memory_for_gradient(elements) if wants_gradient else None
-    scale = 1 / divisor if divisor else 1.0
-    total, weights, count, wrong = cpu_launch.launch(
-        program, elements, losses, gradient, scale, None, not element_wise
+def _is_plain(upstream: Tensor) -> bool:
+    """Whether an upstream gradient can be read by a kernel."""
+    global _is_usual
+    plain = selection.active_mode() is None and selection.is_plain(upstream)
+    if plain and upstream.dim() == 0:
+        _is_usual = _pytorch.tensor_guard(upstream) or _is_usual
+    return plain
+
+
+def _is_never(upstream: Tensor) -> bool:
+    return False
+
+
+#: A check in one call whether an upstream gradient is of the kind of the last plain one.
+_is_usual: Callable[[Tensor], bool] = _is_never
+
+
+def _compute(request: Request, with_gradient: bool) -> tuple[Tensor, Tensor | None, float, float]:
+    """The loss, the gradient, a factor that it is still to be multiplied by, and the count."""
+    call, inputs, denominator, _ = request
+    element_wise = call.reduction == "none"
+    losses = cpu_launch.memory_for_losses(inputs) if element_wise else None
+    gradient = cpu_launch.memory_for_gradient(inputs) if with_gradient else None
+    scale = 1.0 if denominator is None else 1 / float(denominator)
+    sums = cpu_launch.launch(
+        call.loss_spec, inputs, losses, gradient, scale, None, not element_wise
     )
-    if wrong and checked:
-        definition(*definition_arguments(elements, sparse))
+    if sums.out_of_range and call.checked:
+        request.definition()  # raises, naming the value and its index
     if losses is not None:
-        return losses, None, 1.0, count
+        return losses, None, 1.0, sums.valid
     factor = 1.0
-    if divisor is None:
-        # A mean over nothing is 0, and so is one that nothing weighs.
-        divisor = (weights if reduction == "weighted_mean" else count) or 1.0
-        factor = 1 / divisor
-    loss = total / divisor
-    if not -_SAFE < loss < _SAFE:
-        loss = ctypes.c_float(loss).value  # infinite where float32 is: PyTorch would raise
-    return elements[0].new_full((), loss, dtype=_FLOAT32), gradient, factor, count
+    if denominator is None:
+        weights = sums.weight if call.reduction == "weighted_mean" else None
+        denominator = reductions.denominator(call.reduction, sums.valid, 1, weights)
+        factor = 1 / float(denominator)
+    return _value(sums.loss / float(denominator), inputs.input), gradient, factor, sums.valid
 
 
-def _gradient(
-    call: Call, elements: KernelInputs, scale: float = 1.0, upstream: Tensor | None = None
+def _value(loss: float, input: Tensor) -> Tensor:
+    """A reduced loss: 0-dimensional, float32; infinite where float32 overflows."""
+    # PyTorch would raise for a number beyond float32, and ctypes makes it infinite.
+    return input.new_full((), ctypes.c_float(loss).value, dtype=_FLOAT32)
+
+
+def _compute_gradient(
+    ctx: Any, saved: tuple[Tensor, ...], upstream: Tensor, plain: bool, factor: float
 ) -> Tensor:
-    gradient: Tensor = cpu_launch.memory_for_gradient(elements)
-    cpu_launch.launch(call.program, elements, None, gradient, scale, upstream, False)
+    """The gradient, computed now.
+
+    Args:
+        ctx: what the forward pass left.
+        saved: the tensors that it saved.
+        upstream: the upstream gradient.
+        plain: whether a kernel can read it.
+        factor: of a reduced loss, what the gradient of the sum divided by the denominator is
+            multiplied by.
+    """
+    # A prepared call saves the input and the target alone.
+    tensors: list[Any] = [*saved, *[None] * 5]
+    request = Request(ctx.call, KernelInputs(*tensors[:6]), ctx.denominator, tensors[6])
+    element_wise = request.call.reduction == "none"
+    if not plain or not (element_wise or math.isfinite(factor)):
+        return request.gradient_by_definition(upstream)
+    gradient = cpu_launch.memory_for_gradient(request.inputs)
+    scale = 1.0
+    if not element_wise:
+        # One product with what is rounded already would round half precision twice.
+        scale = factor / float(request.denominator or 1.0)
+    cpu_launch.launch(
+        request.call.loss_spec,
+        request.inputs,
+        None,
+        gradient,
+        scale,
+        upstream if element_wise else None,
+        False,
+    )
     return gradient

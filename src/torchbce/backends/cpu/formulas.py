@@ -1,11 +1,12 @@
 """The formulas of one element, without loops, loads or stores.
 
 Cross-entropy of logits is computed in float32, in three steps (`exp_of_minus`, `logits_loss`,
-`logits_slope`) that carry what the first rounding leaves as a second number: results are within 1
-unit in the last place, subnormals included. Every other loss is computed in float64 and rounded
-once, because a power sigma^gamma multiplies the relative error of its logarithm by up to 100 gamma.
+`logits_slope`) that carry the rounding error of the first number as a second one: results are
+within 1 unit in the last place, subnormals included. Every other loss is computed in float64 and
+rounded once, because a power sigma^gamma multiplies the relative error of its logarithm by up to
+100 gamma.
 
-`log` of nothing and division by 0 give infinities; the caller removes those that nobody weighs.
+The logarithm of 0 and a division by 0 are infinite; the caller drops those with a weight of 0.
 """
 
 import math
@@ -26,7 +27,7 @@ from torchbce.backends.cpu.intrinsics import (
     where,
 )
 
-#: Inlined by LLVM into the loop that calls it, which could not become vector instructions else.
+#: LLVM inlines a formula into the loop that calls it, so that the loop can be vectorised.
 formula = njit(
     error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
 )
@@ -37,11 +38,11 @@ _0, _HALF, _1 = np.float32(0), np.float32(0.5), np.float32(1)
 _MAX = np.finfo(np.float32).max
 _LN2 = np.float32(math.log(2))
 _MINUS_LOG2_E = np.float32(-math.log2(math.e))
-#: Adding 3 * 2^22 rounds to an integer, which then stands in the lowest bits of the sum.
+#: Adding 3 * 2^22 rounds to an integer, which is then in the lowest bits of the sum.
 _ROUND = np.float32(3 * 2**22)
 #: ln 2 as 355 / 512, whose product with an integer of 8 bits is exact, and the rest.
 _LN2_HIGH, _LN2_LOW = np.float32(355 / 512), np.float32(math.log(2) - 355 / 512)
-#: exp(-104) is below half of the least subnormal float32.
+#: exp(-104) is below half of the smallest subnormal float32.
 _FAR = np.float32(105)
 #: 2^n with n + 64 in the exponent, then 2^-64: the scale itself would be subnormal from -127 on.
 _EXPONENT_BIAS, _MANTISSA_BITS = np.int32(127 + 64), np.int32(23)
@@ -88,7 +89,7 @@ def exp_of_minus(t):
     p = fma(fma(_P4, r2, fma(_P3, r, _P2)), r2, fma(_P1, r, _P0))
     q = fma(r2, p, r)
     high = _1 + q
-    # What the roundings of 1 + q, q and r left.
+    # The rounding errors of 1 + q, q and r.
     low = (q - (high - _1)) + (fma(r2, p, r - q) + r_rest)
     scale = from_bits(shift_left(add(to_bits(shifted), _EXPONENT_BIAS), _MANTISSA_BITS))
     return (high * scale) * _2_TO_MINUS_64, (low * scale) * _2_TO_MINUS_64
@@ -110,19 +111,19 @@ def logits_loss(z, e, e_rest, a, b, total):
     q0123 = fma(fma(_Q3, f, _Q2), f2, fma(_Q1, f, _Q0))
     q4567 = fma(fma(_Q7, f, _Q6), f2, fma(_Q5, f, _Q4))
     q = fma(q4567, f2 * f2, q0123)
-    # The slope of log(1 + e), 1 / (1 + e), is within a twelfth of 1 - e / 2.
+    # The derivative of log(1 + e), 1 / (1 + e), is within a twelfth of 1 - e / 2.
     small = fma(-_HALF, f2_rest, e_rest * fma(-_HALF, e, _1))
     curved = fma(-_HALF, f2, fma(-f2 * f, q, small))
     s = base + f
     s_rest = curved + (f - (s - base))
     share = where(z < _0, a, b)
-    # 0 * inf is 0: a certain and right answer costs nothing.
+    # 0 * inf is 0: an infinitely confident right answer has loss 0.
     wrong = where(share == _0, _0, share * absolute(z))
     right = total * s
     both = right + wrong
     back = both - right
     rest = (right - (both - back)) + (wrong - back)
-    # What is left of infinity is NaN.
+    # The rounding error of infinity is NaN.
     return where(absolute(both) > _MAX, both, both + fma(total, s_rest, rest))
 
 
@@ -145,10 +146,10 @@ def logits_slope(z, e, e_rest, a, b):
 
 # ------------------------------------------------------------------ the family, in float64
 #
-# Each function gives the loss P of a positive, the loss N of a negative, and their slopes.
+# Each function returns the loss P of a positive, the loss N of a negative, and their derivatives.
 
 _LN2_64, _LOG2_E = math.log(2), math.log2(math.e)
-#: ln 2 in 32 bits, whose product with an integer of 20 is exact, and the rest.
+#: ln 2 in 32 bits, whose product with an integer of 20 bits is exact, and the rest.
 _LN2_HIGH_64, _LN2_LOW_64 = 0.6931471803691238, 1.9082149292705877e-10
 _ROUND_64 = 3.0 * 2**51
 _DEEP = -700.0  # exp(-700) is 1e-304, and 0 as a float32
@@ -156,7 +157,7 @@ _BIAS_64, _MANTISSA_BITS_64 = np.int64(1023), np.int64(52)
 _TO_SQRT_HALF = np.int64(int(np.float64(1).view(np.int64)) - int(np.float64(0.5**0.5).view("i8")))
 _2_TO_52, _2_TO_52_BITS = 2.0**52, np.int64(np.float64(2.0**52).view(np.int64))
 _FLOOR, _LEAST_WITH_A_LOG = 100.0, math.exp(-100.0)
-#: Below it 1 / p is beyond float32, and the slope is taken as 0: see `reference`.
+#: Below it 1 / p overflows float32, and the derivative is 0: see `reference`.
 _LEAST_WITH_A_SLOPE = 1 / float(np.finfo(np.float32).max)
 LARGEST = float(np.finfo(np.float64).max)
 
@@ -293,7 +294,7 @@ def asymmetric(z, gamma_pos, gamma_neg, margin):
 
 @formula
 def _poly_of_one(p, q, minus_log, epsilon):
-    """`-log p + epsilon q` and the factor of -q in its slope, `1 + epsilon p`; see `reference`.
+    """`-log p + epsilon q` and `1 + epsilon p`, the factor of -q in its derivative.
 
     For a negative epsilon both are written as sums of terms that are not negative:
     (1 + epsilon) (-log p) - epsilon (-log p - q), whose last difference is q^2 / 2 + q^3 / 3 + ...

@@ -80,7 +80,7 @@ larger_unsigned = _of_integers(
 
 @intrinsic
 def out_of_line(typing: Any) -> Any:
-    """Keep the function that this stands in from being inlined: LLVM would compile each copy."""
+    """Keep the function that calls this from being inlined: LLVM would compile every copy."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.function.attributes.add("noinline")
@@ -91,7 +91,7 @@ def out_of_line(typing: Any) -> Any:
 
 @intrinsic
 def next_of(typing: Any, address: Any) -> Any:
-    """The counter at an address, which goes up by one: atomic, so that threads may share it."""
+    """The counter at an address, which is incremented: atomic, so that threads can share it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], _I64.as_pointer())
@@ -165,7 +165,7 @@ read_float64 = _read(_DOUBLE, types.float64, "Float `index` at `address`.")
 
 @intrinsic
 def write_float64(typing: Any, address: Any, index: Any, value: Any) -> Any:
-    """Put a float64 into element `index` at `address`."""
+    """Write a float64 to element `index` at `address`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _element(builder, args[0], args[1], _DOUBLE))
@@ -177,7 +177,7 @@ def write_float64(typing: Any, address: Any, index: Any, value: Any) -> Any:
 def _store(llvm_type: Any, from_float: Callable[[Any, Any], Any]) -> Any:
     @intrinsic
     def store(typing: Any, address: Any, index: Any, value: Any) -> Any:
-        """Round a float32 once, to nearest even, into element `index` at `address`."""
+        """Write a float32, rounded once to nearest even, to element `index` at `address`."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             place = _element(builder, args[0], args[1], llvm_type)
@@ -190,7 +190,7 @@ def _store(llvm_type: Any, from_float: Callable[[Any, Any], Any]) -> Any:
 
 
 def _float_to_bfloat16(builder: Any, value: Any) -> Any:
-    """The upper half of the bits, after adding half a unit, or less one where the unit is even."""
+    """The upper half of the bits, rounded to nearest even."""
     bits = builder.bitcast(value, _I32)
     sixteen = ir.Constant(_I32, 16)
     odd = builder.and_(builder.lshr(bits, sixteen), ir.Constant(_I32, 1))

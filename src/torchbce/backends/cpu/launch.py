@@ -1,164 +1,237 @@
-"""From PyTorch tensors to a kernel: where their elements lie, which kernel, how many threads."""
+"""From PyTorch tensors to a kernel: the record that it reads, and the sums that it writes."""
 
-import hashlib
 import math
-import os
 import struct
-import threading
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from numba import cfunc, types
 from torch import Tensor
 
-from torchbce.backends.cpu import loops
 from torchbce.backends.cpu import memory as cpu_memory
-from torchbce.backends.cpu import threads as cpu_threads
+from torchbce.backends.cpu import staging, threads
+from torchbce.backends.cpu.compiler import compiled_kernel
 from torchbce.backends.request import KernelInputs, LossSpec, as_in, order, strides_of_memory
 
 CODES = {
-    torch.float32: loops.FLOAT32,
-    torch.bfloat16: loops.BFLOAT16,
-    torch.float16: loops.FLOAT16,
-    torch.float64: loops.FLOAT64,
-    torch.bool: loops.BOOL,
-    torch.uint8: loops.UINT8,
-    torch.int8: loops.INT8,
-    torch.int16: loops.INT16,
-    torch.int32: loops.INT32,
-    torch.int64: loops.INT64,
+    torch.float32: staging.FLOAT32,
+    torch.bfloat16: staging.BFLOAT16,
+    torch.float16: staging.FLOAT16,
+    torch.float64: staging.FLOAT64,
+    torch.bool: staging.BOOL,
+    torch.uint8: staging.UINT8,
+    torch.int8: staging.INT8,
+    torch.int16: staging.INT16,
+    torch.int32: staging.INT32,
+    torch.int64: staging.INT64,
 }
 
-_SIGNATURE = types.void(types.int64)
+#: With less than two chunks per thread, 0.1 ms, waking a thread takes longer than it saves.
+ELEMENTS_PER_THREAD = 2 * staging.CHUNK
 
-#: Below two chunks a thread, 0.1 ms, waking another one takes longer than it saves.
-_ELEMENTS_PER_THREAD = 2 * loops.CHUNK
+#: Reads the sums of a chunk from a record, at an offset in bytes.
+read_sums = struct.Struct(f"{staging.SUMS_PER_CHUNK}d").unpack_from
+_WORD = 8  # bytes
 
 
-#: Two flat operands and no third, behind the record.
-_FLAT = struct.Struct(loops.RECORD.format + "12q")
+class Sums(NamedTuple):
+    """What a pass over the elements adds up.
+
+    Attributes:
+        loss: the sum of the losses.
+        weight: the sum of the weights of valid elements.
+        valid: the number of valid elements.
+        out_of_range: whether a valid target or input was outside its range.
+    """
+
+    loss: float
+    weight: float
+    valid: float
+    out_of_range: bool
 
 
 def launch(
-    program: LossSpec,
-    elements: KernelInputs,
-    losses: Tensor | None,
-    gradient: Tensor | None,
+    loss_spec: LossSpec,
+    inputs: KernelInputs,
+    losses: Tensor | None = None,
+    gradient: Tensor | None = None,
     scale: float = 1.0,
     upstream: Tensor | None = None,
     sums: bool = True,
-) -> tuple[float, float, float, bool]:
+) -> Sums:
     """One pass over the elements.
 
     Args:
-        program: the loss and its options.
-        elements: what is read.
-        losses: where the element losses go, from `memory_for_losses`; None for nowhere.
-        gradient: where the gradient goes, from `memory_for_gradient`; None for nowhere.
+        loss_spec: the loss and its options.
+        inputs: what is read.
+        losses: memory for the element losses, from `memory_for_losses`; None to drop them.
+        gradient: memory for the gradient, from `memory_for_gradient`; None to compute none.
         scale: a number that multiplies the gradient.
-        upstream: what multiplies it too, of input's dtype, broadcasting to its shape.
+        upstream: a tensor that multiplies it too, of input's dtype, broadcasting to its shape.
         sums: whether the sums of losses and weights are wanted.
-
-    Returns:
-        The sum of the losses, the sum of the weights, the number of elements that count, and
-        whether a value was outside its range.
     """
-    x, y, weight, pos_weight, mask, positions = elements
-    loss, constants, smoothing, ignore_index = program
-    n, x_code, y_code = x.numel(), CODES[x.dtype], CODES[y.dtype]
-    flags = (loops.SUMS if sums else 0) | (0 if gradient is None else loops.GRADIENT)
+    x, y, weight, pos_weight, mask, _ = inputs
+    loss, constants, smoothing, ignore_index = loss_spec
+    n, input_code, target_code = x.numel(), CODES[x.dtype], CODES[y.dtype]
+    flags = (staging.SUMS if sums else 0) | (0 if gradient is None else staging.GRADIENT)
     marker = 0.0
     if ignore_index is not None:
-        flags |= loops.IGNORE | (loops.IGNORE_NAN if math.isnan(ignore_index) else 0)
+        flags |= staging.IGNORE | (staging.IGNORE_NAN if math.isnan(ignore_index) else 0)
         marker = as_in(ignore_index, y.dtype)
-    chunks = -(-n // loops.CHUNK)
-    threads = min(torch.get_num_threads(), n // _ELEMENTS_PER_THREAD) or 1
-    work = array("d", bytes(8 * (1 + threads + loops.LEFT * chunks)))
-    losses_at = 0 if losses is None else losses.data_ptr()
-    gradient_at = 0 if gradient is None else gradient.data_ptr()
-
-    # fmt: off
-    weights: tuple[int, ...] | None = None
     ignores = mask is not None or ignore_index is not None
-    if weight is None and pos_weight is None and not ignores and smoothing == 0:
-        flat = upstream is None and positions is None and x.is_contiguous() and y.is_contiguous()
-    else:
-        flat = False
-        weights = tuple(loops.FLOAT32 if w is None else CODES[w.dtype] for w in elements[2:4])
-    if flat:
-        record = _FLAT.pack(
-            n, threads, work.buffer_info()[0], 4, losses_at, gradient_at, flags,
-            smoothing, marker, scale, *constants,
-            loops.FLAT, x.data_ptr(), x_code, 0, loops.FLAT, y.data_ptr(), y_code, 0, 0, 0, 0, 0,
-        )
-    else:
-        table, width = _table(elements, upstream)
-        record = loops.RECORD.pack(
-            n, threads, work.buffer_info()[0], width, losses_at, gradient_at, flags,
-            smoothing, marker, scale, *constants,
-        ) + table.tobytes()
-    # fmt: on
-    memory = (work, elements, losses, gradient, upstream)
-    cpu_threads.run(_kernel(loss, x_code, y_code, weights), record, threads, memory)
-    if chunks == 1:
-        _, _, loss_sum, weight_sum, count, wrong = work
-    else:
-        # In a fixed order, whichever threads the chunks went to.
-        columns = (work[1 + threads + i :: loops.LEFT] for i in range(loops.LEFT))
-        loss_sum, weight_sum, count, wrong = map(sum, columns)
-    return loss_sum, weight_sum, count if ignores else n, wrong != 0
+    weight_codes: tuple[int, int] | None = None
+    if not (weight is pos_weight is None) or ignores or smoothing:
+        weight_codes = _code(weight), _code(pos_weight)
+    count = min(torch.get_num_threads(), n // ELEMENTS_PER_THREAD) or 1
+    chunks = -(-n // staging.CHUNK)
+    table, width = _table(inputs, upstream)
+    work = staging.TABLE_AT + _WORD * len(table)
+    header = staging.RECORD.pack(
+        n,
+        count,
+        work,
+        width,
+        0 if losses is None else losses.data_ptr(),
+        0 if gradient is None else gradient.data_ptr(),
+        flags,
+        smoothing,
+        marker,
+        scale,
+        *constants,
+    )
+    words = 1 + count + staging.SUMS_PER_CHUNK * chunks
+    record = array("q", header + table.tobytes() + bytes(_WORD * words))
+    kernel = compiled_kernel(loss, input_code, target_code, weight_codes)
+    # The tensors too, which the record has but the addresses of.
+    threads.run(kernel, record, count, (inputs, losses, gradient, upstream))
+    start = work + _WORD * (1 + count)
+    per_chunk = struct.unpack_from(f"{staging.SUMS_PER_CHUNK * chunks}d", record, start)
+    # Added in a fixed order, whichever threads computed the chunks.
+    loss_sum, weight_sum, valid, wrong = (
+        sum(per_chunk[i :: staging.SUMS_PER_CHUNK], 0.0) for i in range(staging.SUMS_PER_CHUNK)
+    )
+    return Sums(loss_sum, weight_sum, valid if ignores else n, wrong != 0)
 
 
-def memory_for_gradient(elements: KernelInputs) -> Tensor:
-    """Of input's shape and dtype, in the order in which a kernel walks over it."""
-    return cpu_memory.reused(*strides_of_memory(elements))
+class SmallRecord(NamedTuple):
+    """The record of a pass over a few contiguous elements, prepared but for three addresses.
+
+    Attributes:
+        kernel: that reads it.
+        words: the record, to be copied for each call.
+        sums_at: where in it the sums of each chunk are, in bytes.
+    """
+
+    kernel: threads.Kernel
+    words: "array[int]"
+    sums_at: list[int]
 
 
-def memory_for_losses(elements: KernelInputs) -> Tensor:
-    """Of input's shape and dtype, in the order in which a kernel walks over it."""
-    x, strides = strides_of_memory(elements)
+def small_record(
+    loss_spec: LossSpec, inputs: KernelInputs, gradient: bool, scale: float
+) -> SmallRecord:
+    """The record for tensors of the same kind as `inputs`, see `fits_small_record`.
+
+    For one thread, for a reduction to a sum, and for a loss without options.
+    """
+    x, y, *_ = inputs
+    chunks = -(-x.numel() // staging.CHUNK)
+    table, width = _table(inputs, None)
+    work = staging.TABLE_AT + _WORD * len(table)
+    flags = staging.SUMS | (staging.GRADIENT if gradient else 0)
+    header = staging.RECORD.pack(
+        x.numel(), 1, work, width, 0, 0, flags, 0.0, 0.0, scale, *loss_spec.constants
+    )
+    words = 2 + staging.SUMS_PER_CHUNK * chunks
+    record = array("q", header + table.tobytes() + bytes(_WORD * words))
+    per_chunk = _WORD * staging.SUMS_PER_CHUNK
+    sums_at = [work + 2 * _WORD + per_chunk * chunk for chunk in range(chunks)]
+    kernel = compiled_kernel(loss_spec.loss, CODES[x.dtype], CODES[y.dtype], None)
+    return SmallRecord(kernel, record, sums_at)
+
+
+def fits_small_record(loss_spec: LossSpec, inputs: KernelInputs) -> bool:
+    """Whether a `small_record` can be made for these."""
+    x, y, *options = inputs
+    return (
+        not loss_spec.smoothing
+        and loss_spec.ignore_index is None
+        and options == [None] * 4
+        and 0 < x.numel() < 2 * ELEMENTS_PER_THREAD
+        and x.is_contiguous()
+        and y.is_contiguous()
+    )
+
+
+def memory_for_gradient(inputs: KernelInputs) -> Tensor:
+    """Memory of input's shape and dtype, in the order in which a kernel writes."""
+    return cpu_memory.reused(*strides_of_memory(inputs))
+
+
+def memory_for_losses(inputs: KernelInputs) -> Tensor:
+    """Memory of input's shape and dtype, in the order in which a kernel writes."""
+    x, strides = strides_of_memory(inputs)
     memory = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     return cpu_memory.in_huge_pages(memory)
 
 
-# ------------------------------------------------------------------------ where elements lie
+def _code(weight: Tensor | None) -> int:
+    """The code of a weight's dtype; an absent one reads as float32."""
+    return staging.FLOAT32 if weight is None else CODES[weight.dtype]
 
 
-def _table(elements: KernelInputs, upstream: Tensor | None) -> tuple["array[int]", int]:
-    """The operands as rows of equal width, in the order of `loops.INPUT` and its neighbours."""
-    x, y, *options, positions = elements
-    walk = order(elements)
+# ------------------------------------------------------------------ the layout of the operands
+
+_FIRST_ADDRESS = staging.TABLE_AT // _WORD + staging.ADDRESS
+#: Where the addresses are in a `SmallRecord`, whose operands have four columns each.
+INPUT_AT = _FIRST_ADDRESS + staging.SIZES * staging.INPUT
+TARGET_AT = _FIRST_ADDRESS + staging.SIZES * staging.TARGET
+GRADIENT_AT = staging.GRADIENT_AT
+
+
+def _table(inputs: KernelInputs, upstream: Tensor | None) -> tuple["array[int]", int]:
+    """The layouts of the operands as rows of equal width, in the order that `staging` gives."""
+    x, y, weight, pos_weight, mask, positions = inputs
+    dimensions = order(inputs)
     if positions is None:
-        targets = _row(y, x.shape, walk)
+        target = _layout(y, x.shape, dimensions)
     else:
-        stored = (y.data_ptr(), CODES[y.dtype], y.numel(), positions.data_ptr())
-        targets = [loops.SPARSE, *stored]
-    others = [_row(tensor, x.shape, walk) for tensor in (*options, upstream)]
-    rows = [_row(x, x.shape, walk), targets, others.pop(), *others]
+        target = [
+            staging.SPARSE,
+            y.data_ptr(),
+            CODES[y.dtype],
+            y.numel(),
+            positions.data_ptr(),
+        ]
+    others = [_layout(t, x.shape, dimensions) for t in (upstream, weight, pos_weight, mask)]
+    rows = [_layout(x, x.shape, dimensions), target, *others]
     width = max(map(len, rows))
     return array("q", [v for row in rows for v in [*row, *[0] * (width - len(row))]]), width
 
 
-def _row(tensor: Tensor | None, shape: torch.Size, walk: Sequence[int] | None) -> list[int]:
+def _layout(
+    tensor: Tensor | None, shape: torch.Size, dimensions: Sequence[int] | None
+) -> list[int]:
     if tensor is None:
-        return [loops.ABSENT]
-    dimensions = range(len(shape)) if walk is None else walk
+        return [staging.ABSENT]
+    address, code = tensor.data_ptr(), CODES[tensor.dtype]
+    if dimensions is None and tensor.shape == shape and tensor.is_contiguous():
+        return [staging.CONTIGUOUS, address, code, 0]
+    walk = range(len(shape)) if dimensions is None else dimensions
     strides = tensor.expand(shape).stride()
-    merged = _merged([shape[d] for d in dimensions], [strides[d] for d in dimensions])
-    kind = loops.STRIDED
+    merged = _merged([shape[d] for d in walk], [strides[d] for d in walk])
+    kind = staging.STRIDED
     if all(stride == 0 for _, stride in merged):
-        kind = loops.SCALAR
+        kind = staging.SCALAR
     elif len(merged) == 1 and merged[0][1] == 1:
-        kind = loops.FLAT
+        kind = staging.CONTIGUOUS
     sizes, steps = [size for size, _ in merged], [stride for _, stride in merged]
-    return [kind, tensor.data_ptr(), CODES[tensor.dtype], len(merged), *sizes, *steps]
+    return [kind, address, code, len(merged), *sizes, *steps]
 
 
 def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Sizes and strides, those of neighbours merged that one step walks through."""
+    """Sizes and strides, with neighbouring dimensions merged where one stride covers both."""
     merged: list[tuple[int, int]] = []
     for size, stride in zip(shape, strides, strict=True):
         if size == 1:
@@ -167,61 +240,3 @@ def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int
             size *= merged.pop()[0]
         merged.append((size, stride))
     return merged
-
-
-# --------------------------------------------------------------------------------- the kernels
-
-_compiling = threading.RLock()
-_alive: list[Any] = []  # Numba frees the code with the object
-_compiled: dict[tuple[str, int, int, tuple[int, ...] | None], Any] = {}
-
-
-def _kernel(loss: str, input: int, target: int, weights: tuple[int, ...] | None) -> Any:
-    """The compiled kernel: from this process, else from disk, else made now."""
-    key = loss, input, target, weights
-    found = _compiled.get(key)
-    if found is None:
-        with _compiling:
-            found = _compiled.get(key)
-            if found is None:
-                found = _compiled[key] = _compile(*key)
-    return found
-
-
-def _compile(loss: str, input: int, target: int, weights: tuple[int, ...] | None) -> Any:
-    codes = [input, target, *(weights or ())]
-    name = "_".join(["visit", loss, *map(str, codes), _FINGERPRINT or ""])
-    function = loops.specialised(loss, input, target, weights, name)
-    try:
-        compiled = cfunc(_SIGNATURE, cache=_FINGERPRINT is not None, error_model="numpy")(function)
-    except Exception:
-        # No folder may be written, the disk is full, or what lies there cannot be read. What is
-        # wrong with the kernel itself shows without the cache too.
-        compiled = cfunc(_SIGNATURE, error_model="numpy")(function)
-    _alive.append(compiled)
-    return cpu_threads.Kernel(compiled.address)
-
-
-def _code() -> str | None:
-    """A hash of the code of the kernels as it was imported; None where there are no sources.
-
-    It stands in the names of compiled kernels, since Numba looks at one file of a cached function.
-    """
-    folder = Path(__file__).parent
-    names = ("intrinsics.py", "formulas.py", "loops.py")
-    try:
-        sources = b"".join((folder / name).read_bytes() for name in names)
-    except OSError:
-        return None
-    return hashlib.sha256(sources).hexdigest()[:16]
-
-
-_FINGERPRINT = _code()
-
-if hasattr(os, "register_at_fork"):  # nothing forks on Windows
-    # A child forked from the middle of a compilation would wait for Numba's locks for ever.
-    os.register_at_fork(
-        before=_compiling.acquire,
-        after_in_parent=_compiling.release,
-        after_in_child=_compiling.release,
-    )

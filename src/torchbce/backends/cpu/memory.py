@@ -1,7 +1,7 @@
-"""Memory for gradients: in huge pages, and used again once nobody else holds it.
+"""Memory for gradients: in huge pages, and reused once nobody else holds it.
 
-What the system gives is filled with zeros at the first touch, page by page: for a gradient of
-64 MiB that took 15 to 35 ms on two cores, as long as computing it.
+The system fills new memory with zeros at the first touch, page by page. For a gradient of 64 MiB
+that takes 15 to 35 ms on two cores, as long as computing it.
 """
 
 import ctypes
@@ -13,7 +13,9 @@ import threading
 import torch
 from torch import Tensor
 
-#: Smaller memory comes from what the C library has kept itself.
+from torchbce import _pytorch
+
+#: The C library keeps smaller memory itself.
 LARGE = 4 * 2**20
 _MADV_HUGEPAGE = 14
 
@@ -22,14 +24,16 @@ _kept: list[torch.UntypedStorage] = []  # one at most
 
 
 def reused(like: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Memory for the gradient by `like`, with whatever it holds: the last one's if that is free.
+    """Uninitialised memory for a gradient: that of the last gradient if it is free.
 
-    The strides are those of a contiguous tensor, of dimensions in any order.
+    Args:
+        like: has the shape and dtype.
+        strides: those of a contiguous tensor, with its dimensions in any order.
     """
     size = like.nbytes
     if size < LARGE:
         if like.is_contiguous():
-            return torch.empty_like(like)  # 2 microseconds less than by sizes and strides
+            return torch.empty_like(like)  # 2 microseconds faster than empty_strided
         return torch.empty_strided(like.shape, strides, dtype=like.dtype, device=like.device)
     with _lock:
         if _kept and _kept[0].nbytes() == size and _is_free(_kept):
@@ -42,12 +46,10 @@ def reused(like: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def empty_cache() -> None:
-    r"""Give back the memory that is kept for the next gradient.
+    """Free the memory that is kept for the next gradient.
 
-    .. math::
-        \text{kept} \le \text{size of the last gradient of 4 MiB or more computed on the CPU}
-
-    Memory that a tensor still uses is not touched; it is freed with the tensor.
+    The memory of the last gradient of 4 MiB or more that was computed on the CPU is kept and reused
+    when no tensor holds it any longer. Memory that a tensor still holds is freed with the tensor.
 
     Returns:
         None.
@@ -64,12 +66,12 @@ def empty_cache() -> None:
 
 
 def in_huge_pages(memory: Tensor) -> Tensor:
-    """Ask for 2 MiB a page where the system lets a program choose, as numpy does."""
+    """Ask the system for pages of 2 MiB, as numpy does."""
     if memory.nbytes >= LARGE and sys.platform.startswith("linux"):
         page = os.sysconf("SC_PAGESIZE")
         start = -(-memory.data_ptr() // page) * page
         length = (memory.data_ptr() + memory.nbytes - start) // page * page
-        # A hint: where there are no huge pages it is refused, and nothing is lost.
+        # A hint, which a system without huge pages ignores.
         _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_HUGEPAGE)
     return memory
 
@@ -81,7 +83,7 @@ def _libc() -> ctypes.CDLL:
 
 def _is_free(kept: list[torch.UntypedStorage]) -> bool:
     """Whether no tensor, no variable and no other process uses the storage."""
-    storage_uses = torch._C._storage_Use_Count(kept[0]._cdata)
+    storage_uses = _pytorch.storage_uses(kept[0])
     return storage_uses == 1 and _references(kept) == _unheld() and not kept[0].is_shared()
 
 
@@ -91,12 +93,12 @@ def _references(kept: list[torch.UntypedStorage]) -> int:
 
 @functools.cache
 def _unheld() -> int:
-    """How many references Python counts where nobody else has one, which depends on its version."""
+    """The reference count of a storage that nobody else holds; it depends on Python's version."""
     return _references([torch.empty(0, device="cpu").untyped_storage()])
 
 
 def _in_child() -> None:
-    """A forked child has the lock as it happened to be, and shares what it does not write."""
+    """A forked child has the lock in any state, and shares the memory with its parent."""
     global _lock
     _lock = threading.Lock()
     _kept.clear()

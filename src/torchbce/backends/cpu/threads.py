@@ -1,9 +1,10 @@
 """A kernel in as many threads as PyTorch computes with.
 
-Those are PyTorch's own where they can be had: OpenMP's threads keep spinning for a while after an
-operation, and others beside them would find the cores taken (2^20 losses and gradients between two
-operations of PyTorch: 3.8 ms with threads of Python, 1.9 alone). Elsewhere, and in a forked child,
-whose OpenMP waits for threads that the child does not have, they are threads of Python.
+On Linux they are the threads of PyTorch's own OpenMP. Those keep spinning for a while after each
+operation of PyTorch, so that other threads would find the cores busy: 2^20 losses and gradients
+between two operations of PyTorch take 3.8 ms with threads of Python and 1.9 ms with OpenMP's.
+Elsewhere they are threads of Python. So they are in a forked child, where OpenMP would wait for
+threads that exist in the parent alone.
 
 ctypes releases the GIL while a kernel runs.
 """
@@ -12,37 +13,50 @@ import ctypes
 import functools
 import os
 import threading
+from array import array
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-#: A kernel takes the address of its record, see `cpu_loops.RECORD`.
-Kernel = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class Kernel(Protocol):
+    """A compiled kernel; it takes the address of its record, see `staging.RECORD`."""
+
+    def __call__(self, record: int, /) -> None: ...
+
+
+def kernel_at(address: int) -> Kernel:
+    """The kernel whose machine code begins at an address."""
+    return _PROTOTYPE(address)
+
 
 _forked = False
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 
 
-def run(kernel: Any, record: bytes, threads: int, memory: tuple[object, ...]) -> None:
+def run(kernel: Kernel, record: "array[int]", threads: int, memory: tuple[object, ...]) -> None:
     """Run a kernel in this thread and others, which share the work by the record's counters.
 
-    `memory` is what the record has the addresses of: a helper holds it, so that it is there until
-    the end if Ctrl-C takes this thread out of its waiting.
+    `memory` is what the record has addresses of. The other threads hold it, so that it lasts until
+    they end even if Ctrl-C interrupts this thread while it waits for them.
     """
+    address, _ = record.buffer_info()
     if threads == 1:
-        kernel(record)
+        kernel(address)
         return
     parallel = None if _forked else _openmp()
     if parallel is not None:
-        parallel(kernel, record, threads, 0)
+        parallel(kernel, address, threads, 0)
         return
-    futures = _submit(threads - 1, kernel, record, memory)
-    kernel(record)
+    futures = _submit(threads - 1, kernel, address, (record, memory))
+    kernel(address)
     for future in futures:
-        # One that has not begun would find nothing left to do.
+        # A thread that has not begun would find no chunk left.
         if not future.cancel():
             future.result()
 
@@ -51,12 +65,12 @@ def run(kernel: Any, record: bytes, threads: int, memory: tuple[object, ...]) ->
 def _openmp() -> Any:
     """`GOMP_parallel(function, data, threads, flags)` of the library that PyTorch has loaded."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.so*")):
-        # Opened already: this gives the same one again. Without the first, another copy would run.
+        # One that is loaded already: another would be a second OpenMP with threads of its own.
         if path.name in _loaded():
             library = ctypes.CDLL(str(path))
             if hasattr(library, "GOMP_parallel"):
                 function = library.GOMP_parallel
-                function.argtypes = [Kernel, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint]
+                function.argtypes = [_PROTOTYPE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
                 function.restype = None
                 return function
     return None
@@ -67,8 +81,8 @@ def _loaded() -> str:
     return maps.read_text() if maps.exists() else ""
 
 
-def _help(kernel: Any, record: bytes, memory: tuple[object, ...]) -> None:
-    kernel(record)
+def _help(kernel: Kernel, address: int, memory: tuple[object, ...]) -> None:
+    kernel(address)
 
 
 def _submit(helpers: int, *arguments: Any) -> list["Future[None]"]:
@@ -79,11 +93,11 @@ def _submit(helpers: int, *arguments: Any) -> list["Future[None]"]:
     try:
         return [_pool.submit(_help, *arguments) for _ in range(helpers)]
     except RuntimeError:
-        return []  # the interpreter is shutting down: this thread does it alone
+        return []  # The interpreter is shutting down: this thread computes everything.
 
 
 def _in_child() -> None:
-    """A forked child has none of its parent's threads, and locks as they happened to be."""
+    """A forked child has no thread of its parent but one, and locks in any state."""
     global _forked, _pool, _pool_lock
     _forked, _pool, _pool_lock = True, None, threading.Lock()
 

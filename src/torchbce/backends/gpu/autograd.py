@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchbce import _pytorch
 from torchbce.backends import selection
 from torchbce.backends.gpu import launch as gpu_launch
-from torchbce.backends.request import Call, KernelInputs, by_definition
+from torchbce.backends.request import Call, KernelInputs, Request
 
 #: What a sum is divided by, see `reductions.divisor`.
 Divisor = float | Tensor | None
 
 
-def evaluate(
-    call: Call, divisor: Divisor, elements: KernelInputs, sparse: Tensor | None = None
-) -> Tensor:
-    """The loss by a kernel, of elements of which the input alone may require grad."""
+def evaluate(request: Request) -> Tensor:
+    """The loss by a kernel."""
+    call, elements, divisor, sparse = request
     if elements[0].requires_grad and torch.is_grad_enabled():
         apply: Any = _Fused.apply
         value: Tensor = apply(elements[0], call, divisor, elements, sparse)
@@ -35,7 +35,7 @@ def run(
     """The loss, with its gradient where there is memory for one; and what was counted."""
     if call.reduction == "none":
         losses: Tensor = gpu_launch.memory(elements)
-        gpu_launch.launch(call.program, elements, losses=losses)
+        gpu_launch.launch(call.loss_spec, elements, losses=losses)
         return losses, None
     by: dict[str, Any] = {"by": gpu_launch.BY_NUMBER, "number": divisor}
     if divisor is None:
@@ -47,7 +47,7 @@ def run(
     elif isinstance(divisor, Tensor):
         by = {"by": gpu_launch.BY_TENSOR, "divided_by": divisor}
     found: tuple[Tensor, Tensor | None] = gpu_launch.value_and_gradient(
-        call.program, elements, gradient, **by
+        call.loss_spec, elements, gradient, **by
     )
     return found
 
@@ -62,10 +62,10 @@ def gradient_of(
     """The gradient by an incoming one; `kept` is that by 1, whose memory is used again."""
     gradient: Tensor = gpu_launch.memory(elements) if kept is None else kept
     if call.reduction == "none":
-        gpu_launch.launch(call.program, elements, gradient=gradient, upstream=upstream)
+        gpu_launch.launch(call.loss_spec, elements, gradient=gradient, upstream=upstream)
         return gradient
     gpu_launch.launch(
-        call.program,
+        call.loss_spec,
         elements,
         gradient=gradient,
         scale=1.0 if isinstance(divisor, Tensor) or divisor is None else 1 / divisor,
@@ -91,7 +91,7 @@ class _Fused(torch.autograd.Function):
         keeps = (
             call.reduction != "none"
             and divisor is not None
-            and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+            and _pytorch.saved_tensor_hooks(True) is None
         )
         ctx.gradient = gpu_launch.memory(elements) if keeps else None
         value, counted = run(call, divisor, elements, ctx.gradient)
@@ -105,7 +105,8 @@ class _Fused(torch.autograd.Function):
         call, divisor = ctx.asked
         mode = torch.is_grad_enabled() or selection.active_mode() is not None
         if mode or not selection.is_plain(upstream, upstream.is_cuda):
-            return by_definition(call, elements, sparse, upstream), *_NOTHING
+            request = Request(call, KernelInputs(*elements), divisor, sparse)
+            return request.gradient_by_definition(upstream), *_NOTHING
         # Taken by one of several threads, or by the first of several backward passes; others
         # compute their own, since whoever asked may write into what he got.
         kept = ctx.__dict__.pop("gradient", None)

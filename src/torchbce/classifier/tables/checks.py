@@ -1,5 +1,7 @@
-"""A pass over a text table that finds, with its line, what polars refuses without one or reads
-otherwise than it stands: short rows, stray quotes, repeated names, values that are no JSON.
+"""One pass over a CSV or JSON lines file that finds malformed lines and names them.
+
+polars refuses some of them without a line number (short rows, repeated names, invalid JSON), and
+reads others as something else than was written (stray quotes).
 """
 
 import codecs
@@ -15,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from torchbce.classifier.errors import InputError, listing
+from torchbce.classifier.tables.formats import is_gzipped
 
-# RFC 4180: a value is quoted as a whole, its own quotes doubled, or holds no quote at all. Python
-# and polars read anything else, each in its own way; polars may lose rows over it.
+# RFC 4180: a value is quoted as a whole, with the quotes inside it doubled, or holds no quote. What
+# else Python and polars accept they read differently, and polars may lose rows.
 _VALUE = r'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _ROW = re.compile(rf"{_VALUE}(?:,{_VALUE})*\r?\n?")
 
@@ -25,15 +28,22 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def check_csv(path: Path) -> int:
-    """The number of rows of a CSV file. Raises `InputError` with the line of the first fault."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    """Check a CSV file line by line.
+
+    Returns:
+        The number of its rows.
+
+    Raises:
+        InputError: at the first fault; the message names its line.
+    """
+    opener = gzip.open if is_gzipped(path) else open
     field_limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than 128 KiB
     line = 0
     try:
-        # Python's universal newlines would take a lone \r for the end of a line, polars does not.
+        # Python's universal newlines take a lone \r for the end of a line, polars does not.
         with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             lines: list[str] = []
-            reader = csv.reader(_kept(file, lines), strict=True)
+            reader = csv.reader(_recorded(file, lines), strict=True)
             header = next(reader, [])
             _check_names(path, header)
             rows, blank_from = 0, None
@@ -46,24 +56,13 @@ def check_csv(path: Path) -> int:
                     if "\r" in raw.removesuffix("\r\n"):
                         raise _lone_return(path, line)
                     blank_from = blank_from or line
-                    rows += len(header) == 1  # there, a blank line is an empty value
+                    rows += len(header) == 1  # in a single column a blank line is an empty value
                     continue
                 if blank_from and len(header) > 1:
                     raise InputError(f"{str(path)!r}, line {blank_from}: the line is blank")
                 blank_from = None
                 rows += 1
-                if len(row) != len(header):
-                    raise InputError(
-                        f"{str(path)!r}, line {line}: {len(row)} values where the header names "
-                        f"{len(header)} columns; quote values that hold a comma"
-                    )
-                if ('"' in raw or "\r" in raw) and not _ROW.fullmatch(raw):
-                    if '"' not in raw:
-                        raise _lone_return(path, line)
-                    raise InputError(
-                        f"{str(path)!r}, line {line}: a quote inside a value that is not quoted; "
-                        'write 5" as "5"""'
-                    )
+                _check_row(path, line, row, raw, header)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error, line) from error
     except csv.Error as error:
@@ -78,7 +77,11 @@ def check_csv(path: Path) -> int:
 
 
 def check_json_lines(path: Path) -> None:
-    """Raise `InputError` with the line of the first that is not an object of JSON."""
+    """Check that every line is a JSON object, or blank.
+
+    Raises:
+        InputError: at the first fault; the message names its line.
+    """
     objects = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -92,7 +95,7 @@ def check_json_lines(path: Path) -> None:
                     line.decode(),
                     parse_constant=_refuse_constant,
                     parse_float=_finite,
-                    object_pairs_hook=_once_each,
+                    object_pairs_hook=_unique_keys,
                 )
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, error, number - 1) from error
@@ -111,8 +114,8 @@ def check_json_lines(path: Path) -> None:
         raise InputError(f"{str(path)!r} has no rows")
 
 
-def _kept(lines: Iterable[str], into: list[str]) -> Iterator[str]:
-    """The lines, each also appended to a list."""
+def _recorded(lines: Iterable[str], into: list[str]) -> Iterator[str]:
+    """The lines, each also appended to `into`."""
     for line in lines:
         into.append(line)
         yield line
@@ -128,6 +131,21 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise InputError(
             f"{str(path)!r} has one column, {names[0]!r}; if {found[0]!r} separates its values, "
             "save it with commas"
+        )
+
+
+def _check_row(path: Path, line: int, row: list[str], raw: str, header: list[str]) -> None:
+    if len(row) != len(header):
+        raise InputError(
+            f"{str(path)!r}, line {line}: {len(row)} values where the header names "
+            f"{len(header)} columns; quote values that hold a comma"
+        )
+    if ('"' in raw or "\r" in raw) and not _ROW.fullmatch(raw):
+        if '"' not in raw:
+            raise _lone_return(path, line)
+        raise InputError(
+            f"{str(path)!r}, line {line}: a quote inside a value that is not quoted; "
+            'write 5" as "5"""'
         )
 
 
@@ -156,10 +174,10 @@ def _finite(text: str) -> float:
     return value
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"{listing(repeated)} stands more than once")
+        raise ValueError(f"{listing(repeated)} is there more than once")
     return row

@@ -1,4 +1,4 @@
-"""The demonstration's tables: breast cancer data, which scikit-learn carries, split in two."""
+"""The tables of `torchbce demo`: the breast cancer data of scikit-learn, split in two."""
 
 from pathlib import Path
 
@@ -6,11 +6,18 @@ import polars as pl
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
-from torchbce.classifier.errors import InputError
+from torchbce.classifier.errors import file_error
 
 
 def write(directory: Path) -> tuple[str, str]:
-    """Write train.csv and test.csv, a quarter of the rows in the second; return their paths."""
+    """Write train.csv and test.csv, with a quarter of the rows in test.csv.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        InputError: if they cannot be written.
+    """
     data = load_breast_cancer()
     names = [name.replace(" ", "_") for name in data.feature_names]
     table = pl.DataFrame(data.data, schema=names)
@@ -25,7 +32,5 @@ def write(directory: Path) -> tuple[str, str]:
         table[train].write_csv(paths[0])
         table[test].write_csv(paths[1])
     except OSError as error:
-        raise InputError(
-            f"cannot write to {str(directory)!r}: {error.strerror or error}"
-        ) from error
+        raise file_error("write", directory, error) from error
     return str(paths[0]), str(paths[1])

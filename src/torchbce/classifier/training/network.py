@@ -1,4 +1,4 @@
-"""The network: sparse features in, one logit a row out."""
+"""The network: from sparse features to one logit per row."""
 
 import itertools
 import math
@@ -14,18 +14,18 @@ from torch.nn.utils import skip_init
 
 Architecture = Literal["linear", "mlp"]
 
-#: Hidden ReLU units a layer.
+#: Hidden ReLU units per layer.
 HIDDEN: dict[str, tuple[int, ...]] = {"linear": (), "mlp": (64, 32)}
 
-#: Rows a pass without gradients.
+#: Rows per forward pass without gradients.
 INFERENCE_ROWS = 8192
 
 
 class Network(nn.Module):
-    """A linear model, or a perceptron with hidden ReLU layers, of sparse features.
+    """A linear model or a multilayer perceptron with ReLU on sparse features.
 
-    The first layer is a weighted sum of rows of its weight, one row a feature: the features of a
-    row that are 0 cost nothing.
+    The first layer sums the rows of its weight that belong to the nonzero features, so features
+    that are 0 cost nothing.
 
     Args:
         features: the number of features, F.
@@ -41,17 +41,17 @@ class Network(nn.Module):
         self.input_bias = nn.Parameter(torch.zeros(widths[0]))
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            # skip_init: the layer's own initialisation would draw from the global generator.
+            # skip_init, because nn.Linear's own initialisation draws from the global generator.
             layers += [nn.ReLU(), skip_init(nn.Linear, before, after)]  # type: ignore[no-untyped-call]
         self.rest = nn.Sequential(*layers)
 
     @torch.no_grad()
     def initialise(self, bias: float, generator: torch.Generator) -> None:
-        """Start from the base rate: zero weights if linear, else PyTorch's uniform ones.
+        """Set the initial weights: zeros if linear, else PyTorch's uniform ones.
 
         Args:
-            bias: the output bias in nats, from `torchbce.imbalance.prior_bias`.
-            generator: the source of the random weights.
+            bias: the output bias in nats: `torchbce.imbalance.prior_bias` of the base rate.
+            generator: the generator of the random weights.
         """
         linears = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
         if not linears:
@@ -66,13 +66,22 @@ class Network(nn.Module):
         linears[-1].bias.fill_(bias)
 
     def forward(self, indices: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
-        """Logits, [rows], of features in CSR form: `row_features` makes the arguments."""
+        """The logits of rows of features in CSR form; `row_features` makes the arguments.
+
+        Args:
+            indices: the feature of each nonzero value, [nonzeros].
+            offsets: where each row begins in `indices`, [rows].
+            values: the nonzero values, [nonzeros].
+
+        Returns:
+            Logits, [rows].
+        """
         hidden = self.input(indices, offsets, values.to(self.input.weight.dtype)) + self.input_bias
         return self.rest(hidden).squeeze(-1)  # type: ignore[no-any-return]
 
 
 def row_features(features: sp.csr_matrix, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """A CSR matrix as `Network.forward` takes it: indices, offsets, values."""
+    """The arguments of `Network.forward` for a CSR matrix: indices, offsets and values."""
     index_dtype = features.indptr.dtype
     return (
         torch.from_numpy(features.indices.astype(index_dtype, copy=False)).to(device),
@@ -87,7 +96,16 @@ def predict_logits(
     features: sp.csr_matrix,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> np.ndarray:
-    """Logits as float64, [rows], on the network's device, under `autocast`."""
+    """The logits of a CSR matrix of features, computed in batches on the network's device.
+
+    Args:
+        network: the network.
+        features: a CSR matrix, float32, [rows, F].
+        autocast: makes the context manager of each forward pass.
+
+    Returns:
+        Logits, float64, [rows].
+    """
     device = network.input_bias.device
     parts = []
     for start in range(0, features.shape[0], INFERENCE_ROWS):

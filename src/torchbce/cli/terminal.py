@@ -1,4 +1,4 @@
-"""What the command line shows a person: tables, and progress that stays out of the results."""
+"""Tables and progress for a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import torch
 
     from torchbce.classifier import Choice, Metrics
-    from torchbce.classifier.targets import Target
-    from torchbce.classifier.training import Progress as TrainingProgress
+    from torchbce.classifier.columns.target import Target
+    from torchbce.classifier.training.progress import Progress as TrainingProgress
 
-#: Reading the running loss waits for the device, so it is read no oftener than the eye can see.
+#: The running loss is read at most this often, because reading it waits for the device.
 REFRESH_SECONDS = 0.1
 
-FIGURES = {
+METRIC_NAMES = {
     "log_loss": "log loss (nats)",
     "relative_log_loss": "  relative to the base rate",
     "brier": "Brier score",
@@ -41,9 +41,9 @@ FIGURES = {
 
 
 def choices_table(choices: "list[Choice]", target: "Target") -> Table:
-    """What each column was taken for, and why."""
+    """The kind of each column, and why."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("column", "taken for", "why"):
+    for heading in ("column", "used as", "why"):
         table.add_column(heading, overflow="fold")
     for choice in choices:
         style = "dim" if choice.kind == "dropped" else None
@@ -54,11 +54,11 @@ def choices_table(choices: "list[Choice]", target: "Target") -> Table:
 
 
 def metrics_table(metrics: "Metrics") -> Table:
-    """The figures, and the confusion counts below them."""
+    """The metrics, and the confusion matrix below them."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, label in FIGURES.items():
+    for name, label in METRIC_NAMES.items():
         value = getattr(metrics, name)
         table.add_row(label, "not defined" if value is None else f"{value:.4f}")
     counts = metrics.confusion
@@ -69,7 +69,7 @@ def metrics_table(metrics: "Metrics") -> Table:
 
 @contextmanager
 def training_progress(console: Console) -> "Iterator[TrainingProgress]":
-    """A bar with the running loss on a terminal, a line an epoch elsewhere."""
+    """A bar with the running loss on a terminal, one line per epoch elsewhere."""
     if not console.is_terminal:
         yield EpochLines(console)
         return
@@ -88,7 +88,7 @@ def training_progress(console: Console) -> "Iterator[TrainingProgress]":
 
 
 class EpochLines:
-    """Progress as a line an epoch."""
+    """Progress as one line per epoch."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -100,9 +100,9 @@ class EpochLines:
     def step(self, loss_sum: "torch.Tensor", rows: int) -> None: ...
 
     def epoch(self, number: int, loss: float, held_out: float | None) -> None:
-        beside = "" if held_out is None else f", held-out loss {held_out:.4f}"
+        suffix = "" if held_out is None else f", held-out loss {held_out:.4f}"
         self._console.print(
-            f"{self._stage}: epoch {number}, loss {loss:.4f}{beside}", highlight=False
+            f"{self._stage}: epoch {number}, loss {loss:.4f}{suffix}", highlight=False
         )
 
     def end(self) -> None: ...
@@ -129,10 +129,10 @@ class EpochBar:
 
     def epoch(self, number: int, loss: float, held_out: float | None) -> None:
         assert self._task is not None
-        beside = "" if held_out is None else f"held out {held_out:.4f}"
-        self._bar.update(self._task, loss=f"{loss:.4f}", held_out=beside)
+        suffix = "" if held_out is None else f"held out {held_out:.4f}"
+        self._bar.update(self._task, loss=f"{loss:.4f}", held_out=suffix)
 
     def end(self) -> None:
         if self._task is not None:
-            # Early stopping leaves steps undone: the bar is full when the stage is over.
+            # The bar is full at the end of a stage, also if training stopped early.
             self._bar.update(self._task, completed=self._bar.tasks[self._task].total)

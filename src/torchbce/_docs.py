@@ -1,0 +1,44 @@
+"""The descriptions that docstrings of several functions and modules share.
+
+Docstrings are written out in full in the source, where editors and documentation tools read them.
+`tests/test_docstrings.py` compares them with these texts, so that they cannot drift apart.
+"""
+
+OPTIONS = {
+    "target": """\
+target: targets y in [0, 1] of any float, bool or integer dtype, of input's shape or of one
+    that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
+    a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
+    never made dense (not under torch.compile, which cannot trace sparse tensors).""",
+    "weight": """\
+weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
+    number must be finite and not negative; the values of a tensor are not checked.""",
+    "reduction": """\
+reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
+    weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
+    over all dimensions but the first, averaged over the first.""",
+    "pos_weight": """\
+pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
+    shape, for instance (C,) for an input of shape (N, C).""",
+    "label_smoothing": """\
+label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.""",
+    "ignore_index": """\
+ignore_index: elements with this target (NaN allowed) are ignored: they have no loss and no
+    gradient, whatever their input, and a mean does not count them.""",
+    "mask": """\
+mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.""",
+    "check_targets": """\
+check_targets: whether targets (and probabilities) outside their range raise. None: on the
+    CPU, where the check is part of the pass, and not on a GPU, where the host would have to
+    wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
+    probabilities are then computed by the reference backend.""",
+    "returns": """\
+The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
+Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean
+over no elements is 0 with zero gradients, and warns where the host knows it: on the CPU, or
+for an empty input.""",
+    "raises": """\
+TypeError: if input is not floating, or an argument is not a tensor or a number.
+ValueError: if shapes do not match, an option is out of its range, or a target is outside
+    [0, 1] (the message names its value and index; see `check_targets`).""",
+}

@@ -1,0 +1,123 @@
+"""Every private name of PyTorch that this package uses, and for which versions it holds.
+
+Each is a plain alias where PyTorch has a C function, since a wrapper in Python would cost as much
+as the function. Where a name is missing, the public way, or the careful answer, takes its place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import _reduction
+
+# ------------------------------------------------------------------ what is special of a tensor
+
+#: Whether a tensor has memory of its own; tensors of torch.func's transforms have none.
+has_storage: Callable[[Tensor], bool] = torch._C._has_storage
+#: Whether a tensor is a wrapper of functionalization, which torch.export and functionalize use.
+is_functional: Callable[[Tensor], bool] = torch._is_functional_tensor
+
+
+def is_zero_tensor(tensor: Tensor) -> bool:
+    """Whether a tensor is PyTorch's lazy representation of zeros, which has no memory."""
+    return tensor._is_zerotensor()
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The values of all rows at once, where a transform of torch.func shows one row."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def storage_uses(storage: torch.UntypedStorage) -> int:
+    """How many tensors and variables hold a storage."""
+    return torch._C._storage_Use_Count(storage._cdata)
+
+
+# ------------------------------------------------------------------------------- active modes
+
+functorch_is_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+tracing_state: Callable[[], Any] = torch._C._get_tracing_state
+
+
+def forward_mode_is_active() -> bool:
+    """Whether a block of `torch.autograd.forward_ad.dual_level` is open."""
+    return forward_ad._current_level >= 0
+
+
+#: The hooks that saved tensors are packed with, or None (argument: whether to look under those
+#: that are disabled). Before PyTorch 2.7 there is no such function.
+saved_tensor_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
+
+
+# ------------------------------------------------------------------------------------ autograd
+
+
+def function_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` without its look for transforms of torch.func.
+
+    That look takes 12 of 19 microseconds. The caller has made sure that none is active.
+    """
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return apply
+
+
+def tensor_guard(*tensors: Tensor) -> Callable[..., bool] | None:
+    """A check, in one call, that tensors are of the same kind as these; None where there is none.
+
+    The same kind: type, dtype, device, shape, strides, requires_grad under the grad mode, and the
+    keys that PyTorch dispatches on, those of active modes included. It is what a compiled graph is
+    guarded with.
+    """
+    guards = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+    if guards is None or not hasattr(guards, "TensorGuards"):
+        return None
+    sizes = [list(tensor.shape) for tensor in tensors]
+    strides = [list(tensor.stride()) for tensor in tensors]
+    check: Callable[..., bool] = guards.TensorGuards(
+        *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
+    ).check
+
+    def are_same(*others: Tensor) -> bool:
+        # Forward mode and the mode of make_fx are not among the keys.
+        return forward_ad._current_level < 0 and not dispatch_modes() and check(*others)
+
+    return are_same
+
+
+# ------------------------------------------------------------------------------- torch.compile
+
+
+def constant_when_compiled(function: Any) -> None:
+    """Let torch.compile call a function once and keep its result.
+
+    `torch.compiler.assume_constant_result` does this too, and imports the compiler.
+    """
+    function._dynamo_marked_constant = True
+
+
+# ---------------------------------------------------------- the reductions of torch.nn.functional
+
+
+def reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """A reduction, where the deprecated arguments may name it, with PyTorch's own warning."""
+    if size_average is not None or reduce is not None:
+        return _reduction.legacy_get_string(size_average, reduce)
+    return reduction
+
+
+def reduction_of_three(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The same with PyTorch's own error for any but "none", "mean" and "sum"."""
+    if size_average is not None or reduce is not None:
+        number = _reduction.legacy_get_enum(size_average, reduce)
+    else:
+        number = _reduction.get_enum(reduction)
+    return ("none", "mean", "sum")[number]
+
+
+#: An assertion that a GPU checks when it gets there, for which the host does not wait.
+assert_async: Callable[[Tensor, str], None] = torch._assert_async

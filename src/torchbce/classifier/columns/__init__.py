@@ -1,0 +1,1 @@
+"""The columns of a table: what kind each is, and the features that it becomes."""

@@ -1,0 +1,137 @@
+"""From a table to a sparse matrix of features.
+
+An `Encoder` is a list of column descriptions, which are plain data saved in `model.json`, and the
+inverse document frequencies of each text column, which are saved as tensors. It has no other state,
+so a loaded encoder runs the same code as a fitted one.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from torchbce.classifier.columns.categorical import CategoricalColumn, fit_categorical
+from torchbce.classifier.columns.features import concatenate
+from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
+from torchbce.classifier.columns.text import TextColumn, documents, fit_text
+from torchbce.classifier.columns.values import is_unsupported
+from torchbce.classifier.errors import InputError, listing, name_columns
+
+Column = TextColumn | CategoricalColumn | NumericColumn
+
+
+class Encoder:
+    """Turns tables into CSR matrices of features, float32, [rows, width].
+
+    Args:
+        columns: the columns that the model reads, in the order of their features.
+        idf: the inverse document frequencies of each text column, by its name, float32, [width].
+    """
+
+    def __init__(self, columns: Sequence[Column], idf: dict[str, np.ndarray]) -> None:
+        self.columns = list(columns)
+        self.idf = idf
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return sum(column.width for column in self.columns)
+
+    def transform(self, table: pl.DataFrame) -> sp.csr_matrix:
+        """The features of a table.
+
+        Args:
+            table: has at least the encoder's columns; others are ignored.
+
+        Returns:
+            A CSR matrix, float32, [rows, width].
+
+        Raises:
+            InputError: if a column is missing, or its values are of another kind.
+        """
+        self._check(table)
+        if len(table) == 0:
+            return sp.csr_matrix((0, self.width), dtype=np.float32)
+        return concatenate([self._block(column, table[column.name]) for column in self.columns])
+
+    def _check(self, table: pl.DataFrame) -> None:
+        schema = table.schema
+        missing = [column.name for column in self.columns if column.name not in schema]
+        if missing:
+            raise InputError(
+                f"the model reads {name_columns(missing)}, which the table does not have; it has "
+                f"{listing(table.columns, most=12)}"
+            )
+        for column in self.columns:
+            dtype = schema[column.name]
+            if is_unsupported(dtype):
+                kind = column.__struct_config__.tag
+                raise InputError(
+                    f"column {column.name!r} is {kind} in the model, but its type here is {dtype}"
+                )
+
+    def _block(self, column: Column, values: pl.Series) -> sp.csr_matrix:
+        if isinstance(column, TextColumn):
+            return self._vectorizers[column.name].transform(documents(values))
+        return column.features(values)
+
+    @cached_property
+    def _vectorizers(self) -> dict[str, TfidfVectorizer]:
+        return {
+            column.name: column.vectorizer(self.idf[column.name])
+            for column in self.columns
+            if isinstance(column, TextColumn)
+        }
+
+
+def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, sp.csr_matrix]:
+    """Fit an encoder to the columns of a table.
+
+    Args:
+        table: has the columns of `choices`.
+        choices: the kind of each column.
+
+    Returns:
+        The encoder, and the table's features, float32, [rows, width].
+
+    Raises:
+        InputError: if the values of a column do not fit its kind, or every feature is constant.
+    """
+    columns: list[Column] = []
+    idf: dict[str, np.ndarray] = {}
+    blocks: list[sp.csr_matrix] = []
+    for choice in choices:
+        values = table[choice.name]
+        column: Column | None = None
+        if choice.kind == "text":
+            column, frequencies, block = fit_text(values)
+            if column.width:
+                idf[choice.name] = frequencies
+        elif choice.kind == "categorical":
+            column = fit_categorical(values)
+            block = column.features(values)
+        elif choice.kind == "numeric" and (column := fit_numeric(values)):
+            block = column.features(values)
+        if column is not None and column.width:
+            columns.append(column)
+            blocks.append(block)
+    features = concatenate(blocks) if blocks else sp.csr_matrix((len(table), 0), dtype=np.float32)
+    if not _varies(features):
+        used = [choice.name for choice in choices if choice.kind != "dropped"]
+        raise InputError(
+            f"every feature is constant: every row has the same features of {name_columns(used)}, "
+            "so there is nothing to learn from"
+        )
+    return Encoder(columns, idf), features
+
+
+def _varies(features: sp.csr_matrix) -> bool:
+    """Whether any two rows differ."""
+    if features.shape[1] == 0:
+        return False
+    lowest = features.min(axis=0).toarray()
+    return bool((lowest != features.max(axis=0).toarray()).any())

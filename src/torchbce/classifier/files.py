@@ -1,0 +1,135 @@
+"""Whole files through a classifier, in batches of rows and in the order of the file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from torchbce.classifier.columns.target import choose_target
+from torchbce.classifier.columns.text import TextColumn
+from torchbce.classifier.columns.values import as_numbers
+from torchbce.classifier.errors import (
+    Argument,
+    InputError,
+    Row,
+    listing,
+    name_columns,
+    rows_offset,
+    unknown_name,
+)
+from torchbce.classifier.model import Classifier
+from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
+from torchbce.classifier.tables.reading import batches, numeric_columns, read, scan
+from torchbce.classifier.tables.writing import row_writer
+
+APPENDED = ("probability", "predicted")
+
+
+def predict_file(
+    classifier: Classifier, table: Path, output: Path | None, overwrite: bool, json_lines: bool
+) -> dict[str, int]:
+    """Write the rows of a file with the columns `probability` and `predicted` appended.
+
+    Args:
+        classifier: what predicts.
+        table: the file to read.
+        output: the file to write; None writes to standard output.
+        overwrite: whether to replace `output` if it exists.
+        json_lines: whether standard output gets JSON lines rather than CSV.
+
+    Returns:
+        The number of `rows`, and of `positives` among the predictions.
+
+    Raises:
+        InputError: if the file cannot be read, does not fit the model or cannot be written.
+    """
+    rows = positives = 0
+    frame = scan(table)
+    with row_writer(output, overwrite, json_lines) as writer:
+        numbers = {} if writer.keeps_strings else numeric_columns(table)
+        for batch in batches(table, frame):
+            if taken := [name for name in APPENDED if name in batch.columns]:
+                raise InputError(
+                    f"the table already has {name_columns(taken)}; rename or drop "
+                    f"{'it' if len(taken) == 1 else 'them'}"
+                )
+            with rows_offset(rows):
+                predictions = classifier.predict(batch)
+            rows += len(batch)
+            positives += int((predictions["probability"] >= classifier.card.threshold).sum())
+            typed = batch.cast(numbers)  # type: ignore[arg-type]
+            writer.write(pl.concat([typed, predictions], how="horizontal"))
+    return {"rows": rows, "positives": positives}
+
+
+def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
+    """The `probability` and the `predicted` value of one text.
+
+    Args:
+        classifier: a model of a single column, which is text.
+        text: the value of that column.
+
+    Raises:
+        InputError: if the model reads other columns.
+    """
+    columns = classifier.encoder.columns
+    if len(columns) != 1 or not isinstance(columns[0], TextColumn):
+        names = listing([column.name for column in columns])
+        raise InputError(
+            Argument("text"), f" needs a model of one text column; this one reads {names}"
+        )
+    return classifier.predict(pl.DataFrame({columns[0].name: [text]})).row(0, named=True)
+
+
+def evaluate_file(classifier: Classifier, table: Path) -> Metrics:
+    """The metrics of a classifier on a file that has its target column.
+
+    Raises:
+        InputError: if the file cannot be read or does not fit the model.
+    """
+    target = classifier.card.target
+    logits: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    rows = 0
+    for batch in batches(table):
+        if target.column not in batch.columns:
+            raise unknown_name("target column", target.column, batch.columns)
+        with rows_offset(rows):
+            targets.append(target.array(batch[target.column]))
+            logits.append(classifier.logits(batch))
+        rows += len(batch)
+    return evaluate_logits(
+        np.concatenate(logits), np.concatenate(targets), classifier.card.threshold
+    )
+
+
+def evaluate_predictions(
+    path: Path, target: str, probability: str, positive: str | None
+) -> Metrics:
+    """The metrics of a file of predictions, from any tool.
+
+    Args:
+        path: the file.
+        target: the name of the column of true values.
+        probability: the name of the column of predicted probabilities, in [0, 1].
+        positive: the positive value of the target, if its two values do not say it.
+
+    Raises:
+        InputError: if the file cannot be read, or a value of the two columns is wrong.
+    """
+    table = read(path)
+    chosen = choose_target(table, target, positive)
+    if probability not in table.columns:
+        raise unknown_name("column", probability, table.columns)
+    p = as_numbers(table[probability])
+    wrong = ~((p >= 0) & (p <= 1))
+    if wrong.any():
+        at = int(wrong.argmax())
+        value = "no value" if np.isnan(p[at]) else f"{p[at]:g}"
+        raise InputError(
+            f"column {probability!r} holds {value} in ",
+            Row(at),
+            "; expected probabilities in [0, 1]",
+        )
+    return evaluate_probabilities(p, chosen.array(table[target]))

@@ -1,0 +1,149 @@
+"""Metrics of predicted probabilities: loss, calibration, ranking, and decisions at a threshold."""
+
+import msgspec
+import numpy as np
+import torch
+from sklearn import metrics
+
+from torchbce import backend
+from torchbce.functional import binary_cross_entropy, binary_cross_entropy_with_logits
+
+#: Bins of equal width of the expected calibration error, as in Guo et al.
+ECE_BINS = 15
+
+
+class Confusion(msgspec.Struct, frozen=True):
+    """The confusion matrix at a threshold: counts of rows."""
+
+    tn: int
+    fp: int
+    fn: int
+    tp: int
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """How good predicted probabilities are.
+
+    Attributes:
+        log_loss: the mean binary cross-entropy in nats; lower is better.
+        relative_log_loss: `log_loss` divided by the log loss of predicting the share of positives
+            for every row: below 1 is better than that. None if all targets are equal.
+        brier: the mean of (probability - target)^2; lower is better.
+        roc_auc: the probability that a positive is ranked above a negative: 0.5 is chance, 1 is
+            best. None if all targets are equal.
+        average_precision: the area under the precision-recall curve, as scikit-learn computes it.
+            None if all targets are equal.
+        accuracy: the share of rows that are predicted right at the threshold.
+        f1: the harmonic mean of precision and recall at the threshold.
+        ece: the expected calibration error: the mean of |share of positives - mean probability|
+            over 15 bins of equal width, weighted by their rows; lower is better.
+        confusion: the counts `tn`, `fp`, `fn` and `tp` at the threshold.
+
+    Example:
+        >>> metrics = evaluate_probabilities(np.array([0.1, 0.4, 0.8]), np.array([0.0, 1.0, 1.0]))
+        >>> metrics.roc_auc, metrics.confusion
+        (1.0, Confusion(tn=1, fp=0, fn=1, tp=1))
+    """
+
+    log_loss: float
+    relative_log_loss: float | None
+    brier: float
+    roc_auc: float | None
+    average_precision: float | None
+    accuracy: float
+    f1: float
+    ece: float
+    confusion: Confusion
+
+
+@backend("reference")  # a single call does not repay compiling a kernel
+def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> Metrics:
+    """Compute the metrics of logits.
+
+    The log loss is exact even where the probability, sigmoid(logit), would round to 0 or 1.
+
+    Args:
+        logits: log-odds of the positive value in nats, float64, [rows].
+        targets: 0 and 1, float, [rows].
+        threshold: rows with a probability of at least this are predicted positive, in [0, 1].
+
+    Returns:
+        The metrics of these rows; the log loss in nats, without a limit per row.
+
+    Raises:
+        ValueError: if the shapes differ or a target is outside [0, 1].
+
+    Example:
+        >>> metrics = evaluate_logits(np.array([-40.0, 40.0]), np.array([1.0, 1.0]))
+        >>> metrics.log_loss, metrics.accuracy
+        (20.0, 0.5)
+
+    References:
+        He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, ADKDD 2014 (the
+        relative log loss, there "normalized entropy"); Guo et al., On Calibration of Modern Neural
+        Networks, ICML 2017 (the expected calibration error).
+    """
+    z, y = torch.from_numpy(logits), torch.from_numpy(targets)
+    log_loss = binary_cross_entropy_with_logits(z, y).item()
+    # Rows are ranked by logits: different logits may have equal sigmoids.
+    ranking = np.nan_to_num(logits)
+    return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold, ranking)
+
+
+@backend("reference")
+def evaluate_probabilities(
+    probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5
+) -> Metrics:
+    """Compute the metrics of probabilities.
+
+    Args:
+        probabilities: of the positive value, in [0, 1], float64, [rows].
+        targets: 0 and 1, float, [rows].
+        threshold: rows with a probability of at least this are predicted positive, in [0, 1].
+
+    Returns:
+        The metrics of these rows; the log loss in nats, at most 100 per row, as PyTorch's.
+
+    Raises:
+        ValueError: if the shapes differ, or a probability or target is outside [0, 1].
+
+    Example:
+        >>> metrics = evaluate_probabilities(np.array([0.2, 0.6]), np.array([0.0, 1.0]))
+        >>> round(metrics.log_loss, 4), round(metrics.relative_log_loss, 4)
+        (0.367, 0.5294)
+
+    References:
+        See `evaluate_logits`.
+    """
+    p, y = torch.from_numpy(probabilities), torch.from_numpy(targets)
+    log_loss = binary_cross_entropy(p, y).item()
+    return _evaluate(probabilities, targets, log_loss, threshold, probabilities)
+
+
+def _evaluate(
+    p: np.ndarray, targets: np.ndarray, log_loss: float, threshold: float, ranking: np.ndarray
+) -> Metrics:
+    y = targets.astype(bool)
+    rate = float(y.mean())
+    both = 0 < rate < 1
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if both else 0.0
+    predicted = p >= threshold
+    tn, fp, fn, tp = metrics.confusion_matrix(y, predicted, labels=[False, True]).ravel().tolist()
+    return Metrics(
+        log_loss=log_loss,
+        relative_log_loss=log_loss / float(entropy) if both else None,
+        brier=float(metrics.brier_score_loss(y, p, pos_label=True)),
+        roc_auc=float(metrics.roc_auc_score(y, ranking)) if both else None,
+        average_precision=float(metrics.average_precision_score(y, ranking)) if both else None,
+        accuracy=float(metrics.accuracy_score(y, predicted)),
+        f1=float(metrics.f1_score(y, predicted, zero_division=0.0)),
+        ece=expected_calibration_error(p, y),
+        confusion=Confusion(tn, fp, fn, tp),
+    )
+
+
+def expected_calibration_error(p: np.ndarray, y: np.ndarray) -> float:
+    """The mean over rows of |share of positives - mean probability| in the row's bin."""
+    bins = np.minimum((p * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    difference = np.bincount(bins, weights=y - p, minlength=ECE_BINS)
+    return float(np.abs(difference).sum() / len(p))

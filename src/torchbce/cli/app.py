@@ -1,0 +1,265 @@
+"""The commands: `torchbce fit`, `predict`, `evaluate` and `demo`."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from torchbce import __version__
+from torchbce.cli.errors import one_sentence_errors
+from torchbce.cli.results import print_file, print_fit, print_metrics, print_text
+from torchbce.cli.terminal import choices_table, training_progress
+
+app = typer.Typer(
+    name="torchbce",
+    help="From a table with a yes/no column to a binary classifier that predicts probabilities.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelDir = Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a stack trace with an error.")]
+Positive = Annotated[
+    str | None,
+    typer.Option(help="The positive value of the target; not needed for yes/no, 1/0 and the like."),
+]
+TABLES = "A .csv, .csv.gz, .parquet or .jsonl file."
+
+
+@app.callback(invoke_without_command=True)
+def torchbce(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"torchbce {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@one_sentence_errors
+def fit(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help=TABLES)],
+    target: Annotated[str, typer.Option(help="The column to predict, of two values.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to write.")],
+    positive: Positive = None,
+    text: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as text.")] = [],  # noqa: B006
+    numeric: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as numbers.")] = [],  # noqa: B006
+    categorical: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="Use as categories.")
+    ] = [],  # noqa: B006
+    drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave out.")] = [],  # noqa: B006
+    model: Annotated[
+        Literal["linear", "mlp"], typer.Option(help="mlp has 64 and 32 hidden ReLU units.")
+    ] = "linear",
+    pos_weight: Annotated[
+        str,
+        typer.Option(
+            metavar="balanced|NUMBER|none", help="The weight of the positives in the loss."
+        ),
+    ] = "none",
+    epochs: Annotated[int, typer.Option(help="The largest number of passes over the rows.")] = 30,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Rows per step; by default from 16 to 512, by the number of rows."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of AdamW, at the start; by default 0.02 for linear, 0.001 for mlp."),
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a lower held-out loss before training stops.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    device: Annotated[
+        Literal["cpu", "cuda", "mps", "auto"], typer.Option(help="Where to train.")
+    ] = "cpu",
+    precision: Annotated[
+        Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"],
+        typer.Option(help="The floating-point format of the training."),
+    ] = "32-true",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a classifier to TABLE and write it to a model directory.
+
+    Whether a column is text, categorical or numeric is inferred from its values; --text, --numeric,
+    --categorical and --drop override that, and may be given several times.
+
+    Example: torchbce fit reviews.csv --target liked --output liked-model
+    """
+    from torchbce import classifier
+
+    started = time.perf_counter()
+    options = classifier.TrainingOptions(
+        model,
+        _pos_weight(pos_weight),
+        epochs,
+        batch_size,
+        learning_rate,
+        weight_decay,
+        patience,
+        seed,
+        device,
+        precision,
+    )
+    classifier.check_output(output, overwrite)
+    console = Console(stderr=True)
+    rows = classifier.read(table)
+    with training_progress(console) as progress:
+        fitted = classifier.fit(
+            rows,
+            target,
+            positive=positive,
+            overrides=classifier.Overrides(text, numeric, categorical, drop),
+            options=options,
+            progress=progress,
+            on_choice=lambda choices, chosen: console.print(choices_table(choices, chosen)),
+        )
+    classifier.save(fitted, output, overwrite)
+    print_fit(fitted, output, time.perf_counter() - started, json_)
+
+
+@app.command()
+@one_sentence_errors
+def predict(
+    directory: ModelDir,
+    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The .csv, .csv.gz, .parquet or .jsonl file to write; without it, CSV goes to "
+            "standard output.",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Predict for this one text instead of a table.")
+    ] = None,
+    overwrite: Overwrite = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Predict for the rows of TABLE, or for one --text.
+
+    The columns `probability` and `predicted` are appended to the rows.
+
+    Example: torchbce predict liked-model new.csv --output predictions.csv
+    """
+    from torchbce import classifier
+    from torchbce.classifier import files
+
+    if (table is None) == (text is None):
+        raise classifier.InputError("give either TABLE or --text")
+    fitted = classifier.load(directory)
+    if text is not None:
+        print_text(files.predict_text(fitted, text), json_)
+        return
+    assert table is not None
+    counts = files.predict_file(fitted, table, output, overwrite, json_)
+    if output is not None:
+        print_file(counts, output, fitted.card.target.positive, json_)
+
+
+@app.command()
+@one_sentence_errors
+def evaluate(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A model directory.")
+    ] = None,
+    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Predictions of any tool, instead of DIR and TABLE."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --predictions: the true values.")
+    ] = None,
+    probability: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --predictions: the probabilities.")
+    ] = None,
+    positive: Positive = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a model on TABLE, or score a file of predictions.
+
+    Example: torchbce evaluate liked-model test.csv
+    """
+    from torchbce import classifier
+    from torchbce.classifier import files
+
+    if predictions is not None:
+        if directory is not None or target is None or probability is None:
+            raise classifier.InputError(
+                "--predictions needs --target COLUMN and --probability COLUMN, and no DIR"
+            )
+        metrics = files.evaluate_predictions(predictions, target, probability, positive)
+    elif directory is None or table is None:
+        raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
+    elif target is not None or probability is not None or positive is not None:
+        raise classifier.InputError(
+            "--target, --probability and --positive go with --predictions; a model has its own"
+        )
+    else:
+        metrics = files.evaluate_file(classifier.load(directory), table)
+    print_metrics(metrics, json_)
+
+
+@app.command()
+@one_sentence_errors
+def demo(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where to write the tables and the model.")
+    ] = Path("torchbce-demo"),
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Run fit, predict and evaluate on scikit-learn's breast cancer data."""
+    from torchbce.classifier import InputError
+    from torchbce.cli import demo_data
+
+    if output.exists() and not overwrite:
+        raise InputError(f"{str(output)!r} exists; pass --overwrite to replace its demo files")
+    train, test = demo_data.write(output)
+    model, predicted = str(output / "model"), str(output / "predictions.csv")
+    again = ["--overwrite"] if overwrite else []
+    target = ["--target", "diagnosis", "--positive", "malignant"]
+    commands = [
+        ["fit", train, *target, "--output", model, *again],
+        ["predict", model, test, "--output", predicted, *again],
+        ["evaluate", model, test],
+    ]
+    for command in commands:
+        print(f"\n$ torchbce {shlex.join(command)}", flush=True)
+        if status := app(command, standalone_mode=False):
+            raise typer.Exit(status)
+    print(f"\nThe tables, the model and the predictions are in {output}.")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _pos_weight(text: str) -> float | Literal["balanced"] | None:
+    from torchbce.classifier import InputError
+
+    if text == "balanced":
+        return "balanced"
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"--pos-weight must be 'balanced', 'none' or a number, got {text!r}"
+        ) from None

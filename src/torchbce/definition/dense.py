@@ -1,0 +1,81 @@
+"""A loss with its options in plain PyTorch: differentiable any number of times, on any device."""
+
+import torch
+from torch import Tensor
+
+from torchbce.definition import checks, reference
+from torchbce.definition.arguments import (
+    Arguments,
+    Options,
+    check_ranges,
+    find_valid,
+)
+from torchbce.definition.family import Loss
+from torchbce.definition.reductions import reduce, warn_of_empty_mean
+
+
+def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
+    """The loss, of tensors that are aligned. A sparse target is not made dense.
+
+    `options` gives everything but the tensors, which are those of `arguments`.
+    """
+    input, target, weight, pos_weight, _, entries = arguments
+    reduction, smoothing = options.reduction, options.label_smoothing
+    dtype = reference.compute_dtype(input.dtype)
+    valid, kept = found = find_valid(arguments, options.ignore_index)
+    check_ranges(loss.domain, arguments, found, options.check_targets)
+    x = input.to(dtype)
+    if valid is not None:
+        # Replaced before anything is computed, so that a NaN reaches neither sum nor gradient.
+        x = torch.where(valid, x, loss.domain.neutral)
+        weight, pos_weight = _where_valid(weight, valid), _where_valid(pos_weight, valid)
+    if entries is None:
+        y = target.to(dtype)
+        if valid is not None:
+            y = torch.where(valid, y, 0.5)
+        losses = _elements(loss, x, y, weight, pos_weight, smoothing)
+    else:
+        # Every element as a negative, then the stored entries in their places.
+        y = entries.values.to(dtype)
+        if kept is not None:
+            y = torch.where(kept, y, 0.5)
+        zero = torch.zeros((), dtype=dtype, device=input.device)
+        negatives = _elements(loss, x, zero, weight, pos_weight, smoothing)
+        index = entries.places
+        w, p = (t if t is None else t.expand(input.shape)[index] for t in (weight, pos_weight))
+        stored = _elements(loss, x[index], y, w, p, smoothing)
+        losses = negatives.index_put(index, stored)
+    if valid is not None:
+        losses = torch.where(valid, losses, 0.0)
+    if "mean" in reduction and _is_empty(losses, valid):
+        warn_of_empty_mean(reduction)
+    return reduce(losses, reduction, input.dtype, weight, valid)
+
+
+def _elements(
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    smoothing: float,
+) -> Tensor:
+    """The loss of each element."""
+    if smoothing:
+        y = y * (1 - smoothing) + smoothing / 2
+    return reference.combine(*loss.positive_and_negative(x), y, weight, pos_weight)
+
+
+def _where_valid(weight: Tensor | None, valid: Tensor) -> Tensor | None:
+    """The weight, 1 where an element is ignored: a NaN there reaches no gradient."""
+    return None if weight is None else torch.where(valid, weight, 1.0)
+
+
+def _is_empty(loss: Tensor, valid: Tensor | None) -> bool:
+    """Whether no element is valid, as far as the host knows."""
+    if torch.compiler.is_compiling():
+        return False
+    if loss.numel() == 0:
+        return True
+    values = None if valid is None else checks.readable(valid)
+    return values is not None and not bool(values.any())
