@@ -21,12 +21,12 @@ MISUSES: dict[str, tuple[Any, type[Exception], list[str]]] = {
             torch.zeros(2, 3), torch.tensor([[0, 0, 255], [0, 255, 0]], dtype=torch.uint8)
         ),
         ValueError,
-        ["target[0, 2] is 255", "must lie in [0, 1]", "Divide masks of 0 and 255 by 255"],
+        ["target[0, 2] is 255", "must be in [0, 1]", "Divide masks of 0 and 255 by 255"],
     ),
     "class indices": (
         lambda f: f.binary_cross_entropy_with_logits(torch.zeros(3), torch.tensor([0, 1, 2])),
         ValueError,
-        ["target[2] is 2", "must lie in [0, 1]", "one_hot"],
+        ["target[2] is 2", "must be in [0, 1]", "one_hot"],
     ),
     "an unmarked ignore value": (
         lambda f: f.sigmoid_focal_loss(torch.zeros(3), torch.tensor([0.0, -100.0, 1.0])),
@@ -68,7 +68,7 @@ MISUSES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "alpha above 1": (
         lambda f: f.sigmoid_focal_loss(torch.zeros(1), torch.zeros(1), alpha=3),
         ValueError,
-        ["alpha must lie in [0, 1], got 3", "pos_weight"],
+        ["alpha must be in [0, 1], got 3", "pos_weight"],
     ),
     "pos_weight of the batch's size": (
         lambda f: f.binary_cross_entropy_with_logits(

@@ -104,7 +104,7 @@ def test_two_ways_to_train() -> None:
     assert errors[1] > errors[0] + 0.01
 
     caught = line(out, "logits into BCELoss: ")
-    assert "probabilities must lie in [0, 1]. These look like logits" in caught
+    assert "probabilities must be in [0, 1]. These look like logits" in caught
 
 
 def test_imbalanced() -> None:

@@ -252,14 +252,14 @@ def test_autocast(loss: Loss) -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda f, x, y: f.sigmoid_focal_loss(x, y, alpha=2.0), "alpha must lie in .*pos_weight"),
+        (lambda f, x, y: f.sigmoid_focal_loss(x, y, alpha=2.0), "alpha must be in .*pos_weight"),
         (lambda f, x, y: f.sigmoid_focal_loss(x, y, gamma=-1.0), "gamma must be .* got -1.0"),
-        (lambda f, x, y: f.asymmetric_loss(x, y, margin=1.0), r"margin must lie in \[0, 1\)"),
+        (lambda f, x, y: f.asymmetric_loss(x, y, margin=1.0), r"margin must be in \[0, 1\)"),
         (lambda f, x, y: f.asymmetric_loss(x, y, gamma_neg=math.nan), "gamma_neg must be"),
         (lambda f, x, y: f.poly_binary_cross_entropy(x, y, epsilon=-2.0), "at least -1, got -2"),
         (
             lambda f, x, y: f.binary_cross_entropy_with_logits(x, y, label_smoothing=1.5),
-            r"label_smoothing must lie in \[0, 1\], got 1.5",
+            r"label_smoothing must be in \[0, 1\], got 1.5",
         ),
         (
             lambda f, x, y: f.binary_cross_entropy_with_log_probs(x + 2.5, y),

@@ -327,9 +327,9 @@ def test_legacy_arguments(name: str, size_average: bool | None, reduce: bool | N
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ([0.0, 255.0, 1.0], "target[1] is 255.0; targets must lie in [0, 1]. Divide masks of"),
-        ([0.0, 1.0, 2.0], "target[2] is 2.0; targets must lie in [0, 1]."),
-        ([-1.0, 1.0, 0.0], "target[0] is -1.0; targets must lie in [0, 1]."),
+        ([0.0, 255.0, 1.0], "target[1] is 255.0; targets must be in [0, 1]. Divide masks of"),
+        ([0.0, 1.0, 2.0], "target[2] is 2.0; targets must be in [0, 1]."),
+        ([-1.0, 1.0, 0.0], "target[0] is -1.0; targets must be in [0, 1]."),
         ([0.0, math.nan, 3.0], "target[1] is nan; NaN is not a target: drop or impute"),
         ([0.0, math.inf, 0.0], "target[1] is inf; targets"),
     ],
@@ -390,7 +390,7 @@ def test_wrong_weights(loss: Callable[..., Tensor], weight: float) -> None:
 
 @pytest.mark.parametrize("eps", [0.0, -1e-7, 0.5, 1.0, math.nan])
 def test_wrong_eps(eps: float) -> None:
-    with pytest.raises(ValueError, match=rf"eps must lie in \(0, 0.5\), got {eps}; 1e-7 is"):
+    with pytest.raises(ValueError, match=rf"eps must be in \(0, 0.5\), got {eps}; 1e-7 is"):
         binary_cross_entropy(values(2), alternating(2), eps=eps)
 
 

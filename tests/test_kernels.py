@@ -132,7 +132,7 @@ def test_a_named_backend_is_taken_or_raises() -> None:
     with torchbce.backend("".join(["num", "ba"])):  # another string, of the same letters
         assert bce(x, y) == bce(x, y)
         assert selection.chosen(x, y, None, None, None) is selection.NUMBA
-    with pytest.raises(ValueError, match="no backend 'cuda'; there are reference, numba"):
+    with pytest.raises(ValueError, match="no backend 'cuda'; choose one of reference, numba"):
         torchbce.backend("cuda").__enter__()
 
 

@@ -162,7 +162,7 @@ def test_constructor_errors(ours: type[nn.Module]) -> None:
 def test_constructor_errors_of_one_class() -> None:
     with pytest.raises(ValueError, match=r"pos_weight must be finite and not negative, got inf"):
         torchbce.BCEWithLogitsLoss(pos_weight=math.inf)
-    with pytest.raises(ValueError, match=r"eps must lie in \(0, 0.5\), got 0.5"):
+    with pytest.raises(ValueError, match=r"eps must be in \(0, 0.5\), got 0.5"):
         torchbce.BCELoss(eps=0.5)
 
 

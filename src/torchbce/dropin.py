@@ -1,32 +1,32 @@
-"""PyTorch's own two losses, made accurate in place.
+"""Accurate replacements of PyTorch's own two losses.
 
-`install()` sets `torch.nn.functional.binary_cross_entropy_with_logits` and
-`torch.nn.functional.binary_cross_entropy` to the functions below. `nn.BCEWithLogitsLoss` and
-`nn.BCELoss` look theirs up there at every call, so that they follow: also when they were imported
-by name, and the instances that were made before.
+`install()` replaces `torch.nn.functional.binary_cross_entropy_with_logits` and
+`torch.nn.functional.binary_cross_entropy` by the functions below. `nn.BCEWithLogitsLoss` and
+`nn.BCELoss` look these up at every call, so that they use the replacements too, including instances
+that exist already and classes that were imported by name.
 
-The contract is PyTorch's, not this package's: its signature, broadcasting, output dtype, errors
-and warnings, its NaN for the mean of nothing. What it refuses is handed to PyTorch's own function,
-which then raises its own error. Only the numbers differ: exact tails, limits at infinities,
-correct second derivatives, one rounding in half precision.
+The interface is PyTorch's, not this package's: signature, broadcasting, dtype of the result, errors
+and warnings, NaN for the mean over no elements. Arguments that PyTorch refuses are passed on to
+PyTorch's function, which raises its own error. Only the numbers differ: accurate tails, limits at
+infinite logits, correct second derivatives, a single rounding in half precision.
 
-Not reached:
+What is not replaced:
 
-- the function under another name: `from torch.nn.functional import ...` executed before
-  `install()`, as in `torch.distributions` (Bernoulli, Geometric). Executed while the drop-in is
-  installed, such a name keeps the replacement after `uninstall()`;
-- `torch.binary_cross_entropy_with_logits` and other calls below `torch.nn.functional`, in C++ too,
-  and code that spells the loss otherwise, with `logsigmoid` or `softplus` for example;
-- a `__torch_function__` that looks the function up in a table: it sees what the call sees, the
-  replacement, and a table filled before `install()` holds PyTorch's;
-- TorchScript: `torch.jit.script` compiles PyTorch's function; and programs that were traced or
-  exported before. (`torch.compile` notices the change, and compiles again.)
+- names imported with `from torch.nn.functional import ...` before `install()`, for example in
+  `torch.distributions` (Bernoulli, Geometric). A name imported while the drop-in is installed keeps
+  the replacement after `uninstall()`;
+- `torch.binary_cross_entropy_with_logits`, calls from C++, and losses written in another way, with
+  `logsigmoid` or `softplus` for example;
+- a `__torch_function__` that looks functions up in a table: it is called with the replacement, and
+  a table made before `install()` has PyTorch's function;
+- TorchScript, since `torch.jit.script` compiles PyTorch's function; and programs traced or
+  exported before. (`torch.compile` sees the change and compiles again.)
 - complex targets, which PyTorch accepts.
 
-One gradient is another one. PyTorch divides that of `binary_cross_entropy` by p (1 - p) or by
-1e-12, whichever is larger. Here it is exact, 1 at p = y = 0 included; and where the floor of -100
-holds, at p = 0 for y = 1 and at p = 1 for y = 0, it is that of the floored loss, 0 and not 1e12.
-It is 0 too where 1 / p would overflow, for p below 2.9e-39 in float32.
+Gradients of `binary_cross_entropy` differ. PyTorch divides by p (1 - p) or 1e-12, whichever is
+larger. Here they are exact: 1 at p = y = 0, for example. Where the floor of -100 applies (p = 0 for
+y = 1, p = 1 for y = 0) the gradient is that of the floored loss, 0 and not 1e12. It is 0 too where
+1 / p would overflow, for p below 2.9e-39 in float32.
 """
 
 import functools
@@ -55,14 +55,13 @@ _pytorch_binary_cross_entropy_with_logits = F.binary_cross_entropy_with_logits
 
 
 def install() -> None:
-    r"""Make PyTorch's binary cross-entropies accurate, for the whole process, until `uninstall()`.
+    r"""Replace PyTorch's binary cross-entropies in the whole process, until `uninstall()`.
 
     .. math::
         \ell = w \, [\, p \, y \, (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,],
         \qquad \ell = -w \, [\, y \log p + (1 - y) \log(1 - p) \,]
 
-    A second call changes nothing. What the replacement does not reach stands at the head of this
-    module.
+    A second call changes nothing. The description of this module lists what is not replaced.
 
     Returns:
         None.
@@ -87,9 +86,9 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Put back the very functions that `install()` found, in open `installed()` contexts too.
+    """Restore the functions that `install()` replaced, also inside `installed()` blocks.
 
-    Without a drop-in installed it does nothing.
+    If the drop-in is not installed this does nothing.
 
     Returns:
         None.
@@ -109,10 +108,11 @@ def uninstall() -> None:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """The drop-in for the length of a `with` block, or as a decorator for that of a call.
+    """Install the drop-in for a `with` block, or, as a decorator, for a call.
 
-    Blocks nest, and threads may hold them at the same time: the drop-in, which is the whole
-    process's, goes when the last block ends, unless `install()` was called.
+    Blocks may be nested, and several threads may be in one at the same time. The drop-in is
+    installed for the whole process, and removed when the last block ends, unless `install()` was
+    called.
 
     Returns:
         A context manager whose value is None.
@@ -146,25 +146,25 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""PyTorch's function of this name, accurate.
+    r"""Binary cross-entropy of logits with PyTorch's interface.
 
     .. math::
         \ell = w \, [\, p \, y \, (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,]
 
-    which holds for y outside [0, 1] too, where the loss may be negative.
+    Targets outside [0, 1] are allowed, as in PyTorch; the loss may then be negative.
 
     Args:
         input: logits z of a floating dtype.
         target: y of input's shape and a floating dtype; any values.
-        weight: w, broadcasting into input's shape; it must not require grad.
+        weight: w, broadcasting to input's shape; it must not require grad.
         size_average: deprecated: use `reduction`.
         reduce: deprecated: use `reduction`.
         reduction: "none", "mean" or "sum".
-        pos_weight: p, broadcasting into input's shape; it must not require grad.
+        pos_weight: p, broadcasting to input's shape; it must not require grad.
 
     Returns:
-        The loss in target's dtype, whatever the others' dtypes; under autocast, which takes
-        half-precision tensors as float32, never in half precision.
+        The loss in target's dtype, whatever the dtypes of the others. Under autocast, which
+        converts half-precision tensors to float32, it is never in half precision.
 
     Raises:
         Exception: whatever PyTorch's function raises for the same arguments.
@@ -220,24 +220,24 @@ def binary_cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""PyTorch's function of this name, accurate: it takes probabilities.
+    r"""Binary cross-entropy of probabilities with PyTorch's interface.
 
     .. math::
         \ell = -w \, [\, y \log p + (1 - y) \log(1 - p) \,]
 
-    Each logarithm is at least -100, as in PyTorch.
+    Each logarithm is floored at -100, as in PyTorch.
 
     Args:
         input: probabilities p in [0, 1], of a floating dtype.
         target: y in [0, 1], of input's shape and dtype.
-        weight: w, broadcasting into input's shape; it must not require grad.
+        weight: w, broadcasting to input's shape; it must not require grad.
         size_average: deprecated: use `reduction`.
         reduce: deprecated: use `reduction`.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss in input's dtype; under autocast, which takes half-precision tensors as float32,
-        never in half precision.
+        The loss in input's dtype. Under autocast, which converts half-precision tensors to
+        float32, it is never in half precision.
 
     Raises:
         Exception: whatever PyTorch's function raises for the same arguments.
@@ -335,7 +335,7 @@ def _definition(
 
 
 class _Patch:
-    """Which functions stand in `torch.nn.functional`, and who asked for it. Hold `lock`."""
+    """Which functions are replaced, and by how many blocks. Use it while holding `lock`."""
 
     def __init__(self, *replacements: Callable[..., Tensor]) -> None:
         self.lock = threading.Lock()
@@ -360,7 +360,7 @@ _patch = _Patch(binary_cross_entropy, binary_cross_entropy_with_logits)
 
 
 def _is_real(tensor: Tensor) -> bool:
-    """Whether PyTorch computes with it: dense, and of one of four dtypes."""
+    """Whether PyTorch's function takes the tensor: dense, and of one of four dtypes."""
     return tensor.layout == torch.strided and tensor.dtype in (
         torch.float16,
         torch.bfloat16,
@@ -370,7 +370,7 @@ def _is_real(tensor: Tensor) -> bool:
 
 
 def _is_weight_of(input: Tensor, weight: Tensor | None) -> bool:
-    """Whether PyTorch takes `weight`: any real dtype, no gradient, broadcasting into `input`."""
+    """Whether PyTorch's function takes it: real, without gradient, broadcasting to `input`."""
     if weight is None:
         return True
     return (
@@ -388,13 +388,13 @@ def _autocasts(tensor: Tensor) -> bool:
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """`tensor` as autocast hands it on: both losses are on its float32 list."""
+    """The tensor as autocast converts it: both losses are on its float32 list."""
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return tensor.float() if half and _autocasts(tensor) else tensor
 
 
 def _assert_unit_range(name: str, values: Tensor) -> None:
-    """PyTorch's error for a value outside [0, 1]; a failed assertion of the device on a GPU."""
+    """PyTorch's error for a value outside [0, 1]; on a GPU, a failed assertion of the device."""
     # A compiled graph checks nothing in PyTorch either.
     if torch.compiler.is_compiling() or values.numel() == 0:
         return

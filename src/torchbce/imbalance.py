@@ -1,4 +1,4 @@
-"""Rare positives: the weight that balances them, the bias that expects them, and its undoing."""
+"""For rare positives: `pos_weight` from counts, the initial bias, and the correction of logits."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ __all__ = ["correct_logits", "pos_weight_from_counts", "prior_bias"]
 
 
 def pos_weight_from_counts(positives: Tensor | float, negatives: Tensor | float) -> Tensor:
-    """The `pos_weight` under which positives weigh as much as negatives in all.
+    """The `pos_weight` with which all positives together weigh as much as all negatives.
 
     `p = negatives / positives`
 
     Args:
-        positives: the number of positives: a number, or a tensor of one an output.
+        positives: the number of positives: a number, or a tensor with one per output.
         negatives: the number of negatives, of the same shape.
 
     Returns:
@@ -39,12 +39,12 @@ def pos_weight_from_counts(positives: Tensor | float, negatives: Tensor | float)
 def prior_bias(
     positives: Tensor | float, negatives: Tensor | float, pos_weight: Tensor | float = 1.0
 ) -> Tensor:
-    """The output bias that makes an untrained network predict the base rate.
+    """The output bias with which an untrained network predicts the base rate.
 
-    `b = log(p positives / negatives)`: the logit that minimises the loss when it is all there is.
+    `b = log(p positives / negatives)`: the constant logit that minimises the loss.
 
     Args:
-        positives: the number of positives: a number, or a tensor of one an output.
+        positives: the number of positives: a number, or a tensor with one per output.
         negatives: the number of negatives, of the same shape.
         pos_weight: p, the weight that the loss puts on positives.
 
@@ -74,9 +74,10 @@ def prior_bias(
 
 
 def correct_logits(logits: Tensor, pos_weight: Tensor | float) -> Tensor:
-    """Logits of the true odds, from a network trained with `pos_weight`.
+    """Logits without the effect of `pos_weight` on the network that was trained with it.
 
-    `z - log p`: weighting positives by p multiplies the odds that the network learns by p.
+    `z - log p`: a network trained with the weight p of positives learns odds that are p times the
+    true odds.
 
     Args:
         logits: logits z of a network trained with `pos_weight`, any shape, any floating dtype.

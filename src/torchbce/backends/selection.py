@@ -1,6 +1,7 @@
-"""Which code computes a loss: a pure function of the arguments, which can be asked and overridden.
+"""Which backend computes a loss: a function of the arguments, which users can ask and override.
 
-Nothing is tried and then given up: `obstacle` says beforehand what keeps a kernel from running.
+Nothing is tried first and replaced when it fails: `obstacle` says beforehand why a kernel cannot
+compute a loss.
 """
 
 import functools
@@ -21,7 +22,7 @@ REFERENCE, NUMBA, TRITON = "reference", "numba", "triton"
 BACKENDS = (REFERENCE, NUMBA, TRITON)
 
 _HALF = frozenset((torch.bfloat16, torch.float16))
-#: Dtypes of inputs that each computes.
+#: The dtypes of the input that each backend computes.
 INPUTS = {NUMBA: _HALF | {torch.float32}, TRITON: _HALF | {torch.float32, torch.float64}}
 OPERANDS = INPUTS[TRITON] | {
     torch.bool,
@@ -44,7 +45,7 @@ _TRITON_IS_THERE = importlib.util.find_spec("triton") is not None
 
 
 class Choice(NamedTuple):
-    """A backend and why it was chosen."""
+    """A backend and the reason why it was chosen."""
 
     name: str
     reason: str
@@ -58,16 +59,12 @@ def backend_for(
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
 ) -> Choice:
-    r"""Which code a loss of these arguments is computed by, and why.
+    """Which backend computes a loss of these arguments, and why.
 
-    .. math::
-        \text{backend}(x, y, w, p, m) \in
-            \{\texttt{reference}, \texttt{numba}, \texttt{triton}\}
-
-    "numba" on the CPU and "triton" on a GPU are one pass over memory, compiled for this machine
-    when it is first needed; "reference" is the definition in plain PyTorch, for everything else.
-    The answer holds for every loss of the package, under the modes (grad, transforms, compilation)
-    in which it is asked.
+    "numba" on the CPU and "triton" on a GPU are kernels that make one pass over memory, compiled
+    for this machine when they are first needed. "reference" is the definition in plain PyTorch, for
+    everything else. The answer is for the modes that are active when the function is called
+    (gradients, transforms of torch.func, torch.compile).
 
     Args:
         input: as the loss takes it.
@@ -80,7 +77,7 @@ def backend_for(
         A named tuple `(name, reason)`.
 
     Raises:
-        RuntimeError: if `backend` names one that cannot compute this.
+        RuntimeError: inside a `torchbce.backend` block, if that backend cannot compute this.
 
     Example:
         >>> import torch, torchbce
@@ -114,15 +111,12 @@ def backend_for(
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    r"""Compute losses by the named backend within a `with` block, or raise where it cannot.
+    """Compute losses by the named backend inside a `with` block, or raise if it cannot.
 
-    .. math::
-        \text{backend}(x, y, w, p, m) = \text{name}
-
-    The choice holds for this thread (and this asyncio task). What `torch.compile` traces does not
-    depend on it; the block may stand around a compiled function, and not within. "triton" computes
-    tensors on the CPU too, by its interpreter, where `TRITON_INTERPRET=1` was set before Triton was
-    imported: for tests, and slowly.
+    The choice is for this thread (and this asyncio task). It does not change what `torch.compile`
+    traces: the block may be around a compiled function, but not in it. If `TRITON_INTERPRET=1` was
+    set before Triton was imported, "triton" computes tensors on the CPU too, by Triton's
+    interpreter: slowly, for tests.
 
     Args:
         name: "reference", "numba" or "triton".
@@ -132,7 +126,7 @@ def backend(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: if there is no backend of this name.
-        RuntimeError: by a loss within the block, if the backend cannot compute it.
+        RuntimeError: from a loss inside the block that the backend cannot compute.
 
     Example:
         >>> import torch, torchbce
@@ -145,7 +139,7 @@ def backend(name: str) -> Iterator[None]:
         https://triton-lang.org
     """
     if name not in BACKENDS:
-        raise ValueError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
+        raise ValueError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
     global open_blocks
     # The string of this module itself, with which the others are compared by `is`.
     token = _named.set(BACKENDS[BACKENDS.index(name)])
@@ -167,9 +161,9 @@ def chosen(
     mask: Tensor | None,
     unchecked: bool = False,
 ) -> str:
-    """The name alone, without words for the reason: what every call of a loss asks.
+    """The backend for a call of a loss.
 
-    `unchecked`: the input may lie outside the domain of the loss.
+    `unchecked`: whether the input may be outside the domain of the loss.
     """
     if torch.compiler.is_compiling():
         # before the context variable, which the compiler cannot trace
@@ -198,7 +192,7 @@ def traced(
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
 ) -> str:
-    """What stands in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
+    """The backend in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
     if not _TRITON_IS_THERE or not input.is_cuda or target.layout is not _STRIDED:
         return REFERENCE
     if _pytorch.functorch_is_active() or _lacks_triton(input.device.index):
@@ -223,17 +217,17 @@ def obstacle(
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
 ) -> str | None:
-    """What keeps `kernel` from computing a loss of these arguments; None for nothing.
+    """Why `kernel` cannot compute a loss of these arguments; None if it can.
 
-    Whether a graph is being compiled is asked before.
+    Not for a graph that is being compiled, see `traced`.
     """
     if (mode := active_mode()) is not None:
         return mode
-    far = kernel == TRITON and not (getattr(input, "is_cpu", False) and _interprets())
-    place = "the GPU" if far else "the CPU"
-    if not is_plain(input, far):
+    on_gpu = kernel == TRITON and not (getattr(input, "is_cpu", False) and _interprets())
+    place = "the GPU" if on_gpu else "the CPU"
+    if not is_plain(input, on_gpu):
         return f"input is not a plain tensor on {place}"
-    if not is_plain(target, far) and not _is_sparse(target, far):
+    if not is_plain(target, on_gpu) and not _is_sparse(target, on_gpu):
         return f"target is neither a plain tensor on {place} nor a sparse one"
     dtype = input.dtype
     if dtype not in INPUTS[kernel]:
@@ -249,7 +243,7 @@ def obstacle(
         for name, tensor in options.items():
             if not isinstance(tensor, Tensor):
                 continue
-            if not is_plain(tensor, far):
+            if not is_plain(tensor, on_gpu):
                 return f"{name} is not a plain tensor on {place}"
             if tensor.dtype not in OPERANDS:
                 return f"{name} is {tensor.dtype}, which the kernels do not read"
@@ -257,19 +251,19 @@ def obstacle(
                 return f"{name} requires grad; the kernels differentiate by the input alone"
     if kernel == TRITON:
         return _elsewhere(input, target, weight, pos_weight, mask) or _missing_for_triton(
-            input.device.index if far else None
+            input.device.index if on_gpu else None
         )
     return _missing(dtype is _FLOAT16 or target.dtype is _FLOAT16)
 
 
-def is_plain(tensor: Tensor, far: bool = False) -> bool:
-    """Whether a tensor's memory holds its values: no subclass, wrapper or lazy sign.
+def is_plain(tensor: Tensor, on_gpu: bool = False) -> bool:
+    """Whether a tensor's memory has its values: no subclass, wrapper, lazy negation or zeros.
 
-    `far` asks for memory of a GPU instead of the CPU's.
+    `on_gpu`: whether it must be on a GPU instead of the CPU.
     """
     return (
         type(tensor) in _PLAIN
-        and (tensor.is_cuda if far else tensor.is_cpu)
+        and (tensor.is_cuda if on_gpu else tensor.is_cpu)
         and tensor.layout is _STRIDED
         and not tensor.is_neg()
         and not _pytorch.is_zero_tensor(tensor)
@@ -278,16 +272,16 @@ def is_plain(tensor: Tensor, far: bool = False) -> bool:
     )
 
 
-def _is_sparse(tensor: Tensor, far: bool) -> bool:
+def _is_sparse(tensor: Tensor, on_gpu: bool) -> bool:
     return (
         type(tensor) is Tensor
-        and (tensor.is_cuda if far else tensor.is_cpu)
+        and (tensor.is_cuda if on_gpu else tensor.is_cpu)
         and tensor.layout in _SPARSE
     )
 
 
 def active_mode() -> str | None:
-    """A mode of PyTorch under which only operations of its own are seen."""
+    """An active mode of PyTorch that must see PyTorch's own operations; None if there is none."""
     if _pytorch.functorch_is_active():
         return "a transform of torch.func is active"
     if _pytorch.forward_mode_is_active():
@@ -305,7 +299,7 @@ def _missing(half: bool) -> str | None:
         return "numba is not installed"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set"
-    # On x86, half precision is converted by instructions that came with AVX2 at the latest.
+    # On x86, the instructions that convert half precision exist with AVX2 for certain.
     if half and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX"):
         machine = (
             os.uname().machine
@@ -318,7 +312,7 @@ def _missing(half: bool) -> str | None:
 
 
 def _elsewhere(input: Tensor, *others: Tensor | float | None) -> str | None:
-    """A kernel would read the memory of another GPU as if it were its own."""
+    """Whether a tensor is on another device, whose memory a kernel must not read."""
     for tensor in others:
         if isinstance(tensor, Tensor) and tensor.device != input.device:
             return f"input is on {input.device} and another tensor on {tensor.device}"
@@ -327,12 +321,12 @@ def _elsewhere(input: Tensor, *others: Tensor | float | None) -> str | None:
 
 @functools.cache
 def _missing_for_triton(device: int | None) -> str | None:
-    """Of a GPU, or of the interpreter for None."""
+    """Why Triton cannot be used, on a GPU or (None) in the interpreter; None if it can."""
     if not _TRITON_IS_THERE:
         return "triton is not installed"
     if device is not None and torch.version.cuda is not None:
         major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:  # which cannot round to bfloat16
+        if major < 8:  # no instruction rounds to bfloat16
             return f"the GPU has compute capability {major}.{minor}, below 8.0"
     return None
 
@@ -345,7 +339,7 @@ _pytorch.constant_when_compiled(_lacks_triton)
 
 
 def _interprets() -> bool:
-    """Whether Triton was told to interpret its kernels, as it reads the variable itself."""
+    """Whether Triton interprets its kernels; the variable is read as Triton reads it."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 

@@ -1,4 +1,4 @@
-"""Checks of what a caller hands to a loss. Each raises before anything is computed."""
+"""Checks of the arguments of a loss. Each raises before anything is computed."""
 
 import math
 
@@ -39,13 +39,13 @@ def reduction(name: str) -> None:
 
 
 def eps(value: float | None) -> None:
-    """Raise unless a clamp epsilon lies strictly between 0 and one half."""
+    """Raise unless a clamp epsilon is strictly between 0 and one half."""
     if value is not None and not 0 < value < 0.5:
-        raise ValueError(f"eps must lie in (0, 0.5), got {value}; 1e-7 is a common choice")
+        raise ValueError(f"eps must be in (0, 0.5), got {value}; 1e-7 is a common choice")
 
 
 def align_target(input: Tensor, target: Tensor) -> Tensor:
-    """`target` in the shape of `input`: equal already, or differing by trailing ones."""
+    """`target` in the shape of `input`, from which its own may differ by trailing ones."""
     if input.shape == target.shape:
         return target
     if _without_trailing_ones(input.shape) == _without_trailing_ones(target.shape):
@@ -66,7 +66,7 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
             raise TypeError(f"{name} must be a tensor or a number, got {type(weight).__name__}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {weight}")
-        # Filled where it lies: a copy to a GPU would make the host wait.
+        # Filled on the device: a copy from the host to a GPU would make the host wait.
         return torch.full(
             (), float(weight), dtype=reference.compute_dtype(input.dtype), device=input.device
         )
@@ -83,7 +83,7 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
 
 
 def scalar_to_device(weight: Tensor | float | None, input: Tensor) -> Tensor | float | None:
-    """One number on the CPU, as PyTorch takes it with a tensor on a GPU, on the GPU."""
+    """Copy a 0-dim CPU weight to the input's GPU, as PyTorch's type promotion allows."""
     if not (isinstance(weight, Tensor) and weight.dim() == 0 and getattr(input, "is_cuda", False)):
         return weight
     if not weight.is_cpu or weight.requires_grad or type(weight) is not Tensor:
@@ -92,13 +92,13 @@ def scalar_to_device(weight: Tensor | float | None, input: Tensor) -> Tensor | f
 
 
 _WEIGHT_REMEDY = {
-    "weight": "give one number, or one weight an element, a column (C,) or a row (N, 1)",
-    "pos_weight": "give one number, or one an output: shape (C,) for an input of shape (N, C)",
+    "weight": "give one number, one weight per element, per column (C,) or per row (N, 1)",
+    "pos_weight": "give one number, or one per output: shape (C,) for an input of shape (N, C)",
 }
 
 
 def align_mask(mask: Tensor, input: Tensor) -> Tensor:
-    """A mask in the shape of `input`: equal already, or differing by trailing ones."""
+    """A mask in the shape of `input`; it broadcasts to it, or differs by trailing ones."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(
@@ -110,45 +110,45 @@ def align_mask(mask: Tensor, input: Tensor) -> Tensor:
         return mask.reshape(input.shape)
     raise ValueError(
         f"mask has shape {tuple(mask.shape)}, which does not broadcast to the input's shape "
-        f"{tuple(input.shape)}; give one value an element, or a row (N, 1)"
+        f"{tuple(input.shape)}; give one value per element, or per row (N, 1)"
     )
 
 
 def fraction(name: str, value: float) -> None:
-    """Raise unless an option lies in [0, 1]."""
+    """Raise unless an option is in [0, 1]."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
 def alpha(value: float | None) -> None:
-    """Raise unless the share of positives is None or lies in [0, 1]."""
+    """Raise unless the weight of positives is None or in [0, 1]."""
     if value is not None and not 0 <= value <= 1:
         raise ValueError(
-            f"alpha must lie in [0, 1], got {value}: it weighs positives against 1 - alpha of "
-            "negatives. For a weight of positives alone use pos_weight; for none give alpha=None."
+            f"alpha must be in [0, 1], got {value}: it is the weight of positives, and 1 - alpha "
+            "that of negatives. To weight positives alone use pos_weight; for no weight alpha=None."
         )
 
 
 def margin(value: float) -> None:
-    """Raise unless a margin of probability lies in [0, 1)."""
+    """Raise unless a margin of probability is in [0, 1)."""
     if not 0 <= value < 1:
-        raise ValueError(f"margin must lie in [0, 1), got {value}")
+        raise ValueError(f"margin must be in [0, 1), got {value}")
 
 
 def epsilon(value: float) -> None:
-    """Raise unless the coefficient of the Poly-1 loss stays at 0 or above."""
+    """Raise unless the coefficient of the first term, 1 + epsilon, is at least 0."""
     if not -1 <= value < math.inf:
         raise ValueError(f"epsilon must be finite and at least -1, got {value}")
 
 
 def exponent(name: str, value: float) -> None:
-    """Raise unless a focusing parameter is a finite number of 0 or above."""
+    """Raise unless a focusing exponent is finite and at least 0."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
 def sparse_entries(target: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-    """The index, [dimensions, stored], and the values, [stored], of a sparse target."""
+    """The indices, [dimensions, stored], and the values, [stored], of a sparse target."""
     if target.layout == torch.sparse_csr:
         target = target.to_sparse()
     if target.layout != torch.sparse_coo:
@@ -173,19 +173,18 @@ def value_range(
     index: Tensor | None = None,
     check: bool | None = None,
 ) -> None:
-    """Raise if a value lies outside its range, or is NaN, naming the value and its index.
+    """Raise if a value is outside its range or NaN, naming the value and its index.
 
-    Values are looked at where that has no side effect: on the CPU (reading those of another device
-    would synchronise). A compiled graph makes the same check when it runs.
+    Values on the CPU are checked. Reading those of another device would make the host wait, and is
+    done only if asked for. A compiled graph makes the same check when it runs.
 
     Args:
         name: "target" or "probabilities", in [0, 1]; "log_probs", in [-inf, 0]; or "logits", which
-            may be anything.
-        values: what is checked.
+            may have any value.
+        values: to be checked.
         valid: false where an element is ignored.
-        index: where the values stand in a sparse tensor, [dimensions, values].
-        check: whether to look at values on another device too, for which the host waits; False to
-            look at none.
+        index: the indices of the values in a sparse tensor, [dimensions, values].
+        check: True to check values on every device, False to check none.
     """
     if check is False or name == "logits" or values.dtype == torch.bool:
         return
@@ -201,7 +200,7 @@ def value_range(
 
 def _check_range(values: Tensor, name: str, index: Tensor | None = None) -> None:
     low, high = (-math.inf, 0) if name == "log_probs" else (0, 1)
-    # One pass each, no temporary; NaN makes amin and amax NaN, which fails the comparison.
+    # One pass each, without a temporary. NaN makes both NaN, and the comparisons false.
     if values.numel() == 0 or (bool(values.amin() >= low) and bool(values.amax() <= high)):
         return
     wrong = ~((values >= low) & (values <= high))
@@ -231,7 +230,7 @@ def _(info: object, in_dims: object, values: Tensor, name: str) -> tuple[None, N
     return None, None
 
 
-# Without results to use it would be taken for dead code.
+# An operator without a result would be removed as dead code.
 torch.fx.node.has_side_effect(torch.ops.torchbce.check_range.default)
 
 
@@ -249,19 +248,19 @@ def _range_remedy(name: str, value: float) -> str:
         )
     if name == "probabilities":
         return (
-            "probabilities must lie in [0, 1]. These look like logits: use "
+            "probabilities must be in [0, 1]. These look like logits: use "
             "binary_cross_entropy_with_logits, or apply torch.sigmoid first."
         )
     return (
-        "targets must lie in [0, 1]. Divide masks of 0 and 255 by 255; one-hot encode class "
+        "targets must be in [0, 1]. Divide masks of 0 and 255 by 255; one-hot encode class "
         "indices with torch.nn.functional.one_hot; name a marker such as -100 with ignore_index."
     )
 
 
 def readable(values: Tensor, anywhere: bool = False) -> Tensor | None:
-    """The values without gradients and transforms, if reading them has no side effect.
+    """The values without gradients and transforms; None where they cannot be read.
 
-    `anywhere` takes waiting for another device for none.
+    Values on another device than the CPU are read only with `anywhere`: the host has to wait.
     """
     values = _pytorch.unwrapped(values)
     near = values.device.type == "cpu" or (anywhere and values.device.type != "meta")
