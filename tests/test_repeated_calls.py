@@ -269,6 +269,18 @@ def test_what_is_not_plain_takes_the_usual_way(way: str, needs_gradient: bool) -
     assert torch.isclose(got.detach().as_subclass(Tensor).double(), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("parameter", [False, True])
+def test_a_call_repeated_without_gradients_has_them_later(parameter: bool) -> None:
+    x, y = torch.randn(6).requires_grad_(), targets(6).float()
+    x = torch.nn.Parameter(x) if parameter else x
+    for _ in range(2):
+        with torch.no_grad():
+            assert not any(bce(x, y).requires_grad for _ in range(TIMES))
+        for _ in range(TIMES):
+            (gradient,) = torch.autograd.grad(bce(x, y), x)
+            torch.testing.assert_close(gradient, (x.detach().sigmoid() - y) / 6)
+
+
 def test_fake_tensors_and_graphs(fresh_compiler: None) -> None:
     x, y = torch.randn(6), targets(6).float()
     prepare_call(x, y, False)
