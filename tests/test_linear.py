@@ -48,7 +48,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 sparse_warnings = pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
 # PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
-script_warnings = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+script_warnings = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 
 
 def seeded(seed: int = 0) -> torch.Generator:

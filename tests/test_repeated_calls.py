@@ -24,7 +24,7 @@ from torchbce.backends.cpu import prepared
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 # PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
 TIMES = 4
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
@@ -343,4 +343,7 @@ def test_a_step_on_few_elements_makes_few_calls() -> None:
             bce(x, y).backward()
     finally:
         sys.setprofile(None)
-    assert (events["call"] + events["c_call"]) / steps < 60.5  # of which PyTorch's own are 40
+    most = 60.5  # of which PyTorch's own are 40
+    if torch.__version__ < "2.8":
+        most += 4  # saved-tensor hooks are asked for the public way
+    assert (events["call"] + events["c_call"]) / steps < most

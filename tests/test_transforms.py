@@ -12,7 +12,7 @@ every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.function.__name__)
 
 # PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 
 
 @every_loss
