@@ -1,15 +1,14 @@
-"""The figures of `torchbce fit` with its defaults on real data, against their goals.
+"""Metrics of `torchbce fit` with its defaults on real data, against their goals.
 
-    python benchmarks/classifier.py [--data DIR] [NAME ...]
+    python benchmarks/classifier.py [DATA_SET ...] [report] [--data DIR] [--quick]
 
 Data sets without a given split are scored by stratified 10-fold cross-validation (shuffled, seed
-0): the mean over folds. The data is not part of this project: DIR holds one folder a data set,
-and where there is none, nothing is measured.
+0), as the mean over folds. The data sets are not part of this project: DIR holds one folder for
+each, and a data set without a folder is not measured.
 """
 
-import argparse
+import functools
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,18 @@ import numpy as np
 import polars as pl
 from sklearn.model_selection import StratifiedKFold
 
-import _results
+import classifier_report
+from classifier_report import METRICS
+from common.command import Options, main
+from common.timing import timed
 from torchbce.classifier import Metrics, Overrides, evaluate_logits, fit, read
 
-SHOWN = ("log_loss", "relative_log_loss", "accuracy", "roc_auc", "average_precision", "ece")
+FOLDS, QUICK_FOLDS, QUICK_ROWS = 10, 2, 400
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Files of one data set, what to leave out, and the figures to reach."""
+    """The files of a data set, the columns to drop, and the goals by metric."""
 
     train: str
     test: str | None = None
@@ -52,73 +54,51 @@ DATA_SETS = {
 }
 
 
-def pairs(folder: Path, data: DataSet) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Tables to fit and tables to score."""
-    table = read(folder / data.train)
+def splits(
+    folder: Path, data: DataSet, options: Options
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Tables to fit, each with a table to score."""
+
+    def table(file: str) -> pl.DataFrame:
+        whole = read(folder / file)
+        return whole.sample(QUICK_ROWS, seed=0) if options.quick else whole
+
+    train = table(data.train)
     if data.test is not None:
-        yield table, read(folder / data.test)
+        yield train, table(data.test)
         return
-    folds = StratifiedKFold(10, shuffle=True, random_state=0)
-    for train, test in folds.split(np.zeros(len(table)), table["label"].to_numpy()):
-        yield table[train], table[test]
+    folds = StratifiedKFold(QUICK_FOLDS if options.quick else FOLDS, shuffle=True, random_state=0)
+    for fitted, scored in folds.split(np.zeros(len(train)), train["label"].to_numpy()):
+        yield train[fitted], train[scored]
 
 
-def score(folder: Path, data: DataSet) -> tuple[list[Metrics], float]:
-    """The figures of each pair, and the median seconds of a fit."""
-    figures, seconds = [], []
-    for train, test in pairs(folder, data):
-        start = time.perf_counter()
-        classifier = fit(train, "label", overrides=Overrides(drop=data.drop))
-        seconds.append(time.perf_counter() - start)
-        targets = classifier.card.target.array(test["label"])
-        figures.append(evaluate_logits(classifier.logits(test), targets))
-    return figures, statistics.median(seconds)
+def score(data: DataSet, train: pl.DataFrame, test: pl.DataFrame) -> tuple[Metrics, float]:
+    """The metrics on the test table, and the seconds of the fit."""
+    overrides = Overrides(drop=data.drop)
+    classifier, seconds = timed(lambda: fit(train, "label", overrides=overrides))
+    targets = classifier.card.target.array(test["label"])
+    return evaluate_logits(classifier.logits(test), targets), seconds
 
 
-def summary(data: DataSet, figures: list[Metrics], seconds: float) -> dict[str, Any]:
-    columns = [msgspec.to_builtins(figure) for figure in figures]
-    means = {name: statistics.fmean(column[name] for column in columns) for name in SHOWN}
+def measure(name: str, options: Options) -> dict[str, Any] | None:
+    data, folder = DATA_SETS[name], options.data / name
+    if not folder.is_dir():
+        return None
+    scores = [score(data, *tables) for tables in splits(folder, data, options)]
+    columns = [msgspec.to_builtins(metrics) for metrics, _ in scores]
+    means = {metric: statistics.fmean(column[metric] for column in columns) for metric in METRICS}
     return {
         "how": "train to test" if data.test else "10-fold",
         **means,
-        "goals": [f"{name} <= {bound:g}" for name, bound in data.at_most]
-        + [f"{name} >= {bound:g}" for name, bound in data.at_least],
-        "reached": all(means[name] <= bound for name, bound in data.at_most)
-        and all(means[name] >= bound for name, bound in data.at_least),
-        "fit_seconds": seconds,
+        "goals": [f"{metric} <= {bound:g}" for metric, bound in data.at_most]
+        + [f"{metric} >= {bound:g}" for metric, bound in data.at_least],
+        "reached": all(means[metric] <= bound for metric, bound in data.at_most)
+        and all(means[metric] >= bound for metric, bound in data.at_least),
+        "fit_seconds": statistics.median(seconds for _, seconds in scores),
     }
 
 
-def table(results: dict[str, Any]) -> str:
-    head = ["data", "how", *SHOWN, "goal", "reached"]
-    rows = [
-        [
-            name,
-            row["how"],
-            *(f"{row[figure]:.4f}" for figure in SHOWN),
-            ", ".join(row["goals"]),
-            "yes" if row["reached"] else "**no**",
-        ]
-        for name, row in results.items()
-    ]
-    return _results.markdown([cell.replace("_", " ") for cell in head], rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(DATA_SETS))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), metavar="DIR")
-    options = parser.parse_args()
-    if not options.data.is_dir():
-        print(f"no data at {options.data}: nothing measured")
-        return
-    results = _results.load("classifier")
-    for name in options.names or DATA_SETS:
-        results[name] = summary(DATA_SETS[name], *score(options.data / name, DATA_SETS[name]))
-        print(name, results[name], flush=True)
-        ordered = {name: results[name] for name in DATA_SETS if name in results}
-        _results.save("classifier", ordered, table(ordered))
-
+PARTS = {name: functools.partial(measure, name) for name in DATA_SETS}
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, PARTS, classifier_report.REPORT)

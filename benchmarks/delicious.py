@@ -1,17 +1,18 @@
-"""A linear head on the 983 tags of delicious, beside nn.Linear with dense targets.
+"""A linear head on the 983 tags of delicious, against nn.Linear with dense targets.
 
-    python benchmarks/delicious.py [--data DIR]
+    python benchmarks/delicious.py [report] [--data DIR] [--quick]
 
-Precision of the 1, 3 and 5 best labels of the test rows. Learning rate and weight decay are those
-that are best on rows held out of the training rows; the test rows are looked at once, at the end.
-Both heads begin with the same numbers and see the same rows in the same order. Seconds are medians
-of trainings in turn. The data (arrays of 0 and 1 as scipy.sparse, X and Y by train and test) is not
-part of this project: where there is none, nothing is measured.
+Precision of the 1, 3 and 5 highest-scored labels of the test rows. Learning rate and weight decay
+are those that are best on rows held out of the training rows; the test rows are used once, at the
+end. Both heads start from the same parameters and see the same batches in the same order. Seconds
+are medians over trainings that alternate between the heads. The data (arrays of 0 and 1 of
+scipy.sparse, X and Y for train and test) is not part of this project; without it nothing is
+measured.
 """
 
-import argparse
+import functools
+import itertools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,15 +22,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import _results
-import linear
+import delicious_report
 import torchbce
+from common.command import Options, main
+from common.timing import timed
 
-BATCH, EPOCHS = 256, 10
-LEARNING_RATES, WEIGHT_DECAYS = (0.03, 0.1), (0.03, 0.1, 0.3)
-HELD_OUT, RUNS, SEED = 2000, 3, 0
+BATCH, SEED = 256, 0
 BEST = (1, 3, 5)
 GOAL = 0.66
+
+
+class Sizes(NamedTuple):
+    """How much is trained."""
+
+    rows: int | None = None
+    epochs: int = 10
+    learning_rates: tuple[float, ...] = (0.03, 0.1)
+    weight_decays: tuple[float, ...] = (0.03, 0.1, 0.3)
+    held_out: int = 2000
+    runs: int = 3
+
+
+QUICK = Sizes(
+    rows=400, epochs=1, learning_rates=(0.1,), weight_decays=(0.03,), held_out=100, runs=1
+)
 
 
 class Rows(NamedTuple):
@@ -44,130 +60,113 @@ class Rows(NamedTuple):
 
 
 class Recipe(NamedTuple):
+    """Hyperparameters."""
+
     learning_rate: float
     weight_decay: float
+    epochs: int
 
 
-def read(folder: Path, part: str) -> Rows:
-    x, y = (scipy.sparse.load_npz(folder / f"{name}.{part}.npz").toarray() for name in "XY")
-    # A page has more words or fewer; its tags are no surer for that.
+Head = tuple[nn.Module, Callable[[Rows], Any]]
+
+
+def read(folder: Path, part: str, rows: int | None) -> Rows:
+    x, y = (scipy.sparse.load_npz(folder / f"{name}.{part}.npz").toarray()[:rows] for name in "XY")
+    # Rows of length 1, so that a page with more words does not get larger logits.
     features = F.normalize(torch.tensor(x, dtype=torch.float32))
     dense = torch.tensor(y != 0)
-    listed = [row.nonzero().flatten() for row in dense]
-    return Rows(features, dense.float(), nn.utils.rnn.pad_sequence(listed, True, -1))
+    lists = [row.nonzero().flatten() for row in dense]
+    return Rows(features, dense.float(), nn.utils.rnn.pad_sequence(lists, True, -1))
 
 
-def ours(rows: Rows) -> tuple[nn.Module, Callable[[Rows], Any]]:
+def ours(rows: Rows) -> Head:
     head = torchbce.LinearBCELoss(rows.features.shape[1], rows.dense.shape[1])
     return head, lambda batch: head(batch.features, batch.positives)
 
 
-def peer(rows: Rows) -> tuple[nn.Module, Callable[[Rows], Any]]:
-    start, _ = ours(rows)
-    layer, criterion = (
-        nn.Linear(rows.features.shape[1], rows.dense.shape[1]),
-        nn.BCEWithLogitsLoss(),
-    )
-    layer.load_state_dict(start.state_dict())
+def theirs(rows: Rows) -> Head:
+    initial, _ = ours(rows)
+    layer = nn.Linear(rows.features.shape[1], rows.dense.shape[1])
+    layer.load_state_dict(initial.state_dict())
+    criterion = nn.BCEWithLogitsLoss()
     return layer, lambda batch: criterion(layer(batch.features), batch.dense)
 
 
-HEADS = {"torchbce.LinearBCELoss": ours, "nn.Linear, nn.BCEWithLogitsLoss": peer}
+OURS = "torchbce.LinearBCELoss"
+HEADS = {OURS: ours, "nn.Linear, nn.BCEWithLogitsLoss": theirs}
 
 
 def train(rows: Rows, name: str, recipe: Recipe) -> tuple[nn.Module, float]:
-    """A trained head, and the seconds that it took."""
+    """A trained head, and the seconds of its training."""
     torch.manual_seed(SEED)
     head, loss = HEADS[name](rows)
+    _, seconds = timed(functools.partial(train_epochs, head, loss, rows, recipe))
+    return head, seconds
+
+
+def train_epochs(head: nn.Module, loss: Callable[[Rows], Any], rows: Rows, recipe: Recipe) -> None:
+    """AdamW with a learning rate that falls linearly to 0."""
     optimizer = torch.optim.AdamW(
         head.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    steps = EPOCHS * -(-len(rows.features) // BATCH)
+    steps = recipe.epochs * -(-len(rows.features) // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     generator = torch.Generator().manual_seed(SEED)
-    start = time.perf_counter()
-    for _ in range(EPOCHS):
+    for _ in range(recipe.epochs):
         order = torch.randperm(len(rows.features), generator=generator)
-        for first in range(0, len(order), BATCH):
+        for batch in torch.split(order, BATCH):
             optimizer.zero_grad()
-            loss(rows.at(order[first : first + BATCH])).backward()
+            loss(rows.at(batch)).backward()
             optimizer.step()
             schedule.step()
-    return head, time.perf_counter() - start
 
 
 def precisions(head: nn.Module, rows: Rows) -> dict[str, float]:
-    """What share of the k best labels is right."""
+    """The share of the k highest-scored labels that are correct."""
     with torch.no_grad():
         if isinstance(head, torchbce.LinearBCELoss):
             best = head.topk(rows.features, max(BEST)).indices
         else:
             best = head(rows.features).topk(max(BEST)).indices
-    right = rows.dense.gather(1, best)
-    return {f"P@{k}": right[:, :k].mean().item() for k in BEST}
+    correct = rows.dense.gather(1, best)
+    return {f"P@{k}": correct[:, :k].mean().item() for k in BEST}
 
 
-def choose(rows: Rows) -> Recipe:
-    """The recipe that is best on rows held out."""
+def choose(rows: Rows, sizes: Sizes) -> Recipe:
+    """The recipe with the highest precisions on held-out rows."""
     order = torch.randperm(len(rows.features), generator=torch.Generator().manual_seed(SEED))
-    held_out, others = rows.at(order[:HELD_OUT]), rows.at(order[HELD_OUT:])
-    found = {}
-    for recipe in (Recipe(rate, decay) for rate in LEARNING_RATES for decay in WEIGHT_DECAYS):
-        head, _ = train(others, "torchbce.LinearBCELoss", recipe)
+    held_out, others = rows.at(order[: sizes.held_out]), rows.at(order[sizes.held_out :])
+    totals = {}
+    for rate, decay in itertools.product(sizes.learning_rates, sizes.weight_decays):
+        recipe = Recipe(rate, decay, sizes.epochs)
+        head, _ = train(others, OURS, recipe)
         scores = precisions(head, held_out)
-        found[recipe] = sum(scores.values())
+        totals[recipe] = sum(scores.values())
         print(recipe, scores, flush=True)
-    return max(found, key=lambda recipe: found[recipe])
+    return max(totals, key=lambda recipe: totals[recipe])
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    training, test = read(folder, "train"), read(folder, "test")
-    recipe = choose(training)
-    results: dict[str, Any] = {"recipe": recipe._asdict(), "goal": GOAL, "heads": {}}
+def measure(options: Options) -> dict[str, Any] | None:
+    folder, sizes = options.data / "delicious", QUICK if options.quick else Sizes()
+    if not folder.is_dir():
+        return None
+    training, test = (read(folder, part, sizes.rows) for part in ("train", "test"))
+    recipe = choose(training, sizes)
+    figures: dict[str, dict[str, float]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in HEADS}
-    for _ in range(RUNS):
+    for _ in range(sizes.runs):
         for name in HEADS:
             head, taken = train(training, name, recipe)
             seconds[name].append(taken)
-            results["heads"][name] = precisions(head, test)
-    for name, figures in results["heads"].items():
-        figures["seconds"] = statistics.median(seconds[name])
-        print(name, figures, flush=True)
-    return results
-
-
-def table(results: dict[str, Any]) -> str:
-    head = ["head", *(f"P@{k}" for k in BEST), "training", "goal", "reached"]
-    rows = [
-        [
-            name,
-            *(f"{figures[f'P@{k}']:.3f}" for k in BEST),
-            f"{figures['seconds']:.1f} s",
-            f"P@1 >= {GOAL}",
-            "yes" if figures["P@1"] >= GOAL else "**no**",
-        ]
-        for name, figures in results["heads"].items()
-    ]
-    recipe = results["recipe"]
-    said = (
-        f"\nAdamW, {EPOCHS} epochs of batches of {BATCH}, learning rate "
-        f"{recipe['learning_rate']:g} falling to 0, weight decay {recipe['weight_decay']:g}, both "
-        f"chosen on {HELD_OUT:,} of the training rows; rows of length 1.\n"
-    )
-    return _results.markdown(head, rows) + said
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), metavar="DIR")
-    folder = parser.parse_args().data / "delicious"
-    if not folder.is_dir():
-        print(f"no data at {folder}: nothing measured")
-        return
-    results = measure(folder)
-    _results.save("delicious", results, table(results), "docs/linear.md")
-    _results.insert("linear_summary", linear.summary())
+            figures[name] = precisions(head, test)
+    for name, values in seconds.items():
+        figures[name]["seconds"] = statistics.median(values)
+    return {
+        "recipe": {**recipe._asdict(), "batch": BATCH, "held_out": sizes.held_out},
+        "goal": GOAL,
+        "heads": figures,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, {"tags": measure}, delicious_report.REPORT)

@@ -1,46 +1,47 @@
-"""What the GPU's kernels compile to, which needs no GPU: instructions, registers, widths.
+"""The code of the GPU's kernels: instructions, registers, memory accesses. It needs no GPU.
 
     python benchmarks/gpu_code.py
 
-Loss and gradient in one pass over flat tensors, compiled ahead for compute capability 9.0. The
-instructions are those of the machine code, which stand once for each tile, over its elements.
+Loss and gradient in one pass over contiguous tensors, compiled for compute capability 9.0. The
+machine code holds the instructions of one tile; their number is divided by the elements of a tile.
 """
 
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-import _results
-from torchbce.backends.gpu import launch
-from torchbce.backends.request import KernelInputs, program
-from torchbce.definition import reference
+import gpu_report
+from common import markdown, results
+from torchbce.backends.gpu import kernels, launch
+from torchbce.backends.gpu.operands import Flags
+from torchbce.backends.request import KernelInputs, loss_spec
+from torchbce.definition import family
 
 CAPABILITY = 90
 N = 2**20
 THREADS = 128
-Parts = Callable[..., tuple[Tensor, Tensor]]
-LOSSES: dict[str, tuple[Parts, tuple[float | None, ...]]] = {
-    "cross-entropy of logits": (reference.logits_parts, ()),
-    "focal": (reference.focal_parts, (0.25, 2.0)),
-    "asymmetric": (reference.asymmetric_parts, (1.0, 4.0, 0.05)),
-    "Poly-1": (reference.poly_parts, (1.0, 2.0, 0.25)),
-    "of probabilities": (reference.probability_parts, (None,)),
-    "of log-probabilities": (reference.log_probability_parts, ()),
+LOSSES = {
+    "cross-entropy of logits": family.CROSS_ENTROPY,
+    "focal": family.loss("sigmoid_focal_loss", 0.25, 2.0),
+    "asymmetric": family.loss("asymmetric_loss", 1.0, 4.0, 0.05),
+    "Poly-1": family.loss("poly_binary_cross_entropy", 1.0, 2.0, 0.25),
+    "of probabilities": family.loss("binary_cross_entropy", None),
+    "of log-probabilities": family.loss("binary_cross_entropy_with_log_probs"),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Absent:
-    """A GPU that is not there, to compile for."""
+class Driver:
+    """What Triton's compiler asks a GPU's driver."""
 
     def get_current_target(self) -> Any:
         return GPUTarget("cuda", CAPABILITY, 32)
@@ -52,32 +53,30 @@ class Absent:
         return 0
 
 
-def compiled(parts: Parts, own: tuple[float | None, ...], dtype: torch.dtype) -> tuple[Any, int]:
-    """The kernel that a loss with its gradient launches, and how many elements a tile has."""
+def compiled(loss: family.Loss, dtype: torch.dtype) -> tuple[Any, int]:
+    """The kernel that computes a loss with its gradient, and the number of elements per tile."""
     found: list[tuple[Any, int]] = []
 
-    def compile_only(
-        kernel: Any, programs: int, where: Tensor, arguments: Any, facts: dict[str, Any], warps: int
-    ) -> None:
-        if kernel is launch.visit:
-            options = {**facts, "num_warps": warps, "enable_fp_fusion": False}
-            found.append((kernel.warmup(*arguments, grid=(programs,), **options), facts["BLOCK"]))
+    def compile_only(each: launch.Launch, tensor: Tensor) -> None:
+        if each.kernel is kernels.loss_kernel:
+            kernel: Any = each.kernel
+            made = kernel.warmup(
+                *each.arguments, grid=(each.programs,), enable_fp_fusion=False, **each.options
+            )
+            flags = each.options["FLAGS"]
+            assert isinstance(flags, Flags)
+            found.append((made, flags.block))
 
-    run, launch._run = launch._run, compile_only
-    try:
+    with mock.patch.object(launch, "_run", compile_only):
         x = torch.zeros(N, dtype=dtype)
-        elements = KernelInputs(x, torch.zeros_like(x))
-        asked = program(parts, own, 0.0, None)
-        launch.value_and_gradient(asked, elements, launch.memory(elements), number=N)
-    finally:
-        launch._run = run
+        inputs = KernelInputs(x, torch.zeros_like(x))
+        launch.value_and_gradient(loss_spec(loss), inputs, launch.new_output(inputs), N)
     return found[0]
 
 
 def row(name: str, dtype: str) -> list[str]:
-    """A line of the table."""
-    parts, own = LOSSES[name]
-    kernel, block = compiled(parts, own, DTYPES[dtype])
+    """A row of the table."""
+    kernel, block = compiled(LOSSES[name], DTYPES[dtype])
     tools = Path(triton.knobs.nvidia.ptxas.path).parent
     with tempfile.TemporaryDirectory() as folder:
         source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
@@ -90,23 +89,23 @@ def row(name: str, dtype: str) -> list[str]:
             "-o",
             binary,
         ]
-        said = subprocess.run(assembler, capture_output=True, text=True, check=True).stderr
+        log = subprocess.run(assembler, capture_output=True, text=True, check=True).stderr
         listing = subprocess.run(
             [tools / "nvdisasm", "-c", binary], capture_output=True, text=True, check=True
         ).stdout
     instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", listing, re.MULTILINE))
-    registers = re.search(r"Used (\d+) registers", said)
-    spilled = re.search(r"(\d+) bytes spill stores", said)
+    registers = re.search(r"Used (\d+) registers", log)
+    spilled = re.search(r"(\d+) bytes spill stores", log)
     assert registers
     assert spilled
     loads = re.findall(r"ld\.global[\w:.]*?\.(?:v(\d)\.)?b(\d+)", kernel.asm["ptx"])
     widths = sorted({int(vector or 1) * int(bits) // 8 for vector, bits in loads})
-    moved = 3 * DTYPES[dtype].itemsize
+    bytes_moved = 3 * DTYPES[dtype].itemsize
     return [
         name,
         dtype,
         f"{instructions * THREADS / block:.0f}",
-        str(moved),
+        str(bytes_moved),
         registers[1],
         spilled[1],
         ", ".join(map(str, widths)),
@@ -114,22 +113,22 @@ def row(name: str, dtype: str) -> list[str]:
 
 
 def main() -> None:
-    triton.runtime.driver.set_active(Absent())
+    triton.runtime.driver.set_active(Driver())
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
         rows = [row(name, dtype) for name in LOSSES for dtype in DTYPES]
     head = [
         "loss and gradient",
         "input, target",
-        "instructions an element",
-        "bytes an element",
+        "instructions per element",
+        "bytes per element",
         "registers",
         "bytes spilled",
-        "bytes a load",
+        "bytes per load",
     ]
-    table = _results.markdown(head, rows)
-    _results.save("gpu_code", {"head": head, "rows": rows}, table, "docs/gpu.md")
-    print(table)
+    results.save("gpu_code", {"head": head, "rows": rows})
+    gpu_report.show()
+    print(markdown.table(head, rows))
 
 
 if __name__ == "__main__":

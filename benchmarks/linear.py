@@ -1,278 +1,186 @@
-"""Linear + cross-entropy beside PyTorch's logits and dense targets: time, memory, error.
+"""A linear layer with its loss, against PyTorch's logits and dense targets: time, memory, error.
 
-    python benchmarks/linear.py [grid] [reach] [error] [million] [tables]
+    python benchmarks/linear.py [grid] [reach] [error] [million] [report] [--quick]
 
-Grid: loss and gradients by input, weight and bias, float32, with 20 positives a row: for torchbce a
-list of them, for its peers a dense target, whose making is not timed. Each time is the median of
-rounds in which every contender ran in turn, in a process for each size. Memory is the peak above
-the input, weight, bias and their gradients, in a process for each size and contender, once the
-libraries have what they take; targets are in it, lists as well as dense ones. Reach: beside the
-three matrix products that there are no gradients without. Error: beside float64 from the same
-rounded inputs. Million: the memory of a million labels, and of training them with a fused
-optimiser. Waits at a barrier grow where other programs run on the same cores: leave the machine
-alone.
+Loss and gradients with respect to input, weight and bias, in float32, with 20 positives per row:
+torchbce takes a list of them, PyTorch dense targets, and the time to make these is not included.
+Times are medians over rounds in which every contender runs once, in a process per size. Memory is
+the peak above the input, weight, bias and their gradients, in a process per size and contender; it
+includes the targets.
+
+grid: time and memory for 64 to 1,024 rows and 1,000 to 1,000,000 labels.
+reach: time against the three matrix products without which there are no gradients.
+error: against float64 with the same rounded inputs.
+million: the memory of a million labels, also in training with a fused optimizer.
+
+Run it on an idle machine: two threads wait for each other, so other programs slow both down.
 """
 
-import argparse
 import functools
-import json
-import os
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-import _results
+import linear_report
 import torchbce
-from kernels import named, resident
+from common import memory
+from common.command import Options, main
+from common.machine import machine
+from common.processes import RETURN_FREED_MEMORY, in_process
+from common.timing import Call, Rounds, interleaved_medians, timed
+from linear_heads import (
+    POSITIVES,
+    Loss,
+    Problem,
+    dense,
+    eager,
+    gradients,
+    loss_of,
+    ours,
+    problem,
+    target_of,
+)
 
-DOCUMENT = "docs/linear.md"
-
-ROWS, WIDTHS, LABELS = (64, 256, 1024), (128, 768), (1_000, 10_000, 131_072, 1_000_000)
-POSITIVES = 20
 CONTENDERS = ("torchbce", "eager", "compiled")
-#: Bytes above which a dense contender is not run, and labels above which nothing is compiled, since
-#: a compiled function computes the same products, with fewer passes over the logits.
-LIMIT, COMPILED = 10 * 2**30, 131_072
-#: Seconds after which no round begins, and the fewest and most rounds; fewer where one takes long.
-SECONDS, FEWEST, MOST = 2.0, 5, 101
-LONG, FEWEST_LONG = 2.0, 3
-
-#: Rows, width and labels.
-REACH = (256, 256, 131_072)
-REACH_ROUNDS = 15
-
-ERROR = (252, 123, 5_071)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SEEDS = 5
-#: The gradient that comes in: that of a loss scale, without which float16 underflows everywhere.
-SCALE = 2.0**15
-
-#: Width and labels.
-MILLION = (256, 1_000_000)
-TRAINED_ROWS, STEPS = 256, 3
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: PyTorch is not run above this memory.
+LIMIT_BYTES = 10 * 2**30
+#: PyTorch is not compiled above this number of labels: it computes the same matrix products as
+#: eager PyTorch, with fewer passes over the logits.
+LIMIT_COMPILED = 131_072
+ROUNDS = Rounds(fewest=3, most=101, seconds=5.0)
+REACH_ROUNDS = Rounds(fewest=15, most=101, seconds=2.0)
+#: Labels of a small problem, after which the libraries have allocated what they keep.
+WARM_UP_LABELS = 4096
+#: The upstream gradient in the errors: a loss scale, without which float16 gradients underflow.
+LOSS_SCALE = 2.0**15
+#: Steps of training whose time is measured.
+STEPS = 3
 
 
-class Problem(NamedTuple):
-    """A head with its input, and the positives of each row."""
+class Sizes(NamedTuple):
+    """B, D and L stand for rows, width and labels."""
 
-    input: Tensor
-    weight: Tensor
-    bias: Tensor
-    positives: Tensor
-
-    @property
-    def head(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.input, self.weight, self.bias
-
-
-def problem(rows: int, width: int, labels: int, seed: int = 0) -> Problem:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, width, generator=generator)
-    # The same ten thousand again and again: to draw a million takes longer than their loss.
-    some = torch.randn(min(labels, 10_000), width, generator=generator) / width**0.5
-    w = some.repeat(-(-labels // len(some)), 1)[:labels]
-    b = torch.full((labels,), -5.0)
-    positives = torch.randint(labels, (rows, POSITIVES), generator=generator)
-    return Problem(x.requires_grad_(), w.requires_grad_(), b.requires_grad_(), positives)
+    rows: tuple[int, ...] = (64, 256, 1024)
+    widths: tuple[int, ...] = (128, 768)
+    labels: tuple[int, ...] = (1_000, 10_000, 131_072, 1_000_000)
+    #: B, D, L.
+    reach: tuple[int, int, int] = (256, 256, 131_072)
+    error: tuple[int, int, int] = (252, 123, 5_071)
+    seeds: int = 5
+    #: D, L.
+    million: tuple[int, int] = (256, 1_000_000)
+    million_rows: tuple[int, ...] = (64, 1024)
+    trained_rows: int = 256
 
 
-def dense(positives: Tensor, labels: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.zeros(len(positives), labels, dtype=dtype).scatter_(1, positives, 1)
+QUICK = Sizes(
+    rows=(8,),
+    widths=(16,),
+    labels=(1_000,),
+    reach=(16, 16, 1_000),
+    error=(12, 13, 71),
+    seeds=1,
+    million=(16, 10_000),
+    million_rows=(64,),
+    trained_rows=8,
+)
 
 
-#: Of input, weight, bias and target.
-Loss = Callable[..., Tensor]
+def sizes(options: Options) -> Sizes:
+    return QUICK if options.quick else Sizes()
 
 
-def ours(x: Tensor, w: Tensor, b: Tensor, target: Tensor) -> Tensor:
-    return torchbce.linear_binary_cross_entropy(x, w, target, b)
+# ---------------------------------------------------------------------------------- grid and reach
 
 
-def eager(x: Tensor, w: Tensor, b: Tensor, target: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(F.linear(x, w, b), target)
-
-
-def contender(name: str) -> Loss:
-    if name == "compiled":
-        compiled: Loss = torch.compile(eager, dynamic=False)
-        return compiled
-    return ours if name == "torchbce" else eager
-
-
-def target_for(name: str, positives: Tensor, labels: int) -> Tensor:
-    return positives.clone() if name == "torchbce" else dense(positives, labels)
-
-
-def gradients(loss: Loss, head: Sequence[Tensor], target: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss(*head, target), head)
-
-
-# ------------------------------------------------------------------------- rounds and processes
-
-
-def medians(calls: dict[str, Callable[[], object]], fewest: int = 0) -> dict[str, float]:
-    """Seconds a call of each, by rounds in turn, so that all have the same machine."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    begin = time.perf_counter()
-    for number in range(1, max(MOST, fewest) + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-        taken = time.perf_counter() - begin
-        enough = fewest or (FEWEST_LONG if taken > number * LONG else FEWEST)
-        if taken > SECONDS and number >= enough:
-            break
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-IN_PROCESS = """
-import importlib, json, sys
-sys.path.insert(0, {folder!r})
-found = getattr(importlib.import_module({module!r}), {function!r})(*json.loads(sys.argv[1]))
-print(json.dumps(found))
-"""
-
-
-def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function of a module of this folder returns in a process of its own."""
-    module = Path(sys.modules[function.__module__].__file__ or "").stem
-    code = IN_PROCESS.format(
-        folder=str(Path(__file__).parent), module=module, function=function.__name__
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(arguments)],
-        # What is freed goes back to the system, and does not hide what is allocated after it.
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-        if function.__name__.startswith("peak")
-        else None,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-#: Labels of the small problem with which the libraries get what they keep.
-WARM = 4096
-
-
-def peak_of_step(name: str, rows: int, width: int, labels: int) -> int:
-    """Bytes at the peak of loss and gradients, with the target, without the gradients."""
-    loss = contender(name)
-
-    def step(p: Problem) -> int:
-        before = resident(reset=True)
-        target = target_for(name, p.positives, len(p.weight))
-        found = gradients(loss, p.head, target)
-        return resident("VmHWM") - before - sum(gradient.nbytes for gradient in found)
-
-    # What is compiled is so for one size.
-    for size in [labels] if name == "compiled" else [min(labels, WARM)] * 2:
-        step(problem(rows, width, size))
-    torchbce.empty_cache()  # else the last gradient's memory is counted as the next one's
-    return step(problem(rows, width, labels))
-
-
-def yes(reached: bool) -> str:
-    return "yes" if reached else "**no**"
-
-
-def size(bytes: float) -> str:
-    return f"{bytes / 2**20:,.1f}"
-
-
-def megabytes(bytes: float) -> str:
-    return f"{bytes / 1e6:,.1f} MB"
-
-
-# ---------------------------------------------------------------------------------------- grid
-
-
-def need(rows: int, width: int, labels: int) -> int:
-    """Bytes that a dense contender cannot do without: targets, logits, their gradient, weights."""
+def bytes_needed(rows: int, width: int, labels: int) -> int:
+    """The least that PyTorch needs: targets, logits, their gradient, the weight, its gradient."""
     return 4 * (3 * rows * labels + 2 * width * labels)
 
 
 def contenders(rows: int, width: int, labels: int) -> list[str]:
-    if need(rows, width, labels) > LIMIT:
+    if bytes_needed(rows, width, labels) > LIMIT_BYTES:
         return ["torchbce"]
-    return [name for name in CONTENDERS if name != "compiled" or labels <= COMPILED]
+    return [name for name in CONTENDERS if name != "compiled" or labels <= LIMIT_COMPILED]
+
+
+def measure_grid(options: Options) -> dict[str, Any]:
+    wanted = sizes(options)
+    rows = []
+    for b in wanted.rows:
+        for d in wanted.widths:
+            for n in wanted.labels:
+                names = contenders(b, d, n)
+                row = {
+                    "rows": b,
+                    "width": d,
+                    "labels": n,
+                    "fits": bytes_needed(b, d, n) <= LIMIT_BYTES,
+                    "seconds": in_process(seconds_of_steps, names, b, d, n),
+                    "extra": {name: extra_memory(name, b, d, n) for name in names},
+                }
+                rows.append(row)
+                print(row, flush=True)
+    limits = {"bytes": LIMIT_BYTES, "compiled_labels": LIMIT_COMPILED}
+    return {
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "limits": limits,
+        "rows": rows,
+    }
 
 
 def seconds_of_steps(names: list[str], rows: int, width: int, labels: int) -> dict[str, float]:
-    p, small = problem(rows, width, labels), problem(rows, width, min(labels, WARM))
-    calls: dict[str, Callable[[], object]] = {}
+    p, small = problem(rows, width, labels), problem(rows, width, min(labels, WARM_UP_LABELS))
+    calls: dict[str, Call] = {}
     for name in names:
-        loss = contender(name)
-        target = target_for(name, p.positives, labels)
+        loss = loss_of(name)
+        target = target_of(name, p.positives, labels)
         calls[name] = functools.partial(gradients, loss, p.head, target)
-        if name == "compiled":
+        if name == "compiled":  # for one size
             calls[name]()
         else:
-            gradients(loss, small.head, target_for(name, small.positives, len(small.weight)))
-    return medians(calls)
+            gradients(loss, small.head, target_of(name, small.positives, len(small.weight)))
+    return interleaved_medians(calls, ROUNDS)
 
 
-def measure_grid() -> dict[str, Any]:
-    results: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": []}
-    for rows in ROWS:
-        for width in WIDTHS:
-            for labels in LABELS:
-                names, sizes = contenders(rows, width, labels), (rows, width, labels)
-                row = {
-                    "rows": rows,
-                    "width": width,
-                    "labels": labels,
-                    "fits": need(*sizes) <= LIMIT,
-                    "seconds": in_process(seconds_of_steps, names, *sizes),
-                    "extra": {name: in_process(peak_of_step, name, *sizes) for name in names},
-                }
-                results["rows"].append(row)
-                print(row, flush=True)
-    return results
+def extra_memory(name: str, rows: int, width: int, labels: int) -> int:
+    """Bytes at the peak above inputs and gradients, measured in a process of its own."""
+    sizes = rows, width, labels
+    return int(in_process(peak_of_step, name, *sizes, environment=RETURN_FREED_MEMORY))
 
 
-def grid_table(results: dict[str, Any]) -> str:
-    head = ["B", "D", "L", "torchbce", "eager", "compiled"]
-    head += [f"{name}, MiB" for name in CONTENDERS]
-    rows = []
-    for row in results["rows"]:
-        seconds, extra = row["seconds"], row["extra"]
-        none = "" if row["fits"] else "-"
-        rows.append(
-            [
-                str(row["rows"]),
-                str(row["width"]),
-                f"{row['labels']:,}",
-                f"{seconds['torchbce'] * 1000:,.1f} ms",
-                *(
-                    f"{seconds[name] / seconds['torchbce']:.2f}" if name in seconds else none
-                    for name in CONTENDERS[1:]
-                ),
-                *(size(extra[name]) if name in extra else none for name in CONTENDERS),
-            ]
-        )
-    said = (
-        f"\nOn {results['threads']} threads. A dash: the dense form does not fit, since targets, "
-        "logits, their gradient, the weight and its gradient alone are above "
-        f"{LIMIT / 2**30:.0f} GiB. Left empty: not compiled, above {COMPILED:,} labels.\n"
-    )
-    return _results.markdown(head, rows) + said
+def peak_of_step(name: str, rows: int, width: int, labels: int) -> int:
+    loss = loss_of(name)
+
+    def step(p: Problem) -> int:
+        before = memory.reset_peak()
+        target = target_of(name, p.positives, len(p.weight))
+        found = gradients(loss, p.head, target)
+        return memory.peak() - before - sum(gradient.nbytes for gradient in found)
+
+    # What is compiled is compiled for one size, so only that size warms it up.
+    for size in [labels] if name == "compiled" else [min(labels, WARM_UP_LABELS)] * 2:
+        step(problem(rows, width, size))
+    # The next gradient would otherwise use the memory of the last one, and not raise the peak.
+    torchbce.empty_cache()
+    return step(problem(rows, width, labels))
 
 
-# --------------------------------------------------------------------------------------- reach
+def measure_reach(options: Options) -> dict[str, Any]:
+    wanted = sizes(options).reach
+    return {
+        "sizes": wanted,
+        "seconds": in_process(seconds_against_products, *wanted),
+        "extra": extra_memory("torchbce", *wanted),
+    }
 
 
-def seconds_of_reach(rows: int, width: int, labels: int) -> dict[str, float]:
+def seconds_against_products(rows: int, width: int, labels: int) -> dict[str, float]:
     p = problem(rows, width, labels)
     x, w = p.input.detach(), p.weight.detach()
     z, d_x, d_w = torch.zeros(rows, labels), torch.zeros_like(x), torch.zeros_like(w)
@@ -282,136 +190,101 @@ def seconds_of_reach(rows: int, width: int, labels: int) -> dict[str, float]:
         torch.mm(z, w, out=d_x)
         torch.mm(z.T, x, out=d_w)
 
-    calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Call] = {
         "torchbce": functools.partial(gradients, ours, p.head, p.positives),
         "products": products,
     }
     for call in calls.values():
         call()
-    return medians(calls, REACH_ROUNDS)
+    return interleaved_medians(calls, REACH_ROUNDS)
 
 
-def measure_reach() -> dict[str, Any]:
-    found = {
-        "sizes": REACH,
-        "seconds": in_process(seconds_of_reach, *REACH),
-        "extra": in_process(peak_of_step, "torchbce", *REACH),
-    }
-    print(found, flush=True)
-    return found
+# ------------------------------------------------------------------------------------------- error
 
 
-#: Of tables of what was to be reached.
-GOALS = ("what", "measured", "goal", "reached")
-
-
-def reach_rows(found: dict[str, Any]) -> list[list[str]]:
-    rows, width, labels = found["sizes"]
-    ratio = found["seconds"]["torchbce"] / found["seconds"]["products"]
-    logits = 4 * rows * labels
-    share = found["extra"] / logits
-    where = f"B = {rows}, D = {width}, L = {labels:,}"
-    return [
-        [
-            f"loss and gradients beside three matrix products, {where}",
-            f"{ratio:.2f} times their {found['seconds']['products'] * 1000:,.0f} ms",
-            "<= 1.15 times",
-            yes(ratio <= 1.15),
-        ],
-        [
-            "peak memory of that above the inputs and their gradients",
-            f"{100 * share:.1f} % of the logits' {logits / 2**20:.0f} MiB",
-            "<= 3 %",
-            yes(share <= 0.03),
-        ],
-    ]
-
-
-def reach_table(found: dict[str, Any]) -> str:
-    return _results.markdown(GOALS, reach_rows(found))
-
-
-# --------------------------------------------------------------------------------------- error
-
-
-def outcome(loss: Loss, head: Sequence[Tensor], target: Tensor) -> list[Tensor]:
-    """The loss and the gradients by input, weight and bias, in float64."""
-    head = [tensor.detach().requires_grad_() for tensor in head]
-    value = loss(*head, target)
-    found = torch.autograd.grad(value, head, torch.full_like(value, SCALE))
+def loss_and_gradients(loss: Loss, head: Sequence[Tensor], target: Tensor) -> list[Tensor]:
+    """The loss and its gradients with respect to input, weight and bias, in float64."""
+    x, w, b = (tensor.detach().requires_grad_() for tensor in head)
+    value = loss(x, w, b, target)
+    found = torch.autograd.grad(value, (x, w, b), torch.full_like(value, LOSS_SCALE))
     return [tensor.detach().double() for tensor in (value, *found)]
 
 
-def relative_errors(found: Tensor, true: Tensor) -> tuple[float, float]:
-    """The largest error to the largest value, and their root mean squares."""
+def relative_errors(found: Tensor, true: Tensor) -> dict[str, float]:
+    """The largest error over the largest value, and the same of their root mean squares."""
     error = found - true
-    largest = error.abs().max() / true.abs().max()
-    return float(largest), float(error.square().mean().sqrt() / true.square().mean().sqrt())
+    return {
+        "largest": float(error.abs().max() / true.abs().max()),
+        "rms": float(error.square().mean().sqrt() / true.square().mean().sqrt()),
+    }
 
 
-def measure_error() -> dict[str, Any]:
-    results: dict[str, Any] = {"sizes": ERROR, "seeds": SEEDS, "rows": []}
-    for dtype in DTYPES:
-        errors: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        for seed in range(SEEDS):
-            p = problem(*ERROR, seed=seed)
-            head = [tensor.to(dtype) for tensor in p.head]
-            full = dense(p.positives, ERROR[-1], torch.float64)
-            true = outcome(eager, [tensor.double() for tensor in head], full)
-            for name, loss, target in (
-                ("torchbce", ours, p.positives),
-                ("eager", eager, full.to(dtype)),
-            ):
-                values = outcome(loss, head, target)
-                for what, value, right in zip(
-                    ("loss", "input", "weight", "bias"), values, true, strict=True
-                ):
-                    errors.setdefault((what, name), []).append(relative_errors(value, right))
-        for what in ("loss", "input", "weight", "bias"):
-            row: dict[str, Any] = {"dtype": named(dtype), "of": what}
-            for name in CONTENDERS[:2]:
-                largest, rms = zip(*errors[what, name], strict=True)
-                row[name] = {"largest": statistics.fmean(largest), "rms": statistics.fmean(rms)}
-            results["rows"].append(row)
-            print(row, flush=True)
-            for kind in ("largest", "rms"):
-                if row["torchbce"][kind] > row["eager"][kind]:
-                    print(f"*** {named(dtype)} {what}: the {kind} error is above eager's")
-    return results
-
-
-def error_table(results: dict[str, Any]) -> str:
-    head = ["dtype", "of"]
-    for kind in ("largest", "rms"):
-        head += [f"torchbce, {kind}", f"eager, {kind}"]
+def measure_error(options: Options) -> dict[str, Any]:
+    wanted = sizes(options)
     rows = []
-    for row in results["rows"]:
-        cells = [row["dtype"], row["of"] if row["of"] == "loss" else f"gradient by {row['of']}"]
-        for kind in ("largest", "rms"):
-            one, other = row["torchbce"][kind], row["eager"][kind]
-            cells.append(f"{one:.1e}" if one <= other else f"**{one:.1e}**")
-            cells.append(f"{other:.1e}")
-        rows.append(cells)
-    return _results.markdown([*head], rows)
+    for name, dtype in DTYPES.items():
+        by_seed = [errors_of(problem(*wanted.error, seed=s), dtype) for s in range(wanted.seeds)]
+        for of in by_seed[0]:
+            row: dict[str, Any] = {"dtype": name, "of": of}
+            for contender in ("torchbce", "eager"):
+                row[contender] = {
+                    kind: statistics.fmean(errors[of][contender][kind] for errors in by_seed)
+                    for kind in ("largest", "rms")
+                }
+            rows.append(row)
+            print(row, flush=True)
+    return {"sizes": wanted.error, "seeds": wanted.seeds, "rows": rows}
 
 
-# ------------------------------------------------------------------------------------- million
+def errors_of(p: Problem, dtype: torch.dtype) -> dict[str, dict[str, dict[str, float]]]:
+    """Errors by loss or gradient, contender and kind."""
+    head = [tensor.to(dtype) for tensor in p.head]
+    target = dense(p.positives, len(p.weight), torch.float64)
+    true = loss_and_gradients(eager, [tensor.double() for tensor in head], target)
+    found = {
+        "torchbce": loss_and_gradients(ours, head, p.positives),
+        "eager": loss_and_gradients(eager, head, target.to(dtype)),
+    }
+    return {
+        of: {name: relative_errors(values[i], true[i]) for name, values in found.items()}
+        for i, of in enumerate(("loss", "input", "weight", "bias"))
+    }
 
 
-BARE = """
-import torch
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-"""
+# ----------------------------------------------------------------------------------------- million
 
 
-def bare() -> int:
-    """The peak of a process that imports torch and nothing else."""
-    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, check=True)
-    return 1024 * int(done.stdout)
+def measure_million(options: Options) -> dict[str, Any]:
+    wanted = sizes(options)
+    width, labels = wanted.million
+    extra = []
+    for rows in wanted.million_rows:
+        fits = bytes_needed(rows, width, labels) <= LIMIT_BYTES
+        row = {
+            "rows": rows,
+            "torchbce": extra_memory("torchbce", rows, width, labels),
+            # Where it does not fit: target, logits and their gradient, which it needs at least.
+            "dense": extra_memory("eager", rows, width, labels) if fits else 12 * rows * labels,
+            "measured": fits,
+        }
+        extra.append(row)
+        print(row, flush=True)
+    trained = {}
+    for optimizer in ("FusedSGD", "FusedRowwiseAdagrad"):
+        in_process(train, optimizer, wanted.trained_rows, width, 1000)  # compiles the kernels
+        trained[optimizer] = in_process(train, optimizer, wanted.trained_rows, width, labels)
+        print(optimizer, trained[optimizer], flush=True)
+    return {
+        "sizes": wanted.million,
+        "extra": extra,
+        "bare": in_process(memory.peak_after_importing, "torch"),
+        "trained_rows": wanted.trained_rows,
+        "trained": trained,
+    }
 
 
-def trained(optimizer: str, rows: int, width: int, labels: int) -> dict[str, float]:
-    """The peak of a process that trains a head for some steps, and the seconds of each."""
+def train(optimizer: str, rows: int, width: int, labels: int) -> dict[str, float]:
+    """The peak of a process that trains a head for some steps, and the median seconds of a step."""
     fused = {
         "FusedSGD": torchbce.FusedSGD,
         "FusedRowwiseAdagrad": torchbce.FusedRowwiseAdagrad,
@@ -419,119 +292,25 @@ def trained(optimizer: str, rows: int, width: int, labels: int) -> dict[str, flo
     head = torchbce.LinearBCELoss(width, labels, fused_optimizer=fused)
     seconds = []
     for _ in range(STEPS):
-        x = torch.randn(rows, width, requires_grad=True)  # as from the layers before
+        # The input requires a gradient, as it does after other layers.
+        x = torch.randn(rows, width, requires_grad=True)
         positives = torch.randint(labels, (rows, POSITIVES))
-        start = time.perf_counter()
-        head(x, positives).backward()
-        seconds.append(time.perf_counter() - start)
-    return {"peak": resident("VmHWM"), "seconds": statistics.median(seconds)}
+        _, taken = timed(functools.partial(one_step, head, x, positives))
+        seconds.append(taken)
+    return {"peak": memory.peak(), "seconds": statistics.median(seconds)}
 
 
-def measure_million() -> dict[str, Any]:
-    width, labels = MILLION
-    results: dict[str, Any] = {"sizes": MILLION, "extra": [], "bare": bare(), "trained": {}}
-    for rows in (64, 1024):
-        fits = need(rows, width, labels) <= LIMIT
-        row = {
-            "rows": rows,
-            "torchbce": in_process(peak_of_step, "torchbce", rows, width, labels),
-            # By arithmetic, where it does not fit: the least that a dense form can do with.
-            "dense": in_process(peak_of_step, "eager", rows, width, labels)
-            if fits
-            else 3 * 4 * rows * labels,
-            "measured": fits,
-        }
-        results["extra"].append(row)
-        print(row, flush=True)
-    for optimizer in ("FusedSGD", "FusedRowwiseAdagrad"):
-        in_process(trained, optimizer, TRAINED_ROWS, width, 1000)  # kernels to disk
-        found = in_process(trained, optimizer, TRAINED_ROWS, width, labels)
-        results["trained"][optimizer] = found
-        print(optimizer, found, flush=True)
-    return results
+def one_step(head: torch.nn.Module, x: Tensor, positives: Tensor) -> None:
+    """Gradients and, with a fused optimizer, the update of the parameters."""
+    head(x, positives).backward()
 
 
-def million_rows(results: dict[str, Any]) -> list[list[str]]:
-    width, labels = results["sizes"]
-    rows = []
-    for row in results["extra"]:
-        what = f"peak memory above the inputs and their gradients, B = {row['rows']}, D = {width}"
-        what += f", L = {labels:,}"
-        goal = row["rows"] == 64
-        rows.append(
-            [
-                what,
-                megabytes(row["torchbce"]),
-                "< 64 MB" if goal else "",
-                yes(row["torchbce"] < 64e6) if goal else "",
-            ]
-        )
-        how = "" if row["measured"] else ": target, logits and their gradient, by arithmetic"
-        rows.append([f"the same of the dense form{how}", megabytes(row["dense"]), "", ""])
-    for name, found in results["trained"].items():
-        above = found["peak"] - results["bare"]
-        rows.append(
-            [
-                f"peak memory of a process that trains {labels:,} labels with {name}, B = "
-                f"{TRAINED_ROWS}, above one that imports torch; the weight has "
-                f"{4 * width * labels / 1e9:.2f} GB",
-                f"{above / 1e9:.2f} GB; {found['seconds']:.1f} s a step",
-                "<= 1.3 GB",
-                yes(above <= 1.3e9),
-            ]
-        )
-    return rows
-
-
-def million_table(results: dict[str, Any]) -> str:
-    return _results.markdown(GOALS, million_rows(results))
-
-
-# ------------------------------------------------------------------------------------- summary
-
-
-def summary() -> str:
-    """What there were goals for, of what has been measured so far."""
-    rows = []
-    if reach := _results.load("linear_reach"):
-        rows += reach_rows(reach)
-    if million := _results.load("linear_million"):
-        rows += [row for row in million_rows(million) if row[2]]
-    if delicious := _results.load("delicious"):
-        figures = delicious["heads"]["torchbce.LinearBCELoss"]
-        rows.append(
-            [
-                "a linear head on the 983 tags of delicious: the share of rows whose best label is "
-                "right",
-                f"{figures['P@1']:.3f} in {figures['seconds']:.1f} s",
-                f">= {delicious['goal']}",
-                yes(figures["P@1"] >= delicious["goal"]),
-            ]
-        )
-    return _results.markdown(GOALS, rows)
-
-
-MEASURES: dict[str, tuple[str, Callable[[], Any], Callable[[Any], str]]] = {
-    "grid": ("linear", measure_grid, grid_table),
-    "reach": ("linear_reach", measure_reach, reach_table),
-    "error": ("linear_error", measure_error, error_table),
-    "million": ("linear_million", measure_million, million_table),
+PARTS = {
+    "grid": measure_grid,
+    "reach": measure_reach,
+    "error": measure_error,
+    "million": measure_million,
 }
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*MEASURES, "tables"]))
-    names = parser.parse_args().names
-    if unknown := set(names) - {*MEASURES, "tables"}:
-        parser.error(f"no measure is called {', '.join(sorted(unknown))}")
-    again = names == ["tables"]  # of what was measured before
-    for name, (saved, measure, table) in MEASURES.items():
-        if not names or again or name in names:
-            results = _results.load(saved) if again else measure()
-            _results.save(saved, results, table(results), DOCUMENT)
-        _results.insert("linear_summary", summary())
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, PARTS, linear_report.REPORT)

@@ -1,11 +1,14 @@
-"""The sigmoid loss of pairs beside its formula over all logits: time, memory, error.
+"""The sigmoid loss of pairs against its formula over all logits: time, memory, error.
 
-    python benchmarks/pairwise.py
+    python benchmarks/pairwise.py [pairs] [error] [report] [--quick]
 
-The formula is that of open_clip (SigLIP): logits and labels of N x N, and logsigmoid of their
-product. Time of the loss and its gradients by x, y, scale and bias: the median of rounds in which
-both ran in turn. Memory: the peak above x and y, gradients and all, in a process for each. Error:
-of one pair that is surely right, beside float64 from the same numbers.
+The formula is that of open_clip (SigLIP): logits and labels of N x N, and the logsigmoid of their
+product.
+
+pairs: time of the loss and its gradients with respect to x, y, scale and bias, as medians over
+    rounds in which both run once; and the peak memory above x and y, gradients included, in a
+    process for each.
+error: of the loss of one confident pair, against float64 with the same inputs.
 """
 
 import functools
@@ -17,20 +20,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import _results
+import pairwise_report
 import torchbce
-from kernels import resident
-from linear import in_process, medians, size
+from common import memory
+from common.command import Options, main
+from common.machine import machine
+from common.processes import RETURN_FREED_MEMORY, in_process
+from common.timing import Rounds, interleaved_medians
 
-SIZES, WIDTH = (4_096, 16_384), 512
-CONTENDERS = ("torchbce", "dense")
-#: The number of pairs with which the libraries get what they keep.
-WARM = 512
-#: The logit of the pair whose error is measured, and how it comes about.
-CONFIDENT = {"scale": 10.0, "bias": 4.6}
+PAIRS, QUICK_PAIRS, WIDTH = (4_096, 16_384), (64,), 512
+ROUNDS = Rounds(fewest=3, most=101, seconds=5.0)
+#: Pairs of a small problem, after which the libraries have allocated what they keep.
+WARM_UP_PAIRS = 512
+#: Scale and bias of the confident pair. Its x and y are 1, so that the logit is their sum.
+SCALE, BIAS = 10.0, 4.6
 
 
 class Pairs(NamedTuple):
+    """x and y, [N, D]; scale and bias, []."""
+
     x: Tensor
     y: Tensor
     scale: Tensor
@@ -38,13 +46,13 @@ class Pairs(NamedTuple):
 
 
 def pairs(n: int, width: int) -> Pairs:
-    """Features as of a model in training: each y near its x."""
+    """Features like those of a model in training: each y is close to its x."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, width, generator=generator)
     y = x + torch.randn(n, width, generator=generator)
     x, y = (F.normalize(features) for features in (x, y))
-    start = (torch.tensor(10.0), torch.tensor(-10.0))  # those of SigLIP
-    return Pairs(*(tensor.requires_grad_() for tensor in (x, y, *start)))
+    initial = (torch.tensor(10.0), torch.tensor(-10.0))  # those of SigLIP
+    return Pairs(*(tensor.requires_grad_() for tensor in (x, y, *initial)))
 
 
 def ours(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -57,7 +65,10 @@ def dense(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return -F.logsigmoid(labels * logits).sum() / len(x)
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"torchbce": ours, "dense": dense}
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "torchbce": ours,
+    "dense": dense,
+}
 
 
 def gradients(name: str, p: Pairs) -> tuple[Tensor, ...]:
@@ -65,75 +76,51 @@ def gradients(name: str, p: Pairs) -> tuple[Tensor, ...]:
 
 
 def peak_of_pairs(name: str, n: int, width: int) -> int:
-    """Bytes at the peak of loss and gradients."""
+    """Bytes at the peak of loss and gradients; to be called in a process of its own."""
     for _ in range(2):
-        gradients(name, pairs(min(n, WARM), width))
+        gradients(name, pairs(min(n, WARM_UP_PAIRS), width))
     torchbce.empty_cache()
     p = pairs(n, width)
-    before = resident(reset=True)
+    before = memory.reset_peak()
     gradients(name, p)
-    return resident("VmHWM") - before
+    return memory.peak() - before
 
 
 def seconds_of_pairs(n: int, width: int) -> dict[str, float]:
-    small, p = pairs(min(n, WARM), width), pairs(n, width)
-    for name in CONTENDERS:
+    small, p = pairs(min(n, WARM_UP_PAIRS), width), pairs(n, width)
+    for name in LOSSES:
         gradients(name, small)
-    return medians({name: functools.partial(gradients, name, p) for name in CONTENDERS})
+    return interleaved_medians(
+        {name: functools.partial(gradients, name, p) for name in LOSSES}, ROUNDS
+    )
 
 
-def measure_error() -> dict[str, float]:
-    """The loss of one pair in float64, and each contender's relative error."""
-    one = torch.ones(1, 1)
-    numbers = [torch.tensor(value) for value in CONFIDENT.values()]
-    scale, bias = (number.double().item() for number in numbers)
-    true = math.log1p(math.exp(-(scale + bias)))
-    errors = {name: LOSSES[name](one, one, *numbers).item() / true - 1 for name in CONTENDERS}
-    return {"loss": true, **errors}
-
-
-def measure() -> dict[str, Any]:
-    results: dict[str, Any] = {"width": WIDTH, "rows": [], "error": measure_error()}
-    print(results["error"], flush=True)
-    for n in SIZES:
+def measure_pairs(options: Options) -> dict[str, Any]:
+    rows = []
+    for n in QUICK_PAIRS if options.quick else PAIRS:
         row = {
             "pairs": n,
             "seconds": in_process(seconds_of_pairs, n, WIDTH),
-            "peak": {name: in_process(peak_of_pairs, name, n, WIDTH) for name in CONTENDERS},
+            "peak": {
+                name: in_process(peak_of_pairs, name, n, WIDTH, environment=RETURN_FREED_MEMORY)
+                for name in LOSSES
+            },
         }
-        results["rows"].append(row)
+        rows.append(row)
         print(row, flush=True)
-    return results
+    return {"width": WIDTH, "machine": machine(), "rows": rows}
 
 
-def table(results: dict[str, Any]) -> str:
-    head = ["pairs", "torchbce", "dense", "ratio"]
-    head += ["torchbce, peak MiB", "dense, peak MiB", "ratio"]
-    rows = []
-    for row in results["rows"]:
-        seconds, peak = row["seconds"], row["peak"]
-        rows.append(
-            [
-                f"{row['pairs']:,}",
-                *(f"{seconds[name]:.2f} s" for name in CONTENDERS),
-                f"{seconds['dense'] / seconds['torchbce']:.2f}",
-                *(size(peak[name]) for name in CONTENDERS),
-                f"{peak['dense'] / peak['torchbce']:.0f}",
-            ]
-        )
-    error, logit = results["error"], sum(CONFIDENT.values())
-    said = (
-        f"\nOf one pair with the logit {logit:g} the loss is {error['loss']:.3e}: "
-        f"torchbce's relative error is {error['torchbce']:.0e}, the dense formula's "
-        f"{error['dense']:.0e}.\n"
-    )
-    return _results.markdown(head, rows) + said
+def measure_error(options: Options) -> dict[str, float]:
+    """The loss of one pair in float64, and the relative error of each contender."""
+    one, scale, bias = torch.ones(1, 1), torch.tensor(SCALE), torch.tensor(BIAS)
+    logit = scale.double() + bias.double()
+    true = math.log1p(math.exp(-float(logit)))
+    errors = {name: loss(one, one, scale, bias).item() / true - 1 for name, loss in LOSSES.items()}
+    return {"logit": SCALE + BIAS, "loss": true, **errors}
 
 
-def main() -> None:
-    results = measure()
-    _results.save("pairwise", results, table(results), "docs/linear.md")
-
+PARTS = {"pairs": measure_pairs, "error": measure_error}
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, PARTS, pairwise_report.REPORT)

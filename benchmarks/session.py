@@ -1,4 +1,4 @@
-"""The session that README.md shows: what `torchbce demo` prints, columns in the middle left out.
+"""The terminal session of the README: what `torchbce demo` prints, with some columns left out.
 
 python benchmarks/session.py
 """
@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 
-import _results
+from common import markdown
+from common.markdown import Block
 
-#: Rows of the table of columns to show at its start, and lines of the last table.
+#: Columns that are shown at the start of the table of columns.
 SHOWN = 2
 
 
@@ -26,7 +27,7 @@ def session() -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-    # A terminal shows a bar that goes away, where a pipe has a line an epoch.
+    # A terminal shows a progress bar that disappears, a pipe one line per epoch.
     lines = [line.rstrip() for line in ran.stdout.splitlines() if ": epoch " not in line]
     columns = [i for i, line in enumerate(lines) if re.search(r" numeric +numbers", line)]
     lines[columns[SHOWN] : columns[-1]] = ["..."]
@@ -35,4 +36,4 @@ def session() -> str:
 
 
 if __name__ == "__main__":
-    _results.insert("session", session())
+    markdown.insert(Block("session", "README.md", session()))

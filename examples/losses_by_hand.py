@@ -1,9 +1,10 @@
-"""Binary cross-entropy written out by hand, and where the ways to write it part.
+"""Binary cross-entropy written by hand, and where the ways to write it give different results.
 
     loss = -[ y log p + (1 - y) log(1 - p) ],    p = sigma(z) = 1 / (1 + exp(-z))
 
-y is the label, p the predicted probability of y = 1, z the logit that a network puts out. Run
-it and read the three tables: the formulas agree on easy numbers, and disagree on extreme ones.
+y is the label, p the predicted probability that y = 1, and z the logit, the output of a network.
+The tables that this script prints show that the formulas agree on moderate numbers and disagree on
+extreme ones.
 """
 
 import math
@@ -16,16 +17,16 @@ import torchbce
 
 
 def from_probabilities(p: Tensor, y: Tensor, eps: float = 1e-7) -> Tensor:
-    """The formula as it stands. The clamp keeps log(0) out, at a price that the tables show."""
+    """The formula as written above. The clamp avoids log(0); the tables show what it costs."""
     p = p.clamp(eps, 1 - eps)
     return -(y * torch.log(p) + (1 - y) * torch.log(1 - p))
 
 
 def from_logits(z: Tensor, y: Tensor) -> Tensor:
-    """The same from logits. -log sigma(z) = log(1 + exp(-z)) = max(-z, 0) + log(1 + exp(-|z|)).
+    """The same from logits: -log sigma(z) = log(1 + exp(-z)) = max(-z, 0) + log(1 + exp(-|z|)).
 
-    exp of a number that is not positive cannot overflow, log1p keeps what is small beside 1, and
-    a sum of terms that are not negative cannot cancel.
+    exp(-|z|) cannot overflow, log1p(x) stays accurate for x much smaller than 1, and a sum of
+    nonnegative terms cannot cancel.
     """
     tail = torch.log1p(torch.exp(-z.abs()))
     if_positive = (-z).clamp(min=0) + tail
@@ -34,16 +35,16 @@ def from_logits(z: Tensor, y: Tensor) -> Tensor:
 
 
 def from_logits_hard(z: Tensor, y: Tensor) -> Tensor:
-    """For labels that are exactly 0 or 1 one of the two terms is absent, and one log1p is enough.
+    """For labels of exactly 0 or 1: one of the two terms is 0, and one log1p is enough.
 
-    Do not use it for soft labels: whatever is not 1 counts as 0.
+    Do not use it for soft labels: every value other than 1 counts as 0.
     """
-    margin = torch.where(y == 1, z, -z)  # above 0 where the sign is right
+    margin = torch.where(y == 1, z, -z)  # positive where the prediction is correct
     return (-margin).clamp(min=0) + torch.log1p(torch.exp(-margin.abs()))
 
 
 def true_loss(z: float, y: int) -> float:
-    """For a hard label, in float64. This one is exact to the digits shown, at infinity too."""
+    """The loss of a hard label in float64, exact to the digits shown, also at infinity."""
     margin = z if y == 1 else -z
     return max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
 
@@ -54,8 +55,8 @@ def row(name: str, losses: Tensor) -> None:
 
 
 def easy_probabilities() -> None:
-    print("Probabilities .8 .2 .95 .05, labels 1 0 1 0. The loss looks at the chosen side only:")
-    print("-log .8 twice and -log .95 twice.")
+    print("Probabilities .8 .2 .95 .05, labels 1 0 1 0. Only the probability of the actual label")
+    print("counts: the losses are -log .8 twice and -log .95 twice.")
     p = torch.tensor([0.8, 0.2, 0.95, 0.05], dtype=torch.float64)
     y = torch.tensor([1, 0, 1, 0], dtype=torch.float64)
     row("by hand, clamped", from_probabilities(p, y))
@@ -77,7 +78,8 @@ def easy_logits() -> None:
     ours = torchbce.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
     row("torchbce binary_cross_entropy_with_logits", ours)
 
-    # A soft label says "one in four of these is positive". The short form calls it a negative.
+    # The soft label .25 means that one in four such rows is positive. The form for hard labels
+    # treats it as 0.
     soft = torch.full((3,), 0.25, dtype=torch.float64)
     print("The same logits, every label .25:")
     row("by hand, log1p", from_logits(z, soft))
@@ -88,7 +90,7 @@ def easy_logits() -> None:
 
 
 def many_labels() -> None:
-    # Nothing changes when a row has several labels: each is a question of its own.
+    # Several labels per row change nothing: each is a separate binary classification.
     print("Two rows of three labels each: the loss has the shape of the logits.")
     z = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 4.0, 1.0]])
     y = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
@@ -118,11 +120,12 @@ def extreme_logits() -> None:
             )
             numbers = " ".join(f"{cell:>12.4g}" for cell in cells)
             print(f"{logit:>+5g} {label} {numbers}")
-    # What to see. From +17 on a float32 sigmoid is 1: the loss of a positive is lost, that of a
-    # negative infinite. The clamp turns both into constants, whose gradient is 0, so that the worst
-    # mistakes teach nothing. PyTorch subtracts two nearly equal numbers for a good negative, which
-    # gives 0 at -17, -40 and -100, and inf - inf = NaN in three of four cases at infinity. Ours is
-    # the truth rounded to float32; near 4e-44 that type has no more than two digits.
+    # From z = 17 on, the float32 sigmoid is exactly 1: the naive loss of a positive is 0, and that
+    # of a negative is infinite. The clamp turns both into constants. Their gradient is 0, so the
+    # worst mistakes contribute nothing to training. For a well-classified negative, PyTorch
+    # subtracts two nearly equal numbers: the result is 0 at -17, -40 and -100, and at infinity it
+    # is inf - inf = NaN in three of four cases. torchbce returns the true value rounded to float32,
+    # which has no more than two digits near 4e-44.
 
 
 def main() -> None:

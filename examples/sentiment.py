@@ -1,7 +1,7 @@
-"""Is a review kind? A bag of words, a small network and binary cross-entropy, from scratch.
+"""Is a review positive? A bag of words, a small network and binary cross-entropy, from scratch.
 
-Then the same with the command line: a table in, a model out, a probability for a new review.
-That part needs the extra packages of `pip install "torchbce[cli]"`.
+Then the same with the command line: it fits a model to a table, and predicts the probability for a
+new review. That part needs the `cli` extra: `pip install '.[cli]'` in a checkout.
 """
 
 import csv
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import torchbce
 
-KIND = [
+POSITIVE = [
     "A wonderful film, funny and warm",
     "I loved this beautiful story",
     "Great acting and wonderful music",
@@ -31,7 +31,7 @@ KIND = [
     "Moving, funny and beautiful to look at",
     "I loved the cast, a great and moving story",
 ]
-UNKIND = [
+NEGATIVE = [
     "A boring film, slow and dull",
     "I hated this terrible story",
     "Bad acting and terrible music",
@@ -53,9 +53,9 @@ def words(review: str) -> list[str]:
 
 
 def bag(reviews: list[str], vocabulary: list[str]) -> Tensor:
-    """(reviews, words): how often each word of the vocabulary stands in each review.
+    """(reviews, words): how often each word of the vocabulary occurs in each review.
 
-    A word that training never saw has no column, and is passed over.
+    Words that are not in the vocabulary are ignored.
     """
     counts = [Counter(words(review)) for review in reviews]
     return torch.tensor([[float(count[word]) for word in vocabulary] for count in counts])
@@ -64,7 +64,10 @@ def bag(reviews: list[str], vocabulary: list[str]) -> Tensor:
 def by_hand(reviews: list[str], labels: list[int]) -> None:
     vocabulary = sorted({word for review in reviews for word in words(review)})
     x, y = bag(reviews, vocabulary), torch.tensor(labels)
-    print(f"{len(reviews)} reviews, {int(y.sum())} of them kind, {len(vocabulary)} different words")
+    positives = int(y.sum())
+    print(
+        f"{len(reviews)} reviews, {positives} of them positive, {len(vocabulary)} different words"
+    )
 
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -72,25 +75,26 @@ def by_hand(reviews: list[str], labels: list[int]) -> None:
         nn.ReLU(),
         nn.Linear(64, 32),
         nn.ReLU(),
-        nn.Linear(32, 1),  # a logit: the loss knows the sigmoid
+        nn.Linear(32, 1),  # a logit: the loss applies the sigmoid
     )
     criterion = torchbce.BCEWithLogitsLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for epoch in range(1, 501):
         optimizer.zero_grad()
-        loss = criterion(model(x), y)  # (24, 1) against integers of shape (24,)
+        loss = criterion(model(x), y)  # logits (24, 1), integer targets (24,)
         loss.backward()
         optimizer.step()
         if epoch % 100 == 0:
             print(f"epoch {epoch}  loss {loss.item():.6f}")
 
-    # Two dozen reviews are learnt by heart. That says nothing of the next one: the new reviews
-    # below do, and they reuse words that stood on one side only.
+    # The network memorizes two dozen reviews, so this accuracy says nothing about new ones. The
+    # new reviews below are a fairer test, but an easy one: they repeat words such as "wonderful"
+    # and "dull", which occur in one class only.
     with torch.no_grad():
         accuracy = ((model(x).squeeze(1) > 0) == (y == 1)).float().mean()
         print(f"accuracy on the reviews it learnt from: {accuracy:.3f}")
         for review, p in zip(NEW, torch.sigmoid(model(bag(NEW, vocabulary))), strict=True):
-            print(f"{p.item():.4f} kind: {review}")
+            print(f"{p.item():.4f} positive: {review}")
 
 
 def by_command_line(reviews: list[str], labels: list[int]) -> None:
@@ -100,7 +104,7 @@ def by_command_line(reviews: list[str], labels: list[int]) -> None:
             writer.writerow(["text", "label"])
             writer.writerows(zip(reviews, labels, strict=True))
 
-        # Two batches an epoch are few steps: larger ones make up for that.
+        # An epoch has two batches only, so the learning rate is higher than usual.
         fit = ["fit", "reviews.csv", "--target", "label", "--output", "model"]
         fit += ["--model", "mlp", "--learning-rate", "0.01"]
         torchbce_command(fit, directory)
@@ -109,14 +113,14 @@ def by_command_line(reviews: list[str], labels: list[int]) -> None:
 
 
 def torchbce_command(arguments: list[str], directory: str) -> None:
-    """Run `torchbce ...` in `directory`, and show the command and what it prints."""
+    """Run `torchbce ...` in `directory`, and show the command and its output."""
     print("\n$ torchbce " + " ".join(f'"{a}"' if " " in a else a for a in arguments), flush=True)
     subprocess.run([sys.executable, "-m", "torchbce.cli", *arguments], cwd=directory, check=True)
 
 
 def main() -> None:
-    reviews = KIND + UNKIND
-    labels = [1] * len(KIND) + [0] * len(UNKIND)
+    reviews = POSITIVE + NEGATIVE
+    labels = [1] * len(POSITIVE) + [0] * len(NEGATIVE)
     by_hand(reviews, labels)
     by_command_line(reviews, labels)
 

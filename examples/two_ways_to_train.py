@@ -1,7 +1,7 @@
-"""A sigmoid in the model and BCELoss, or none and BCEWithLogitsLoss; and both mix-ups.
+"""A sigmoid in the model with BCELoss, or none with BCEWithLogitsLoss; and both mix-ups.
 
-The two right ways are one model. The sigmoid stands in the network or in the loss; the second is
-the one to prefer, because a loss that sees the logit needs no log of a rounded probability.
+The two correct ways train the same model: the sigmoid is part of the network, or of the loss. The
+second is better, because a loss of logits needs no logarithm of a rounded probability.
 """
 
 import math
@@ -15,11 +15,11 @@ STEPS = 300
 
 
 def make_data() -> tuple[Tensor, Tensor]:
-    """Points in the plane; the label is a coin whose chance depends on where the point lies."""
+    """Points in the plane, and random labels whose probability depends on the point."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 2, generator=generator)
-    chance = torch.sigmoid(3 * x[:, 0] - 2 * x[:, 1] - 1.5)
-    return x, torch.bernoulli(chance, generator=generator)
+    p = torch.sigmoid(3 * x[:, 0] - 2 * x[:, 1] - 1.5)
+    return x, torch.bernoulli(p, generator=generator)
 
 
 def make_model(*, ends_in_sigmoid: bool) -> nn.Sequential:
@@ -32,7 +32,7 @@ def train(model: nn.Module, criterion: nn.Module, x: Tensor, y: Tensor) -> float
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = criterion(model(x), y)  # (600, 1) against (600,): a trailing 1 is no mismatch
+        loss = criterion(model(x), y)  # (600, 1) and (600,): a trailing 1 is allowed
         loss.backward()
         optimizer.step()
     with torch.no_grad():
@@ -49,8 +49,8 @@ def report(name: str, loss: float, p: Tensor, y: Tensor) -> None:
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, sigmoids: int) -> Tensor:
-    """Probabilities: the model's output after as many sigmoids as its outputs still need."""
-    out: Tensor = model(x).squeeze(1)  # dimension 1 by name: a batch of one stays a batch
+    """Probabilities: the outputs of the model, after this many sigmoids."""
+    out: Tensor = model(x).squeeze(1)  # squeeze() alone would also remove a batch of size 1
     for _ in range(sigmoids):
         out = torch.sigmoid(out)
     return out
@@ -71,9 +71,9 @@ def main() -> None:
     report("logits out, BCEWithLogitsLoss", loss, p_second, y)
     print(f"largest difference of their probabilities: {(p_first - p_second).abs().max():.1e}\n")
 
-    # Mix-up 1: the loss applies a second sigmoid. It trains, and complains of nothing. What it
-    # calls a probability is sigma of a number in (0, 1), hence between .5 and .731: a sure
-    # positive still costs -log .731 = .313 and a sure negative -log .5 = .693.
+    # Mix-up 1: the loss applies a second sigmoid. It trains without any error. What the loss takes
+    # for a probability is the sigmoid of a number in (0, 1), hence between .5 and .731: a confident
+    # positive still has a loss of -log .731 = .313, and a confident negative of -log .5 = .693.
     twice = make_model(ends_in_sigmoid=True)
     loss = train(twice, torchbce.BCEWithLogitsLoss(), x, y)
     report("sigmoid twice, as the loss sees it", loss, predict(twice, x, sigmoids=1), y)
@@ -81,15 +81,13 @@ def main() -> None:
     report("sigmoid twice, as the model says it", loss, once, y)
     base = float(y.mean())
     floor = base * math.log1p(math.exp(-1)) + (1 - base) * math.log(2)
-    print(
-        f"its loss cannot fall below {floor:.4f}, which it seeks by pushing everything to an end:"
-    )
+    print(f"its loss cannot fall below {floor:.4f}; to approach that, its outputs move to 0 and 1:")
     right, wrong = (float(((p < 0.02) | (p > 0.98)).float().mean()) for p in (p_second, once))
     print(f"share of outputs within .02 of 0 or 1: {right:.3f} if right, {wrong:.3f} here")
     right, wrong = (float(((p - y) ** 2).mean()) for p in (p_second, once))
     print(f"mean squared error of the probabilities: {right:.4f} if right, {wrong:.4f} here\n")
 
-    # Mix-up 2: logits where probabilities belong. This one is caught, on the first step.
+    # Mix-up 2: logits where probabilities are expected. The first step raises an error.
     try:
         train(make_model(ends_in_sigmoid=False), torchbce.BCELoss(), x, y)
     except ValueError as error:

@@ -194,15 +194,15 @@ def sentiment() -> subprocess.CompletedProcess[str]:
 
 def test_sentiment_by_hand(sentiment: subprocess.CompletedProcess[str]) -> None:
     out = sentiment.stdout
-    assert "24 reviews, 12 of them kind" in out
+    assert "24 reviews, 12 of them positive" in out
     losses = [numbers(out, f"epoch {epoch}  loss ")[0] for epoch in (100, 200, 300, 400, 500)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] < math.log(2) / 3
     assert losses[-1] < 0.005
     assert numbers(out, "accuracy on the reviews it learnt from:") == [1.0]
-    kind, unkind = (float(x) for x in re.findall(r"^(\S+) kind: ", out, re.MULTILINE))
-    assert kind > 0.9
-    assert unkind < 0.1
+    positive, negative = (float(x) for x in re.findall(r"^(\S+) positive: ", out, re.MULTILINE))
+    assert positive > 0.9
+    assert negative < 0.1
 
 
 def test_sentiment_by_command_line(sentiment: subprocess.CompletedProcess[str]) -> None:
@@ -210,6 +210,6 @@ def test_sentiment_by_command_line(sentiment: subprocess.CompletedProcess[str]) 
     _, *sections = sentiment.stdout.split("\n$ torchbce ")
     assert [section.split()[0] for section in sections] == ["fit", "predict", "predict"]
     assert numbers(sections[0], "  relative to the base rate")[0] < 0.9
-    kind, unkind = (numbers(section, "probability")[0] for section in sections[1:])
-    assert kind > 0.8
-    assert unkind < 0.2
+    positive, negative = (numbers(section, "probability")[0] for section in sections[1:])
+    assert positive > 0.8
+    assert negative < 0.2

@@ -1,7 +1,8 @@
-"""The kernels for a GPU, compiled ahead where there is none: what their instructions are.
+"""The GPU's kernels, compiled without a GPU: registers, memory accesses, rounding.
 
-Nothing runs. Triton's compiler and its ptxas say what a launch would have run: whether registers
-suffice, how wide an access is, which instructions round differently from the formula.
+Nothing runs. Triton's compiler and its ptxas show the code that a launch would run: whether the
+registers suffice, how wide a memory access is, which instructions round differently from the
+formula.
 """
 
 import contextlib
@@ -17,8 +18,8 @@ from unittest import mock
 import pytest
 import torch
 
-from torchbce.backends.request import KernelInputs, LossSpec, program
-from torchbce.definition import reference
+from torchbce.backends.request import KernelInputs, LossSpec, loss_spec
+from torchbce.definition import family
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
@@ -26,15 +27,16 @@ if triton.knobs.runtime.interpret:
 
 from triton.backends.compiler import GPUTarget  # noqa: E402 - Triton may be missing
 
-from torchbce.backends.gpu import formulas, launch  # noqa: E402
+from torchbce.backends.gpu import formulas, kernels, launch, operands  # noqa: E402
+from torchbce.backends.gpu.operands import LinearInputs, Outputs  # noqa: E402
 
-LOSSES: dict[str, tuple[Callable[..., Any], tuple[float | None, ...]]] = {
-    "cross-entropy": (reference.logits_parts, ()),
-    "focal": (reference.focal_parts, (0.25, 2.0)),
-    "asymmetric": (reference.asymmetric_parts, (1.0, 4.0, 0.05)),
-    "poly": (reference.poly_parts, (1.0, 2.0, 0.25)),
-    "probability": (reference.probability_parts, (1e-4,)),
-    "log-probability": (reference.log_probability_parts, ()),
+LOSSES = {
+    "cross-entropy": family.CROSS_ENTROPY,
+    "focal": family.loss("sigmoid_focal_loss", 0.25, 2.0),
+    "asymmetric": family.loss("asymmetric_loss", 1.0, 4.0, 0.05),
+    "poly": family.loss("poly_binary_cross_entropy", 1.0, 2.0, 0.25),
+    "probability": family.loss("binary_cross_entropy", 1e-4),
+    "log-probability": family.loss("binary_cross_entropy_with_log_probs"),
 }
 DTYPES = {
     "float32": torch.float32,
@@ -44,15 +46,16 @@ DTYPES = {
 }
 EACH = [(loss, dtype) for loss in LOSSES for dtype in ("float32", "bfloat16")]
 EACH += [("cross-entropy", "float16"), ("cross-entropy", "float64")]
-KERNELS = ("visit", "conclude", "times")
+KERNELS = ("loss_kernel", "sum_kernel", "scale_kernel")
 ROWS, COLUMNS = 512, 256
 THREADS = 128
-#: Rounded otherwise than the formulas say; the error of a reciprocal root is mended there.
+#: Instructions that round differently from the formulas. The formulas correct the error of a
+#: reciprocal square root themselves, so that it is not among them.
 INEXACT = re.compile(r"\b(?:(?:div|sqrt|sin|cos|tanh)\.approx|rcp\.approx\S*f32)\S*")
 
 
 class Driver:
-    """As much of a GPU as Triton's compiler asks for."""
+    """What Triton's compiler asks a GPU's driver."""
 
     def __init__(self, arch: int) -> None:
         self.arch = arch
@@ -61,7 +64,7 @@ class Driver:
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> str:
-        # The key of what a kernel keeps compiled, which no true device has.
+        # The key under which compiled code is cached, different from that of every real device.
         return f"sm_{self.arch}, ahead"
 
     def get_current_stream(self, device: str) -> int:
@@ -72,7 +75,7 @@ class Driver:
 
 
 class Kernel:
-    """In place of a kernel of `gpu.launch`: it keeps what it is launched with."""
+    """Replaces a kernel: records the arguments of each launch instead of launching."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
@@ -87,15 +90,21 @@ class Kernel:
 
 
 class Compiled(NamedTuple):
-    """What the compilers made of a launch: PTX, and what ptxas says of the machine's code."""
+    """The code of one launch: its PTX, the log of ptxas, and the options it was compiled with."""
 
     ptx: str
     log: str
     options: dict[str, Any]
 
-    def widths(self, which: str) -> list[int]:
+    @property
+    def flags(self) -> operands.Flags:
+        found = self.options["FLAGS"]
+        assert isinstance(found, operands.Flags)
+        return found
+
+    def widths(self, instruction: str) -> list[int]:
         """The bytes of each access of global memory by a thread, "ld" or "st"."""
-        accesses = re.findall(rf"\b{which}\.global\S*", self.ptx)
+        accesses = re.findall(rf"\b{instruction}\.global\S*", self.ptx)
         shapes = [re.search(r"(?:\.v(\d))?\.[a-z](\d+)$", access) for access in accesses]
         return [int(shape[1] or 1) * int(shape[2]) // 8 for shape in shapes if shape]
 
@@ -110,19 +119,19 @@ def arch(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def compiled(arch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Compiler]:
-    """A function that compiles the one launch of a kernel that a call of `launch` comes to."""
+    """A function that compiles the launch of one kernel that a call leads to."""
     driver = Driver(arch)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
     monkeypatch.setenv("TRITON_DUMP_PTXAS_LOG", "1")
 
-    kernels = {name: Kernel(getattr(launch, name)) for name in KERNELS}
-    for name, kernel in kernels.items():
-        monkeypatch.setattr(launch, name, kernel)
+    recorded = {name: Kernel(getattr(kernels, name)) for name in KERNELS}
+    for name, kernel in recorded.items():
+        monkeypatch.setattr(kernels, name, kernel)
 
-    def compile_one(call: Callable[[], object], kernel: str = "visit") -> Compiled:
+    def compile_one(call: Callable[[], object], kernel: str = "loss_kernel") -> Compiled:
         call()
-        (warm_up,) = kernels[kernel].launches
+        (warm_up,) = recorded[kernel].launches
         with contextlib.redirect_stdout(io.StringIO()) as log:
             made = warm_up()
         return Compiled(made.asm["ptx"], log.getvalue(), warm_up.keywords)
@@ -130,73 +139,75 @@ def compiled(arch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     with mock.patch.dict(vars(triton.runtime.driver)):
         triton.runtime.driver.set_active(driver)
         yield compile_one
-    for kernel in kernels.values():
+    for kernel in recorded.values():
         kernel.kernel.device_caches.pop(driver.get_current_device(), None)
 
 
-def asked(loss: str, smoothing: float = 0.0, ignore_index: float | None = None) -> LossSpec:
-    parts, own = LOSSES[loss]
-    return program(parts, own, smoothing, ignore_index)
+def spec(loss: str, smoothing: float = 0.0, ignore_index: float | None = None) -> LossSpec:
+    return loss_spec(LOSSES[loss], smoothing, ignore_index)
 
 
 def check(made: Compiled) -> None:
-    """What holds for every kernel."""
+    """No spilled registers, no atomic additions, no instructions of low accuracy."""
     sizes = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", made.log)
     assert {name: int(size) for size, name in sizes} == {
         "stack frame": 0,
         "spill stores": 0,
         "spill loads": 0,
     }
-    # Floats added up in the order of their arrival would not repeat.
+    # Atomic additions of floats depend on the order in which programs finish.
     assert re.findall(r"\b(?:atom|red)\.\S+", made.ptx) == []
     assert INEXACT.findall(made.ptx) == []
-    # Of 2 units: coordinates take one for a dimension that ends within a tile, and what is rounded
-    # to 16 bits two for each lane, but for what begins with a sigmoid alone.
-    allowed = sum(made.options.get("NEAR", ()))
-    if not made.options.get("EXACT", True) and made.options["LOSS"] > formulas.POLY.value:
-        allowed += 2 * made.options["BLOCK"] // THREADS
+    # A division with an error of 2 units is used for a coordinate of each dimension that is shorter
+    # than a tile. Losses of 16 bits have two per lane, except for those that begin with a sigmoid.
+    flags = made.options.get("FLAGS")
+    allowed, copies_of_a_tile = 0, 1
+    if flags is not None:
+        allowed, copies_of_a_tile = sum(flags.short), 1 if flags.even else 2
+        if not flags.exact and flags.loss > formulas.POLY.value:
+            allowed += 2 * flags.block // THREADS
+        if flags.exact:
+            assert re.findall(r"\b(?:ex2|lg2)\.approx\S*", made.ptx) == []
     divisions = re.findall(r"\bdiv\.full\S*", made.ptx)
-    assert len(divisions) <= (1 if made.options.get("EVEN") else 2) * allowed
+    assert len(divisions) <= copies_of_a_tile * allowed
     assert made.options["enable_fp_fusion"] is False
-    if made.options.get("EXACT"):
-        assert re.findall(r"\b(?:ex2|lg2)\.approx\S*", made.ptx) == []
 
 
-def check_places(made: Compiled) -> None:
-    """From a program's number on, places are computed in 64 bits."""
+def check_offsets(made: Compiled) -> None:
+    """Offsets are computed in 64 bits, beginning with the program's number."""
     (program,) = re.findall(r"mov\.u32\s+(%r\d+), %ctaid\.x;", made.ptx)
     uses = re.findall(rf"^\s*(\S+)\s.*,\s*{program}\b", made.ptx, re.MULTILINE)
     assert uses
     assert [use for use in uses if not re.match(r"cvt\.u64|mul\.wide|mad\.wide", use)] == []
 
 
-def value_and_gradient(program: LossSpec, elements: KernelInputs) -> None:
-    gradient = launch.memory(elements)
-    launch.value_and_gradient(program, elements, gradient, number=3.0)
+def value_and_gradient(spec: LossSpec, inputs: KernelInputs) -> None:
+    gradient = launch.new_output(inputs)
+    launch.value_and_gradient(spec, inputs, gradient, denominator=3.0)
 
 
 @pytest.mark.parametrize(("loss", "dtype"), EACH)
-def test_a_pass_over_flat_tensors(loss: str, dtype: str, compiled: Compiler) -> None:
+def test_contiguous_operands(loss: str, dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS * COLUMNS, dtype=DTYPES[dtype])
-    made = compiled(lambda: value_and_gradient(asked(loss), KernelInputs(x, x.clone())))
+    made = compiled(lambda: value_and_gradient(spec(loss), KernelInputs(x, x.clone())))
     check(made)
-    check_places(made)
-    times = made.options["BLOCK"] // THREADS * x.itemsize // 16
-    assert made.widths("ld") == [16] * 2 * times
+    check_offsets(made)
+    accesses = made.flags.block // THREADS * x.itemsize // 16
+    assert made.widths("ld") == [16] * 2 * accesses
     *gradient, _the_sum = made.widths("st")
-    assert gradient == [16] * times
+    assert gradient == [16] * accesses
 
 
 @pytest.mark.parametrize(
     ("arch", "loss", "dtype"),
-    # Of the older architecture those alone that hold the most elements in their registers.
+    # On the older architecture, only those that hold the most elements in their registers.
     [(90, *each) for each in EACH] + [(80, *each) for each in EACH if each[1] != "float32"],
     indirect=["arch"],
     ids=lambda part: f"sm_{part}" if isinstance(part, int) else part,
 )
 def test_a_gradient_with_every_option(loss: str, dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype])
-    elements = KernelInputs(
+    inputs = KernelInputs(
         input=x,
         target=x.clone(),
         weight=torch.ones(ROWS, 1),
@@ -204,55 +215,55 @@ def test_a_gradient_with_every_option(loss: str, dtype: str, compiled: Compiler)
         mask=torch.ones(x.shape, dtype=torch.bool),
     )
     made = compiled(
-        lambda: launch.launch(
-            asked(loss, smoothing=0.1, ignore_index=-100.0),
-            elements,
-            gradient=launch.memory(elements),
+        lambda: launch.launch_loss(
+            spec(loss, smoothing=0.1, ignore_index=-100.0),
+            inputs,
+            Outputs(gradient=launch.new_output(inputs)),
             upstream=x.clone(),
         )
     )
     check(made)
-    check_places(made)
+    check_offsets(made)
     assert set(made.widths("st")) == {16}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_odd_number_of_elements(dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS * COLUMNS - 1, dtype=DTYPES[dtype])
-    made = compiled(lambda: value_and_gradient(asked("cross-entropy"), KernelInputs(x, x.clone())))
+    made = compiled(lambda: value_and_gradient(spec("cross-entropy"), KernelInputs(x, x.clone())))
     check(made)
-    check_places(made)
-    # All tiles but the last move 16 bytes at a time, which the last moves one by one.
-    each, widths = made.options["BLOCK"] // THREADS, made.widths("ld")
+    check_offsets(made)
+    # Complete tiles are accessed 16 bytes at a time, the last one element by element.
+    each, widths = made.flags.block // THREADS, made.widths("ld")
     assert widths.count(16) == 2 * each * x.itemsize // 16
     assert widths.count(x.itemsize) == 2 * each
     assert made.widths("st").count(16) == each * x.itemsize // 16
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_slice(dtype: str, compiled: Compiler) -> None:
+def test_a_strided_input(dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype])[:, :-1]
-    elements = KernelInputs(x, torch.zeros(x.shape, dtype=x.dtype))
-    made = compiled(lambda: value_and_gradient(asked("cross-entropy"), elements))
+    inputs = KernelInputs(x, torch.zeros(x.shape, dtype=x.dtype))
+    made = compiled(lambda: value_and_gradient(spec("cross-entropy"), inputs))
     check(made)
-    check_places(made)
+    check_offsets(made)
 
 
 @pytest.mark.parametrize("arch", [80], indirect=True, ids="sm_{}".format)
 @pytest.mark.parametrize("loss", ["cross-entropy", "focal"])
-def test_an_odd_number_with_every_option(loss: str, compiled: Compiler) -> None:
+def test_an_odd_number_of_elements_with_every_option(loss: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS - 1, COLUMNS - 1)
     positions = torch.arange(0, x.numel(), 7)
     weight, channels = torch.ones(len(x), 1), torch.ones(COLUMNS - 1)
     mask = torch.ones(x.shape, dtype=torch.bool)
     values = torch.ones(len(positions))
-    elements = KernelInputs(x, values, weight, channels, mask, positions)
-    asks = asked(loss, smoothing=0.1, ignore_index=math.nan)
+    inputs = KernelInputs(x, values, weight, channels, mask, positions)
+    every_option = spec(loss, smoothing=0.1, ignore_index=math.nan)
     upstream = torch.ones(x.shape[1])
-    gradient = torch.zeros_like(x)
-    made = compiled(lambda: launch.launch(asks, elements, gradient=gradient, upstream=upstream))
+    outputs = Outputs(gradient=torch.zeros_like(x))
+    made = compiled(lambda: launch.launch_loss(every_option, inputs, outputs, upstream=upstream))
     check(made)
-    check_places(made)
+    check_offsets(made)
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 30, 50), (2, 3, 4, 5, 70)], ids=str)
@@ -260,30 +271,30 @@ def test_many_dimensions(shape: tuple[int, ...], compiled: Compiler) -> None:
     x = torch.zeros(shape)
     y = torch.zeros(shape).transpose(1, -1).contiguous().transpose(1, -1)
     channels = torch.ones(shape[1], *(1 for _ in shape[2:]))
-    others = torch.ones(shape[0], 1, *shape[2:])
+    weight = torch.ones(shape[0], 1, *shape[2:])
     made = compiled(
-        lambda: value_and_gradient(asked("cross-entropy"), KernelInputs(x, y, others, channels))
+        lambda: value_and_gradient(spec("cross-entropy"), KernelInputs(x, y, weight, channels))
     )
     check(made)
-    check_places(made)
+    check_offsets(made)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_sparse_target(dtype: str, compiled: Compiler) -> None:
     x = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype])
     positions = torch.arange(0, x.numel(), 7)
-    elements = KernelInputs(x, torch.ones(len(positions)), positions=positions)
-    made = compiled(lambda: value_and_gradient(asked("cross-entropy"), elements))
+    inputs = KernelInputs(x, torch.ones(len(positions)), positions=positions)
+    made = compiled(lambda: value_and_gradient(spec("cross-entropy"), inputs))
     check(made)
-    check_places(made)
+    check_offsets(made)
 
 
 @pytest.mark.parametrize("values", [False, True], ids=["ones", "values"])
 def test_the_logits_of_a_linear_layer(values: bool, compiled: Compiler) -> None:
-    z = torch.zeros(ROWS, COLUMNS)  # of labels and rows
+    z = torch.zeros(ROWS, COLUMNS)  # [labels, rows]
     gradient = torch.zeros(z.shape, dtype=torch.bfloat16)
     keys = torch.arange(0, z.numel(), 7)
-    more = launch.LinearInputs(
+    linear = LinearInputs(
         bias=torch.zeros(ROWS, 1),
         weight=torch.ones(COLUMNS),
         keys=keys,
@@ -292,35 +303,38 @@ def test_the_logits_of_a_linear_layer(values: bool, compiled: Compiler) -> None:
         first=z.numel(),
     )
     sums = torch.zeros(2, 10**4)
-    elements = KernelInputs(z, z, weight=torch.ones(ROWS, 1), pos_weight=torch.ones(ROWS, 1))
+    inputs = KernelInputs(z, z, weight=torch.ones(ROWS, 1), pos_weight=torch.ones(ROWS, 1))
     made = compiled(
-        lambda: launch.launch(
-            asked("cross-entropy"),
-            elements,
-            gradient=gradient,
-            sums=sums,
-            by=launch.BY_WEIGHTS,
-            more=more,
+        lambda: launch.launch_loss(
+            spec("cross-entropy"),
+            inputs,
+            Outputs(gradient=gradient, sums=sums),
+            linear,
+            denominator=None,
+            weighted=True,
         )
     )
     check(made)
-    check_places(made)
+    check_offsets(made)
 
 
-@pytest.mark.parametrize("by", [launch.BY_NUMBER, launch.BY_WEIGHTS])
-def test_the_sums(by: int, compiled: Compiler) -> None:
-    sums = torch.zeros((1 if by == launch.BY_NUMBER else 2, 10**4))
-    value, divisor = torch.zeros(()), torch.ones(())
-    made = compiled(lambda: launch.add_up(sums, value, divisor, by=by), kernel="conclude")
+@pytest.mark.parametrize("denominator", [1.0, None], ids=["number", "sum of weights"])
+def test_partial_sums(denominator: float | None, compiled: Compiler) -> None:
+    sums = torch.zeros((2 if denominator is None else 1, 10**4))
+    value, computed = torch.zeros(()), torch.ones(())
+    made = compiled(
+        lambda: launch.launch_sum(sums, value, denominator, weighted=True, computed=computed),
+        kernel="sum_kernel",
+    )
     check(made)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gradient_times_a_number(dtype: str, compiled: Compiler) -> None:
     gradient, factor = torch.zeros(ROWS * COLUMNS, dtype=DTYPES[dtype]), torch.ones(())
-    made = compiled(lambda: launch.multiply(gradient, factor), kernel="times")
+    made = compiled(lambda: launch.launch_scale(gradient, factor), kernel="scale_kernel")
     check(made)
-    check_places(made)
+    check_offsets(made)
     each = made.options["BLOCK"] // THREADS * gradient.itemsize // 16
     assert made.widths("ld") == [4, *[16] * each]
     assert made.widths("st") == [16] * each

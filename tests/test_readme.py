@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,28 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Those of all benchmarks but the GPU's."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    found: list[Any] = importlib.import_module("report").REPORTS
+    return found
+
+
+def load(report: Any) -> dict[str, Any]:
+    """The measurements of a report."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{report.name}.json").read_text())
+    return found
+
+
+def blocks(reports: list[Any]) -> list[Any]:
+    return [block for report in reports for block in report.blocks(load(report))]
 
 
 def test_snippets_print_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +58,7 @@ def test_snippets_print_what_they_say(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_session_is_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(BENCHMARKS)
     session = importlib.import_module("session").session()
     shown = _between("session")
     # Seconds differ from run to run, and the last digit of a figure between processors.
@@ -48,49 +70,39 @@ def test_the_session_is_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) ->
         assert float(printed) == pytest.approx(float(expected), abs=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "document"),
-    [
-        ("classifier", "README.md"),
-        ("cost", "README.md"),
-        ("kernels", "README.md"),
-        ("accuracy", "docs/losses.md"),
-        ("exact", "docs/losses.md"),
-        ("linear", "docs/linear.md"),
-        ("linear_reach", "docs/linear.md"),
-        ("linear_million", "docs/linear.md"),
-        ("linear_error", "docs/linear.md"),
-        ("delicious", "docs/linear.md"),
-        ("pairwise", "docs/linear.md"),
-        ("gpu_code", "docs/gpu.md"),
-    ],
-)
-def test_tables_are_those_that_were_measured(name: str, document: str) -> None:
-    document = (ROOT / document).read_text()
-    assert _between(name, document) == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
+def test_every_table_is_written_from_the_measurements(reports: list[Any]) -> None:
+    found = {block.marker: block for block in blocks(reports)}
+    assert len(found) == len(blocks(reports)) - 1  # `linear_summary`, also of delicious
+    for block in blocks(reports):
+        text = (ROOT / block.document).read_text()
+        assert _between(block.marker, text) == block.content, block.marker
+    written_elsewhere = {"session", "gpu", "gpu_code"}
+    shown = {marker for page in PAGES for marker in re.findall("<!-- end of (.*?) -->", page)}
+    assert shown == found.keys() | written_elsewhere
 
 
-def test_the_tables_of_the_kernels_are_those_that_were_measured(
-    monkeypatch: pytest.MonkeyPatch,
+def test_every_plot_is_drawn_from_the_measurements(
+    reports: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    kernels = importlib.import_module("kernels")
-    results = importlib.import_module("_results").load("kernels")
-    document = (ROOT / "docs" / "kernels.md").read_text()
-    assert _between("kernels-time", document) == kernels.time_table(results["time"])
-    assert _between("kernels-memory", document) == kernels.memory_table(results["memory"])
-    assert _between("kernels") == kernels.summary(results)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    plots = importlib.import_module("common.plots")
+    drawn = {plot.file: plot for report in reports for plot in report.pictures(load(report))}
+    for plot in drawn.values():
+        assert plots.is_current(plot), f"{plot.file}: run python benchmarks/report.py"
+    shown = {path for page in PAGES for path in re.findall(r"!\[.*?\]\((.*?)\)", page)}
+    assert {Path(path).name for path in shown} == drawn.keys()
+    assert {path.name for path in RESULTS.glob("*.png")} == drawn.keys()
 
 
-def test_the_table_of_the_gpu_is_what_was_measured_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    goals = importlib.import_module("gpu").goals()
-    assert _between("gpu", (ROOT / "docs" / "gpu.md").read_text()) == goals
+def test_every_measurement_is_shown(reports: list[Any]) -> None:
+    names = {path.stem for path in RESULTS.glob("*.json") if not path.stem.startswith("gpu")}
+    assert names == {report.name for report in reports} | {"plots"}
 
 
-def test_the_summary_of_many_labels_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    assert _between("linear_summary") == importlib.import_module("linear").summary()
+def test_the_tables_of_the_gpu_are_what_was_measured_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    for block in importlib.import_module("gpu_report").blocks():
+        assert _between(block.marker, (ROOT / block.document).read_text()) == block.content
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,7 +1,6 @@
-"""Where the GPU's kernels are tested: on a GPU, or interpreted on the CPU.
+"""Fixtures for the tests of the GPU's kernels, which run on a GPU or are interpreted on the CPU.
 
-It needs PyTorch, Triton, numpy and pytest alone, so that it runs on a machine that has those and a
-GPU: `pytest tests/gpu --confcutdir=tests/gpu`.
+The tests need only PyTorch, Triton, numpy and pytest: `pytest tests/gpu --confcutdir=tests/gpu`.
 """
 
 import importlib.util
@@ -28,36 +27,36 @@ if DEVICE == "cpu":
         pytest.exit("TORCHBCE_GPU=1 asks for a GPU, and PyTorch finds none on this machine", 1)
     interpret()
 
-#: What only a GPU can show; elsewhere it is not even collected.
+#: Tests that need a GPU are not collected without one.
 collect_ignore = [] if DEVICE == "cuda" else ["test_device.py", "test_device_linear.py"]
 
 
 @pytest.fixture
 def device() -> str:
-    """Where tensors have to lie for the kernels to read them."""
+    """The device of the tensors that the kernels read."""
     return DEVICE
 
 
 @pytest.fixture
 def by_triton() -> Iterator[None]:
-    """No other backend, which would pass these tests as well."""
+    """Without this, another backend could compute the losses, and the tests would pass."""
     with torchbce.backend("triton"):
         yield
 
 
 @pytest.fixture
 def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many elements at once: an interpreted tile takes the same time whatever its size."""
-    from torchbce.backends.gpu import launch as gpu_launch
+    """Fewer tiles: interpreting one takes the same time whatever its size."""
+    from torchbce.backends.gpu import tiles
 
     if DEVICE == "cpu":
-        monkeypatch.setattr(gpu_launch, "_TILE", 2**16)
-        monkeypatch.setattr(gpu_launch, "_TILE_OF_64", 2**15)
+        monkeypatch.setattr(tiles, "BLOCK", 2**16)
+        monkeypatch.setattr(tiles, "SMALL_BLOCK", 2**15)
 
 
 @pytest.fixture
 def clean_memory() -> Iterator[None]:
-    """What one test held is free for the next, and for other processes."""
+    """Release the memory of a test for the next one and for other processes."""
     yield
     torch.cuda.empty_cache()
 

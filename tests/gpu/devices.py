@@ -1,4 +1,4 @@
-"""What the tests share that only a GPU can run: a host that never waits, graphs, memory."""
+"""Helpers of the tests that need a GPU: synchronization, CUDA graphs, memory."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @contextmanager
 def never_waiting() -> Iterator[None]:
-    """Raise where the host waits for the device."""
+    """Raise if the host waits for the device."""
     torch.cuda.synchronize()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the mode is a prototype
+            warnings.simplefilter("ignore")  # PyTorch warns that the mode is a prototype
             torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
@@ -24,7 +24,7 @@ def never_waiting() -> Iterator[None]:
 def captured(
     step: Callable[[], tuple[Tensor, ...]],
 ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
-    """A graph of a step, and what it writes its results to."""
+    """A CUDA graph of a step, and the tensors to which it writes its results."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -38,13 +38,13 @@ def captured(
 
 
 def extra_bytes(step: Callable[[], tuple[Tensor, ...]]) -> int:
-    """The most memory that a step takes at once, beside what it returns."""
+    """The peak of a step's memory, in bytes, without the tensors that it returns."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     results = step()
-    kept = sum(t.numel() * t.element_size() for t in results)
-    return torch.cuda.max_memory_allocated() - before - kept
+    returned = sum(t.numel() * t.element_size() for t in results)
+    return torch.cuda.max_memory_allocated() - before - returned
 
 
 def free_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Triton's interpreter, made as exact as the hardware that it stands for."""
+"""Triton's interpreter, changed to round as the hardware does."""
 
 import os
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-#: Where the kernels run: a GPU, or the CPU, on which Triton interprets them.
+#: The device of the kernels: a GPU, or the CPU, where Triton interprets them.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def interpret() -> None:
-    """Make Triton interpret; to be called before it is imported."""
+    """Make Triton interpret kernels; call this before Triton is imported."""
     os.environ["TRITON_INTERPRET"] = "1"
     from triton import language as tl
     from triton.runtime import interpreter
@@ -24,7 +24,7 @@ def interpret() -> None:
     run: Any = interpreter.GridExecutor.__call__
 
     def create_fma(self: Any, x: Any, y: Any, z: Any) -> Any:
-        """One rounding, but for a tie that the sum in float64 makes: there are 29 bits below it."""
+        """One rounding, except for ties in the float64 sum, which has 29 more bits."""
         if z.data.dtype != np.float32:
             return handle(x.data * y.data + z.data, z.dtype.scalar)
         exact = x.data.astype(np.float64) * y.data.astype(np.float64)
@@ -40,7 +40,7 @@ def interpret() -> None:
         return cast(self, source, to)
 
     def patch_once(function: Any) -> Any:
-        """The language was patched anew at every call of a function: a third of the time."""
+        """Patch each module once; Triton does it in every call, a third of the time."""
         module = id(function.__globals__)
         if module in patched:
             return None
@@ -48,30 +48,30 @@ def interpret() -> None:
         return patch(function)
 
     def quietly(self: Any, *arguments: Any, **named: Any) -> Any:
-        """A GPU gives no warnings, which the suite takes for errors."""
+        """Without numpy's warnings, which the test suite turns into errors."""
         patched.clear()
         with np.errstate(all="ignore"):
             return run(self, *arguments, **named)
 
     def create_rsqrt(self: Any, x: Any) -> Any:
-        """The hardware's, of relative error 2^-22.9."""
-        return handle(_roughly(1 / np.sqrt(x.data), 22.9), x.dtype.scalar)
+        """With the hardware's relative error of 2^-22.9."""
+        return handle(_with_error(1 / np.sqrt(x.data), 22.9), x.dtype.scalar)
 
     def create_exp2(self: Any, x: Any) -> Any:
-        """The hardware's, of relative error 2^-22.5, which takes subnormal numbers for 0."""
-        found = _roughly(np.exp2(x.data), 22.5)
+        """With the hardware's relative error of 2^-22.5; subnormal results are flushed to 0."""
+        found = _with_error(np.exp2(x.data), 22.5)
         return handle(np.where(found < 2.0**-126, np.float32(0), found), x.dtype.scalar)
 
     builder.create_fma = create_fma
     builder.create_rsqrt, builder.create_exp2 = create_rsqrt, create_exp2
-    # The builder's other casts look this one up when they are called.
+    # The builder's other casts call this one by name.
     builder.cast_impl = cast_impl
     interpreter.GridExecutor.__call__ = quietly
     interpreter._patch_lang = patch_once
 
 
-def _roughly(values: np.ndarray, bits: float) -> np.ndarray:
-    """float32 values off by 2^-bits of themselves, up or down as their last bits have it."""
+def _with_error(values: np.ndarray, bits: float) -> np.ndarray:
+    """float32 values with a relative error of 2^-bits, whose sign depends on their last bits."""
     if values.dtype != np.float32:
         return values
     up = (values.view(np.uint32) * np.uint32(2654435761)) >> 31

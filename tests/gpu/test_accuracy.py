@@ -1,4 +1,4 @@
-"""How many units in the last place the kernels are off: sweeps, all of 16 bits, specials."""
+"""Errors in units in the last place: sweeps, all inputs of 16 bits, special values."""
 
 import dataclasses
 import math
@@ -14,8 +14,8 @@ from comparing import (
     UNITS,
     both,
     every_float,
-    moved,
     one_of_each,
+    to_device,
     worst,
 )
 from interpreting import DEVICE
@@ -36,8 +36,8 @@ def sweep() -> Tensor:
 
 def curved() -> Tensor:
     """Logits where the loss is neither 0 nor the logit, and where subnormals begin and end."""
-    places = [torch.linspace(-111, 111, 20_000), torch.linspace(-1.5, 1.5, 20_000)]
-    return torch.cat((*places, torch.linspace(87, 105, 5000), -torch.linspace(87, 105, 5000)))
+    parts = [torch.linspace(-111, 111, 20_000), torch.linspace(-1.5, 1.5, 20_000)]
+    return torch.cat((*parts, torch.linspace(87, 105, 5000), -torch.linspace(87, 105, 5000)))
 
 
 @pytest.mark.parametrize("numbers", [sweep, curved], ids=lambda numbers: numbers.__name__)
@@ -66,7 +66,7 @@ def test_cross_entropy_of_soft_targets(target: float, large_tiles: None) -> None
     )
     # A share times a logit is exact or rounded once more.
     assert worst(value, true) <= UNITS + 0.5
-    # Of the difference of y and a sigmoid, 1.5 units of the sigmoid and half a unit of y stay.
+    # The gradient is a difference of y and a sigmoid: 1.5 ulp of the sigmoid and half an ulp of y.
     terms = torch.maximum(true_gradient.abs(), torch.tensor(target).double())
     error = (gradient.double() - true_gradient).abs() / (terms * 2.0**-23)
     assert error.max() <= 2
@@ -78,16 +78,16 @@ def test_all_logits_of_16_bits(dtype: torch.dtype, target: int, large_tiles: Non
     x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     y = torch.full(x.shape, target, dtype=torch.bool)
     (value, gradient), (true, true_gradient) = both(bce, x, y, reduction="none")
-    # What float32 leaves before the one rounding, 2^-15 of a unit or more, decides but near ties.
+    # The error of float32 before the only rounding, at least 2^-15 ulp, matters only near ties.
     assert worst(value, true) <= 0.51
     assert worst(gradient, true_gradient) <= 0.51
-    # The gradient that is kept from the first pass is that of another kernel.
-    z = moved(x).clone().requires_grad_()
-    (kept,) = torch.autograd.grad(bce(z, moved(y), reduction="sum"), z)
+    # The gradient that is kept from the forward pass is computed by another kernel.
+    z = to_device(x).clone().requires_grad_()
+    (kept,) = torch.autograd.grad(bce(z, to_device(y), reduction="sum"), z)
     assert torch.equal(kept.cpu().nan_to_num(7.0), gradient.nan_to_num(7.0))
 
 
-#: A margin where p - margin loses all but a bit.
+#: A margin for which p - margin loses all bits but one.
 _steep = dataclasses.replace(
     next(loss for loss in FAMILY if loss.name == "asymmetric_0.5_0.5_0.2"),
     own={"gamma_pos": 1.0, "gamma_neg": 3.0, "margin": 0.5000001},
@@ -99,11 +99,11 @@ _steep = dataclasses.replace(
 def test_all_inputs_of_16_bits_of_the_family(
     dtype: torch.dtype, loss: Loss, large_tiles: None
 ) -> None:
-    """In float32, where a power multiplies the error of its logarithm by up to 100."""
+    """They are computed in float32, where a power multiplies its logarithm's error by up to 100."""
     x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     x = x[x.isfinite()]
     if loss.kind == "probabilities":
-        x = x[(x > 3e-39) & (x <= 1)]  # below it 1 / p is beyond float32
+        x = x[(x > 3e-39) & (x <= 1)]  # below, 1 / p exceeds float32
     elif loss.kind == "log_probs":
         x = x[x < 0]
     x = x.repeat(2)
@@ -125,9 +125,9 @@ def test_the_family_is_rounded_correctly(loss: Loss, target: int, large_tiles: N
     assert len(x) > 7000
     y = torch.full(x.shape, target, dtype=torch.bool)
     (value, gradient), (true, true_gradient) = both(loss, x, y, reduction="none")
-    # Without a factor that focuses they are cross-entropy of logits, and computed in float32.
+    # Without a focusing factor they are cross-entropy of logits, and computed in float32.
     plain = loss.kind == "logits" and torch.equal(true, both(bce, x, y, reduction="none")[1][0])
-    # Float64 leaves 2^-29 of a unit times what it loses: that decides but near ties.
+    # The error of float64, 2^-29 ulp times a condition number, matters only near ties.
     units = UNITS if plain else 0.501
     assert worst(value, true) <= units
     assert worst(gradient, true_gradient) <= units
@@ -136,7 +136,7 @@ def test_the_family_is_rounded_correctly(loss: Loss, target: int, large_tiles: N
 @one_of_each
 @every_float
 @pytest.mark.parametrize("target", [0.0, 1.0, 0.5])
-def test_specials(loss: Loss, dtype: torch.dtype, target: float) -> None:
+def test_special_values(loss: Loss, dtype: torch.dtype, target: float) -> None:
     values = [0.0, 17.0, 104.0, 1e4, math.inf, 1e-40, 2.0**-149, 88.5, 103.3]
     values = [sign * value for value in values for sign in (1, -1)] + [math.nan]
     if loss.kind == "probabilities":
@@ -150,25 +150,24 @@ def test_specials(loss: Loss, dtype: torch.dtype, target: float) -> None:
     if dtype == torch.float64:
         finite = true.isfinite()
         assert torch.equal(value[~finite].nan_to_num(7.0), true[~finite].nan_to_num(7.0))
-        # exp(-g s) magnifies what s is rounded by, and both sides have rounded it.
+        # exp(-g s) magnifies the rounding error of s, in both results.
         magnified = 2.0**-50 * (1 + x[finite].abs().clamp(max=700) * 5)
         error = (value[finite] - true[finite]).abs()
         assert bool((error <= magnified * true[finite].abs() + 1e-303).all())
     else:
         assert worst(value, true) <= UNITS + 0.5
-    # At infinity the definition of focused losses differentiates to NaN; the kernels' is finite.
+    # At infinity, autograd of the focused losses' definition gives NaN; the kernels' is finite.
     defined = true_gradient.isfinite()
     assert torch.equal(gradient.isnan() & x.isnan(), x.isnan())
     assert not gradient[~x.isnan()].isnan().any()
     slopes, wanted = gradient[defined].double(), true_gradient[defined]
-    # Of a soft target two terms nearly cancel: units are those of a quarter at least.
+    # For a soft target two terms nearly cancel: the error is relative to 0.25 at least.
     terms = wanted.abs() if target != 0.5 else wanted.abs().clamp(min=0.25)
     largest = torch.finfo(dtype).max
     representable = wanted.abs() <= largest
-    # 1 / p is steep: an input of float16 is what the definition has in float64 all the same.
     allowed = terms * 2 * EPS[dtype] + 2.0 ** sum(EXPONENTS[dtype])
     if dtype == torch.float64:
-        allowed = allowed * 1000 + 1e-303  # exp(-700) stands for what is below it
+        allowed = allowed * 1000 + 1e-303  # exp(-x) is limited to exp(-700)
     close = (slopes - wanted).abs() <= allowed
     assert bool((close | ~representable).all()), (
         x[defined][~close],
@@ -178,8 +177,8 @@ def test_specials(loss: Loss, dtype: torch.dtype, target: float) -> None:
 
 
 @every_float
-def test_a_slope_beyond_the_dtype_is_zero(dtype: torch.dtype) -> None:
-    # 1 / p overflows below 2.94e-39 in float32, which 16 bits are computed in; see `reference`.
+def test_a_gradient_beyond_the_dtype_is_zero(dtype: torch.dtype) -> None:
+    # 1 / p overflows below 2.94e-39 in float32, in which inputs of 16 bits are computed.
     values = [1e-40, 2.9e-39, 3e-39, 1e-38, 4e-44] if dtype != torch.float64 else [5e-309, 6e-309]
     x = torch.tensor(values, dtype=torch.float64).to(dtype).to(DEVICE)
     y = torch.ones_like(x)
@@ -226,14 +225,14 @@ def test_zero_times_infinity(dtype: torch.dtype) -> None:
     infinite = torch.tensor([-math.inf, math.inf, -math.inf, math.inf], dtype=dtype, device=DEVICE)
     y = torch.tensor([1, 0, 0, 1], dtype=torch.uint8, device=DEVICE)
     z = infinite.clone().requires_grad_()
-    # A wrong answer costs infinity, a right one nothing.
+    # The wrong class has an infinite loss, the right one a loss of 0.
     assert bce(z, y, reduction="none").tolist() == [math.inf, math.inf, 0.0, 0.0]
     weight = torch.tensor([0.0, 0.0, 2.0, 2.0], device=DEVICE)
     value = bce(z, y, weight=weight, reduction="none")
     assert value.tolist() == [0.0] * 4
     assert torch.autograd.grad(value.sum(), z)[0].tolist() == [0.0] * 4
     assert bce(z, y, weight=weight, reduction="sum").item() == 0.0
-    # And no weight of positives at all silences those that are wrong.
+    # A pos_weight of 0 removes positives only: the wrong negative keeps its infinite loss.
     assert bce(z, y, pos_weight=0.0, reduction="none").tolist() == [0.0, math.inf, 0.0, 0.0]
     assert bce(z, y, mask=weight > 0).item() == 0.0
 
@@ -244,7 +243,7 @@ def test_zero_times_infinity(dtype: torch.dtype) -> None:
 @one_of_each
 def test_extreme_weights(loss: Loss, weight: float, pos_weight: float) -> None:
     if weight == math.inf and loss.function is torchbce.functional.asymmetric_loss:
-        return  # infinity times a loss of 0, or of 1e-50 before it is rounded
+        return  # infinity times a loss that is 0 in one computation and 1e-50 in the other
     x, y = loss.inputs(50, dtype=torch.float32).to(DEVICE), targets(50, dtype=torch.bool).to(DEVICE)
     options: dict[str, Any] = {
         "weight": torch.tensor(weight, device=DEVICE),
@@ -256,12 +255,12 @@ def test_extreme_weights(loss: Loss, weight: float, pos_weight: float) -> None:
 
 
 @pytest.mark.parametrize("pos_weight", [math.inf, math.nan])
-def test_a_weight_of_positives_leaves_negatives_alone(pos_weight: float) -> None:
+def test_pos_weight_does_not_affect_negatives(pos_weight: float) -> None:
     x = torch.ones(2, device=DEVICE, requires_grad=True)
     y, weights = torch.tensor([0.0, 1.0], device=DEVICE), torch.full((2,), pos_weight).to(DEVICE)
     losses = bce(x, y, pos_weight=weights, reduction="none")
     (gradient,) = torch.autograd.grad(losses.sum(), x)
-    # As the CPU's kernel has it; two units off, as everywhere.
+    # As in the CPU's kernel; at most 2 ulp off.
     assert losses[0].item() == pytest.approx(math.log1p(math.e), rel=2.0**-22)
     assert gradient[0].item() == pytest.approx(1 / (1 + math.exp(-1)), rel=2.0**-22)
     assert not losses[1].isfinite()

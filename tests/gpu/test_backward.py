@@ -1,17 +1,27 @@
-"""The backward pass, and what is around a loss: autocast, the drop-in, the choice of a backend."""
+"""The backward pass; autocast, the drop-in for PyTorch's losses, the choice of a backend."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from comparing import BLOCK, EPS, FLOATS, INTEGERS, assert_close, both, laid, normal, steps_like
+from comparing import (
+    BLOCK,
+    EPS,
+    FLOATS,
+    INTEGERS,
+    assert_close,
+    both,
+    normal,
+    upstream_like,
+    with_layout,
+)
 from interpreting import DEVICE
 from torch import Tensor
 
 import torchbce
 from family import targets
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import launch
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -19,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("by_triton")
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("scale", [3.0, -0.5, 0.0, 1.0])
-def test_incoming_gradients(dtype: torch.dtype, scale: float) -> None:
+def test_upstream_gradients(dtype: torch.dtype, scale: float) -> None:
     x, y = normal(BLOCK + 3).to(dtype), targets(BLOCK + 3).float()
     options = {"weight": normal(BLOCK + 3, seed=3).abs()}
     for reduction in ("mean", "weighted_mean"):
@@ -29,25 +39,26 @@ def test_incoming_gradients(dtype: torch.dtype, scale: float) -> None:
         assert_close(results)
 
 
-def test_the_kept_gradient_is_handed_out_or_computed_anew_in_its_memory() -> None:
-    gpu, places = gpu_launch, []
-    memory = gpu.memory
+def test_the_kept_gradient_is_returned_or_recomputed_in_its_memory() -> None:
+    outputs, new_output = [], launch.new_output
     x, y = normal(50).to(DEVICE).requires_grad_(), targets(50).float().to(DEVICE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "memory", lambda read: places.append(memory(read)) or places[-1])
+        patch.setattr(
+            launch, "new_output", lambda read: outputs.append(new_output(read)) or outputs[-1]
+        )
         for scale in (1.0, 3.0):
             (gradient,) = torch.autograd.grad(scale * bce(x, y), x)
-            assert len(places) == 1
-            assert gradient.data_ptr() == places.pop().data_ptr()
-            # One that must be counted first is computed in the backward pass alone.
+            assert len(outputs) == 1
+            assert gradient.data_ptr() == outputs.pop().data_ptr()
+            # If the kernel computes the denominator, the gradient follows in the backward pass.
             loss = bce(x, y, mask=y > 0.1)
-            assert not places
+            assert not outputs
             torch.autograd.grad(scale * loss, x)
-            assert len(places) == 1
-            places.clear()
+            assert len(outputs) == 1
+            outputs.clear()
 
 
-def test_a_second_backward_leaves_what_the_first_gave() -> None:
+def test_a_second_backward_pass_does_not_overwrite_the_first_gradient() -> None:
     x, y = normal(5000).to(DEVICE).requires_grad_(), torch.ones(5000, device=DEVICE)
     for scales in ((1.0, 3.0, 1.0), (3.0, 1.0, 3.0)):
         loss = bce(x, y)
@@ -55,11 +66,11 @@ def test_a_second_backward_leaves_what_the_first_gave() -> None:
         assert len({gradient.data_ptr() for gradient in found}) == 3
         assert torch.equal(found[0], found[2])
         once, thrice = found[:2] if scales[0] == 1 else found[1::-1]
-        # Each is rounded once, and the product with 3 before.
+        # Each is rounded once, `3 * once` twice.
         torch.testing.assert_close(thrice, 3 * once, rtol=2 * EPS[torch.float32], atol=0)
 
 
-def test_what_is_handed_out_may_be_written_to() -> None:
+def test_a_returned_gradient_may_be_written_to() -> None:
     x, y = normal(50).to(DEVICE).requires_grad_(), torch.ones(50, device=DEVICE)
     loss = bce(x, y, reduction="sum")
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -76,7 +87,7 @@ def test_accumulation() -> None:
     torch.testing.assert_close(x.grad, 3 * once)
 
 
-def test_an_expanded_gradient_from_above() -> None:
+def test_an_expanded_upstream_gradient() -> None:
     x, y = normal(7, 9), targets(7, 9).float()
     for upstream in (
         lambda value: value.new_full((), 3.0).expand(value.shape),
@@ -84,11 +95,11 @@ def test_an_expanded_gradient_from_above() -> None:
         lambda value: torch.arange(7.0).to(value)[:, None].expand(value.shape),
     ):
         for layout in ("contiguous", "permuted"):
-            assert_close(both(bce, laid(x, layout), y, upstream, reduction="none"))
+            assert_close(both(bce, with_layout(x, layout), y, upstream, reduction="none"))
 
 
 def test_half_precision_is_scaled_before_it_is_rounded() -> None:
-    # The gradient of an easy negative is below every float16, times the scale of AMP it is not.
+    # The gradient of an easy negative underflows in float16, but not times the scale of AMP.
     z = torch.full((1024,), -20.0, dtype=torch.float16, device=DEVICE, requires_grad=True)
     y = torch.zeros(1024, device=DEVICE)
     exact = torch.tensor(2.0**10 / (1 + math.exp(20.0)), dtype=torch.float16).item()
@@ -97,18 +108,18 @@ def test_half_precision_is_scaled_before_it_is_rounded() -> None:
         assert gradient.unique().tolist() == [exact]
 
 
-def test_nothing_from_above_reaches_ignored_elements() -> None:
+def test_the_upstream_gradient_does_not_reach_ignored_elements() -> None:
     x = normal(4).to(DEVICE).requires_grad_()
     y, mask = torch.ones(4, device=DEVICE), torch.tensor([1, 1, 0, 1], device=DEVICE).bool()
     (gradient,) = torch.autograd.grad(bce(x, y, mask=mask) * math.inf, x)
     assert gradient[2] == 0
     losses = bce(x, y, mask=mask, reduction="none")
-    above = torch.full((4,), math.nan, device=DEVICE)
-    (gradient,) = torch.autograd.grad(losses, x, above)
+    upstream = torch.full((4,), math.nan, device=DEVICE)
+    (gradient,) = torch.autograd.grad(losses, x, upstream)
     assert gradient.isnan().tolist() == [True, True, False, True]
 
 
-def test_gradients_of_gradients_are_the_definitions() -> None:
+def test_second_derivatives_are_those_of_the_definition() -> None:
     x, y = normal(50).to(DEVICE).requires_grad_(), targets(50).float().to(DEVICE)
     p = torch.sigmoid(x.detach().double())
     for reduction in ("sum", "none"):
@@ -138,7 +149,7 @@ def test_without_gradients() -> None:
             assert bce(x, y.clone().requires_grad_()) == attached
 
 
-def test_an_input_changed_before_the_backward_raises() -> None:
+def test_an_input_modified_before_the_backward_pass_raises() -> None:
     z = normal(10).to(DEVICE).requires_grad_() * 1
     loss = bce(z, torch.ones(10, device=DEVICE))
     z.mul_(2)
@@ -149,30 +160,30 @@ def test_an_input_changed_before_the_backward_raises() -> None:
 def test_saved_tensor_hooks_and_checkpointing() -> None:
     x, y = normal(300).to(DEVICE).requires_grad_(), torch.ones(300, device=DEVICE)
     (expected,) = torch.autograd.grad(bce(x, y), x)
-    gpu, places = gpu_launch, []
-    memory = gpu.memory
+    outputs, new_output = [], launch.new_output
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "memory", lambda read: places.append(read) or memory(read))
+        patch.setattr(launch, "new_output", lambda read: outputs.append(read) or new_output(read))
         with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
             loss = bce(x, y)
-        assert not places  # a gradient that is kept would not go through the hooks
+        assert not outputs  # a kept gradient would bypass the hooks
     assert torch.equal(torch.autograd.grad(loss, x)[0], expected)
     for reentrant in (False, True):
         loss = torch.utils.checkpoint.checkpoint(bce, x, y, use_reentrant=reentrant)
         assert torch.equal(
-            torch.autograd.grad(loss, x)[0] if not reentrant else back(loss, x), expected
+            torch.autograd.grad(loss, x)[0] if not reentrant else backward_gradient(loss, x),
+            expected,
         )
 
 
-def back(loss: Tensor, x: Tensor) -> Tensor:
-    """The gradient by `backward`, which reentrant checkpointing needs."""
+def backward_gradient(loss: Tensor, x: Tensor) -> Tensor:
+    """The gradient by `backward`, which reentrant checkpointing requires."""
     x.grad = None
     loss.backward()
     assert x.grad is not None
     return x.grad
 
 
-def test_the_same_bits_every_time() -> None:
+def test_results_are_deterministic() -> None:
     x, y = normal(3, BLOCK + 5).to(DEVICE), targets(3, BLOCK + 5).float().to(DEVICE)
     results = []
     for _ in range(3):
@@ -208,8 +219,10 @@ def test_the_drop_in(reduction: str) -> None:
     for dtype in FLOATS:
         results: list[list[Tensor]] = []
         for wide in (False, True):
-            place, to = ("cpu", torch.float64) if wide else (DEVICE, dtype)
-            z, q, target, w, pw = (t.to(dtype).to(place, to) for t in (x, p, y, weight, pos_weight))
+            device, to = ("cpu", torch.float64) if wide else (DEVICE, dtype)
+            z, q, target, w, pw = (
+                t.to(dtype).to(device, to) for t in (x, p, y, weight, pos_weight)
+            )
             z.requires_grad_()
             q.requires_grad_()
             with torchbce.dropin.installed(), torchbce.backend("reference" if wide else "triton"):
@@ -218,17 +231,20 @@ def test_the_drop_in(reduction: str) -> None:
                 other = torch.nn.BCELoss(w, reduction=reduction)(q, target)
             assert value.dtype == other.dtype == to
             results.append(
-                [value.cpu(), *(t.cpu() for t in torch.autograd.grad(value, z, steps_like(value)))]
+                [
+                    value.cpu(),
+                    *(t.cpu() for t in torch.autograd.grad(value, z, upstream_like(value))),
+                ]
             )
             results[-1] += [other.cpu()]
-            results[-1] += [t.cpu() for t in torch.autograd.grad(other, q, steps_like(other))]
+            results[-1] += [t.cpu() for t in torch.autograd.grad(other, q, upstream_like(other))]
         for got, true in zip(*results, strict=True):
             rtol = 8 * 2.0**-23 + EPS[dtype] / 2 if dtype != torch.float64 else 1e-14
-            atol = 2 * rtol if got.dim() else 0.0  # of gradients about 1 in size
+            atol = 2 * rtol if got.dim() else 0.0  # gradients are of the order of 1
             torch.testing.assert_close(got.double(), true, rtol=rtol, atol=atol)
 
 
-def test_the_drop_in_takes_targets_outside_the_range_and_of_other_dtypes() -> None:
+def test_the_drop_in_accepts_targets_outside_0_and_1_and_of_other_dtypes() -> None:
     x, y = normal(40), normal(40, seed=1)
     for y_dtype in (torch.float32, torch.bfloat16):
         target = y.to(y_dtype)
@@ -240,12 +256,12 @@ def test_the_drop_in_takes_targets_outside_the_range_and_of_other_dtypes() -> No
         assert value.dtype == y_dtype
         torch.testing.assert_close(value.cpu().double(), true, rtol=EPS[y_dtype] * 2, atol=0)
         slopes = torch.autograd.grad(value, z)[0].cpu().double()
-        # Terms of up to 8 / 40, the largest |y| over the number of elements.
+        # Differences of terms up to 8 / 40: the largest |y| over the number of elements.
         expected = torch.autograd.grad(true, wide)[0]
         torch.testing.assert_close(slopes, expected, rtol=4 * 2.0**-23, atol=2.0**-24)
 
 
-def test_the_choice_and_its_reason() -> None:
+def test_backend_for_and_its_reason() -> None:
     x, y = torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)
     for dtype in FLOATS:
         for target in (None, *(y.to(t) for t in (*FLOATS, *INTEGERS))):
@@ -273,19 +289,18 @@ def test_the_choice_and_its_reason() -> None:
     with torch.no_grad():
         assert torchbce.backend_for(x, grad).name == "triton"
 
-    def asked(z: Tensor) -> Tensor:
+    def checked(z: Tensor) -> Tensor:
         with pytest.raises(RuntimeError, match=r"torch\.func is active"):
             torchbce.backend_for(z)
         return z.sum()
 
-    torch.func.grad(asked)(x)
+    torch.func.grad(checked)(x)
 
 
-def test_the_choice_reaches_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chosen_backend_computes_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    gpu = gpu_launch
-    launch = gpu.launch
-    monkeypatch.setattr(gpu, "launch", lambda *a, **k: calls.append(a) or launch(*a, **k))
+    run = launch.launch_loss
+    monkeypatch.setattr(launch, "launch_loss", lambda *a, **k: calls.append(a) or run(*a, **k))
     x, y = torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)
     with torchbce.backend("reference"):
         bce(x, y)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: a host that never waits, graphs, streams, memory, large tensors."""
+"""Tests that need a GPU: synchronization, CUDA graphs, streams, memory, large tensors."""
 
 import math
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import launch
 from torchbce.definition import reference
+from torchbce.definition.reductions import REDUCTIONS
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.name)
-every_reduction = pytest.mark.parametrize("reduction", reference.REDUCTIONS)
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 pytestmark = pytest.mark.usefixtures("clean_memory")
 
@@ -52,28 +53,26 @@ def test_the_host_does_not_wait(loss: Loss, reduction: str) -> None:
 
 
 def test_modules_and_the_drop_in_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched = []
-    gpu = gpu_launch
-    launch = gpu.launch
-    monkeypatch.setattr(gpu, "launch", lambda *a, **k: launched.append(a) or launch(*a, **k))
+    launched, run = [], launch.launch_loss
+    monkeypatch.setattr(launch, "launch_loss", lambda *a, **k: launched.append(a) or run(*a, **k))
     x, y = on_gpu(FAMILY[0], 300, 70)
     p = torch.sigmoid(x).requires_grad_()
     x.requires_grad_()
-    # One number stays on the CPU, where the module has made it.
+    # The module stores its pos_weight on the CPU.
     own = torchbce.BCEWithLogitsLoss(pos_weight=2.0)
-    asked = [(own, x), (nn.BCEWithLogitsLoss(), x), (nn.BCELoss(), p)]
+    cases = [(own, x), (nn.BCEWithLogitsLoss(), x), (nn.BCELoss(), p)]
     with torchbce.dropin.installed():
-        for criterion, z in asked:
+        for criterion, z in cases:
             for _ in range(2):  # the first compiles, the second adds gradients
                 criterion(z, y).backward()
             launched.clear()
             with never_waiting():
                 criterion(z, y).backward()
-            # No kernel of the library's would mean that PyTorch's own did not wait.
+            # Otherwise PyTorch's own loss was computed, which does not wait either.
             assert launched, criterion
 
 
-def test_it_is_chosen_without_being_named() -> None:
+def test_triton_is_the_default_backend() -> None:
     x = torch.zeros(3, device="cuda")
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         assert torchbce.backend_for(x.to(dtype)).name == "triton"
@@ -118,18 +117,18 @@ def test_compiled_is_eager(mode: str, reduction: str, masked: bool, fresh_compil
         return bce(z * 2, y, reduction=reduction, mask=mask)
 
     compiled = torch.compile(step, mode=mode, fullgraph=True)
-    for _ in range(4):  # of which the later ones replay a graph
+    for _ in range(4):  # the later ones replay a CUDA graph
         results = []
         for function in (step, compiled):
             z = x.clone().requires_grad_()
             value = function(z)
             results.append([t.clone() for t in (value, *torch.autograd.grad(value.sum(), z))])
-        # The product with 2 is exact, in either of the two.
+        # The product with 2 is exact.
         torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "weighted_mean"])
-def test_the_same_bits_at_every_run_and_on_every_stream(reduction: str) -> None:
+def test_results_are_deterministic_on_every_stream(reduction: str) -> None:
     n = 2**22 + 3
     x, y = torch.randn(n, device="cuda"), (torch.rand(n, device="cuda") > 0.5).float()
     weight = torch.rand(n, device="cuda")
@@ -158,14 +157,14 @@ def test_sums_of_many_elements(loss: Loss) -> None:
     losses = loss(x, y, reduction="none")
     total = losses.double().sum().item()
     got = loss(x, y, reduction="sum").item()
-    # The sum of a tile is one of pairs, in float32; those of tiles are added in float64.
+    # A tile is added up pairwise in float32, the sums of tiles in float64.
     assert abs(got - total) <= 2.0 ** (math.frexp(total)[1] - 24)
     mean = loss(x, y).item()
     assert abs(mean - total / n) <= 2.0 ** (math.frexp(total / n)[1] - 24)
 
 
 @pytest.mark.parametrize("n", [2**22 - 1, 2**22, 2**22 + 3])
-def test_where_programs_begin_to_visit_several_tiles(n: int) -> None:
+def test_sizes_around_the_first_with_several_tiles_per_program(n: int) -> None:
     x, y = torch.randn(n, device="cuda"), torch.rand(n, device="cuda")
     mask = y > 0.3
     results = []
@@ -175,12 +174,12 @@ def test_where_programs_begin_to_visit_several_tiles(n: int) -> None:
             value = bce(z, y, mask=mask)
         results.append((value.double().detach(), torch.autograd.grad(value, z)[0].double() * n))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=2.0**-22, atol=0)
-    # A slope is a difference of terms below 1, each off by 2 units at most.
+    # A gradient is a difference of terms below 1, each at most 2 ulp off.
     torch.testing.assert_close(results[0][1], results[1][1], rtol=8 * 2.0**-23, atol=4 * 2.0**-23)
 
 
 @one_of_each
-def test_memory_is_that_of_the_gradient(loss: Loss) -> None:
+def test_peak_memory_is_that_of_the_gradient(loss: Loss) -> None:
     n = 2**24
     x, y = on_gpu(loss, n)
     x.requires_grad_()
@@ -192,14 +191,14 @@ def test_memory_is_that_of_the_gradient(loss: Loss) -> None:
             value = loss(x, y, **options)
             (gradient,) = torch.autograd.grad(value, x)
             extra = torch.cuda.max_memory_allocated() - before
-            # And the sums: two of 4 bytes for 512 elements at least.
+            # In addition the partial sums: two of 4 bytes per 512 elements or more.
             assert extra <= 4 * n + 8 * n // 512 + 2**20
             del value, gradient
 
 
-def test_more_elements_than_32_bits_count() -> None:
+def test_more_than_2_to_the_31_elements() -> None:
     n = 2**31 + 16
-    # Logits, targets, losses and a gradient: 2 + 1 + 2 + 2 bytes an element.
+    # Logits, targets, losses and a gradient: 2 + 1 + 2 + 2 bytes per element.
     if free_bytes() < 40 * 2**30:
         pytest.skip("needs 40 GiB of free GPU memory")
     x = torch.full((n,), -2.0, dtype=torch.bfloat16, device="cuda")
@@ -230,14 +229,14 @@ def test_more_elements_than_32_bits_count() -> None:
 def test_strides_beyond_32_bits() -> None:
     if free_bytes() < 40 * 2**30:
         pytest.skip("needs 40 GiB of free GPU memory")
-    # Two columns of a tall matrix: neighbours lie 2^31 elements apart, and so do their targets.
+    # Neighbouring columns of the last dimension are 2^31 elements apart in memory.
     tall = torch.zeros(2, 2**31 + 16, dtype=torch.bfloat16, device="cuda")
     tall[:, -4:] = torch.arange(8.0, device="cuda").view(2, 4)
     x, y = tall[:, -4:], torch.tensor([[0, 1, 0, 1]] * 2, device="cuda")
     with torchbce.backend("reference"):
         expected = bce(x.double(), y, reduction="none")
     assert torch.equal(bce(x, y, reduction="none"), expected.bfloat16())
-    # One dimension longer than 2^30, walked by strides.
+    # A strided dimension that is longer than 2^30.
     y = torch.zeros(2**31 + 16, 1, dtype=torch.uint8, device="cuda").expand(-1, 2)
     losses = bce(tall.T, y, reduction="none")
     assert torch.equal(
@@ -245,16 +244,17 @@ def test_strides_beyond_32_bits() -> None:
     )
     weight = torch.arange(2.0, device="cuda")
     del losses
-    weighed = bce(tall.T, y, weight=weight, reduction="sum").item()
+    value = bce(tall.T, y, weight=weight, reduction="sum").item()
     exact = (2**31 + 12) * math.log(2) + sum(math.log1p(math.exp(z)) for z in (4, 5, 6, 7))
-    # Equal numbers are rounded alike: half an eps at each of the 13 levels of a program's sum.
-    assert weighed == pytest.approx(exact, rel=2e-6)
+    # Equal numbers are rounded in the same direction: half an eps at each of the 13 levels of a
+    # program's sum.
+    assert value == pytest.approx(exact, rel=2e-6)
 
 
 def worst(got: Tensor, true: Tensor) -> float:
-    """The largest error in units in the last place of float32, of results on the GPU."""
+    """The largest error in units in the last place of float32, computed on the GPU."""
     exponent = torch.frexp(true).exponent.clamp(min=-125) - 24
-    # Exponents of 2 down to -149, which a double has as a normal number: from its bits.
+    # 2 to these exponents, -149 at least, is a normal number in float64: set its bits.
     unit = ((exponent.long() + 1023) << 52).view(torch.float64)
     same = (got == true.float()) | (got.isnan() & true.isnan())
     error = torch.where(same, 0.0, (got.double() - true).abs() / unit)
@@ -280,7 +280,7 @@ def test_every_float32(target: int, capsys: pytest.CaptureFixture[str]) -> None:
             largest[i] = max(largest[i], worst(*pair))
         del x, value, gradient, z, true, slope
     with capsys.disabled():
-        print(f"\ny = {target}: loss {largest[0]:.3f} units, gradient {largest[1]:.3f} units")
+        print(f"\ny = {target}: loss {largest[0]:.3f} ulp, gradient {largest[1]:.3f} ulp")
     assert max(largest) <= UNITS
 
 
@@ -317,10 +317,10 @@ def test_another_gpu_than_the_current_one() -> None:
         pytest.skip("needs two GPUs")
     x, y = on_gpu(FAMILY[0], 5000)
     results = []
-    for place in ("cuda:0", "cuda:1"):
-        z = x.to(place).requires_grad_()
+    for device in ("cuda:0", "cuda:1"):
+        z = x.to(device).requires_grad_()
         with torchbce.backend("triton"):
-            value = bce(z, y.to(place), pos_weight=2.0)
+            value = bce(z, y.to(device), pos_weight=2.0)
         assert value.device == z.device
         results.append((value.detach(), torch.autograd.grad(value, z)[0]))
     assert torch.cuda.current_device() == 0
@@ -331,12 +331,16 @@ def test_a_target_of_another_gpu_is_not_read() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     x = torch.zeros(3, device="cuda:0")
-    far = x.to("cuda:1")
+    elsewhere = x.to("cuda:1")
 
-    def asked(y: Tensor, **options: Tensor) -> None:
+    def compute(y: Tensor, **options: Tensor) -> None:
         bce(x, y, **options)
         torch.cuda.synchronize()
 
-    for y, options in ((far, {}), (x, {"weight": far}), (x, {"mask": far == 0})):
+    for y, options in (
+        (elsewhere, {}),
+        (x, {"weight": elsewhere}),
+        (x, {"mask": elsewhere == 0}),
+    ):
         with pytest.raises((RuntimeError, ValueError)):
-            asked(y, **options)
+            compute(y, **options)

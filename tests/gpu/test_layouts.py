@@ -1,16 +1,25 @@
-"""Sizes and the sums over them, strides, and targets that are sparse."""
+"""Numbers of elements, partial sums, strides, and sparse targets."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from comparing import BLOCK, FLOATS, assert_close, both, laid, normal, options_for, steps_like
+from comparing import (
+    BLOCK,
+    FLOATS,
+    assert_close,
+    both,
+    normal,
+    options_for,
+    upstream_like,
+    with_layout,
+)
 from interpreting import DEVICE
 from torch import Tensor
 
 from family import targets
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import launch, tiles
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -24,11 +33,11 @@ def test_sizes(n: int) -> None:
         assert_close(both(bce, x, y, reduction=reduction))
 
 
-@pytest.mark.parametrize("by", ["sum", "mean", "weighted_mean", "batch_mean"])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "weighted_mean", "batch_mean"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_sums_over_several_programs(by: str, masked: bool) -> None:
+def test_sums_over_several_programs(reduction: str, masked: bool) -> None:
     x, y = normal(3, BLOCK + 5), targets(3, BLOCK + 5).float()
-    options: dict[str, Any] = {"weight": normal(3, 1, seed=3).abs(), "reduction": by}
+    options: dict[str, Any] = {"weight": normal(3, 1, seed=3).abs(), "reduction": reduction}
     if masked:
         options["mask"] = targets(3, BLOCK + 5, seed=7) > 0.4
         options["mask"][1] = False
@@ -37,8 +46,8 @@ def test_sums_over_several_programs(by: str, masked: bool) -> None:
 
 @pytest.mark.parametrize("n", [1, 64 * 5 + 3, 64 * 8])
 def test_programs_that_visit_several_tiles(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_launch, "_MANY", 1)
-    monkeypatch.setattr(gpu_launch, "_TILE", 64)
+    monkeypatch.setattr(tiles, "MANY", 1)
+    monkeypatch.setattr(tiles, "BLOCK", 64)
     x, y = normal(n), targets(n).float()
     mask = targets(n, seed=7) > 0.3
     mask[0] = True
@@ -51,19 +60,18 @@ def test_programs_that_visit_several_tiles(n: int, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("programs", [1, 127, 128, 129, 300])
-def test_more_sums_than_are_added_at_once(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = gpu_launch
-    monkeypatch.setattr(gpu, "_SUMS", 128)
+def test_more_partial_sums_than_one_block(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_SUM_BLOCK", 128)
     sums = torch.arange(1.0, 2 * programs + 1).reshape(2, programs).to(DEVICE)
-    value, divisor = sums.new_empty(()), sums.new_empty(())
-    for by in (gpu.BY_COUNT, gpu.BY_WEIGHTS):
-        gpu.add_up(sums, value, divisor, by=by)
-        total, others = sums.double().sum(1)
-        assert divisor.item() == others.item()  # small integers, which no sum rounds
-        assert value.item() == (total / others).float().item()
-    gpu.add_up(sums[0], value, number=3.0)
+    value, denominator = sums.new_empty(()), sums.new_empty(())
+    for weighted in (False, True):
+        launch.launch_sum(sums, value, None, weighted, denominator)
+        total, expected = sums.double().sum(1)
+        assert denominator.item() == expected.item()  # small integers, which no sum rounds
+        assert value.item() == (total / expected).float().item()
+    launch.launch_sum(sums[0], value, 3.0)
     assert value.item() == (total / 3).float().item()
-    gpu.add_up(sums[0], value, divided_by=torch.tensor(7, device=DEVICE), by=gpu.BY_TENSOR)
+    launch.launch_sum(sums[0], value, torch.tensor(7, device=DEVICE))
     assert value.item() == (total / 7).float().item()
 
 
@@ -74,7 +82,7 @@ def test_a_sum_beyond_float32_is_infinite() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "weighted_mean", "batch_mean"])
-def test_a_mean_over_nothing_is_zero(reduction: str) -> None:
+def test_a_mean_over_no_elements_is_zero(reduction: str) -> None:
     x = normal(BLOCK + 1, 2).to(DEVICE).requires_grad_()
     y = torch.full((BLOCK + 1, 2), -100.0, device=DEVICE)
     none = torch.zeros(BLOCK + 1, 2, dtype=torch.bool, device=DEVICE)
@@ -90,7 +98,7 @@ def test_a_mean_over_nothing_is_zero(reduction: str) -> None:
         assert torch.autograd.grad(value, empty)[0].shape == shape
 
 
-def test_weights_that_are_all_zero_divide_nothing() -> None:
+def test_a_weighted_mean_with_weights_of_zero_is_zero() -> None:
     x = normal(5).to(DEVICE).requires_grad_()
     value = bce(x, x.detach() > 0, weight=torch.zeros(5, device=DEVICE), reduction="weighted_mean")
     assert value.item() == 0
@@ -100,23 +108,26 @@ def test_weights_that_are_all_zero_divide_nothing() -> None:
 LAYOUTS = ["contiguous", "permuted", "inner", "sliced", "stepped", "offset"]
 
 
-@pytest.mark.parametrize("of_input", LAYOUTS)
-@pytest.mark.parametrize("of_others", LAYOUTS)
-def test_strides(of_input: str, of_others: str) -> None:
-    shape, dtype = (3, 4, 5, 7), torch.bfloat16 if of_others == "inner" else torch.float32
-    x, y = laid(normal(*shape).to(dtype), of_input), laid(targets(*shape).float(), of_others)
+@pytest.mark.parametrize("input_layout", LAYOUTS)
+@pytest.mark.parametrize("other_layout", LAYOUTS)
+def test_strides(input_layout: str, other_layout: str) -> None:
+    shape, dtype = (3, 4, 5, 7), torch.bfloat16 if other_layout == "inner" else torch.float32
+    x, y = (
+        with_layout(normal(*shape).to(dtype), input_layout),
+        with_layout(targets(*shape).float(), other_layout),
+    )
     options: dict[str, Any] = {
-        "mask": laid(targets(*shape, seed=7) > 0.3, of_others),
-        "weight": laid(normal(4, 1, 7, seed=3).abs(), "permuted"),
+        "mask": with_layout(targets(*shape, seed=7) > 0.3, other_layout),
+        "weight": with_layout(normal(4, 1, 7, seed=3).abs(), "permuted"),
         "pos_weight": normal(3, 1, 1, 1, seed=4).abs(),
     }
-    reduction = "none" if of_input != "offset" else "weighted_mean"
+    reduction = "none" if input_layout != "offset" else "weighted_mean"
     results = both(
-        bce, x, y, lambda value: steps_like(value, of_others), **options, reduction=reduction
+        bce, x, y, lambda value: upstream_like(value, other_layout), **options, reduction=reduction
     )
     assert_close(results)
-    assert (results[0][0].stride() == laid(x, of_input).stride()) == (
-        reduction == "none" and of_input not in ("sliced", "stepped")
+    assert (results[0][0].stride() == with_layout(x, input_layout).stride()) == (
+        reduction == "none" and input_layout not in ("sliced", "stepped")
     )
 
 
@@ -126,7 +137,7 @@ def test_weights_broadcast(name: str, size: tuple[int, ...]) -> None:
     shape = 3, 4, 5, 7
     weight = normal(*size, seed=3).abs() + 0.5
     for how, reduction in (("contiguous", "weighted_mean"), ("inner", "none")):
-        x, y = laid(normal(*shape), how), targets(*shape).float()
+        x, y = with_layout(normal(*shape), how), targets(*shape).float()
         assert_close(both(bce, x, y, reduction=reduction, **{name: weight}))
 
 
@@ -146,12 +157,12 @@ def test_shapes_that_differ_by_trailing_ones() -> None:
     assert_close(both(bce, normal(), targets().float(), reduction="none", weight=torch.tensor(2)))
 
 
-def test_results_lie_as_their_input() -> None:
-    x = laid(normal(3, 5, 4, 6), "inner").to(DEVICE).requires_grad_()
+def test_results_have_the_strides_of_the_input() -> None:
+    x = with_layout(normal(3, 5, 4, 6), "inner").to(DEVICE).requires_grad_()
     y = torch.ones(3, 5, 4, 6, device=DEVICE)
     assert bce(x, y, reduction="none").stride() == x.stride()
     assert torch.autograd.grad(bce(x, y), x)[0].stride() == x.stride()
-    z = laid(normal(3, 5, 4, 6), "stepped").to(DEVICE)
+    z = with_layout(normal(3, 5, 4, 6), "stepped").to(DEVICE)
     assert bce(z, y, reduction="none").is_contiguous()
 
 
@@ -160,7 +171,7 @@ def sparse_of(dense: Tensor, layout: str) -> Tensor:
         return dense.to_sparse_csr()
     if layout == "coo":
         return dense.to_sparse()
-    # Half of each value at a place that comes twice, in descending order.
+    # Each index twice, with half of the value each time, in descending order.
     index, values = dense.to_sparse().indices().flip(1), dense.to_sparse().values().flip(0)
     return torch.sparse_coo_tensor(
         torch.cat((index, index), 1), torch.cat((values, values)) / 2, dense.shape
@@ -176,28 +187,28 @@ def sparse_of(dense: Tensor, layout: str) -> Tensor:
         ("duplicates", "all"),
     ],
 )
-def test_sparse_targets_are_the_dense_ones(layout: str, name: str) -> None:
-    rows, columns = 13, 211  # more than a tile, whose edge is within a row
+def test_sparse_targets_give_the_results_of_dense_ones(layout: str, name: str) -> None:
+    rows, columns = 13, 211  # more than one tile, whose edge is within a row
     dense = torch.where(targets(rows, columns) > 0.8, targets(rows, columns, seed=5), 0.0).float()
     dense[4] = 0
     dense[9, 100:150] = 1
     options: dict[str, Any] = {}
     if name != "plain":
-        marker = {"all": -100.0, "zero": 0.0, "nan": math.nan}[name]
+        ignore_index = {"all": -100.0, "zero": 0.0, "nan": math.nan}[name]
         if name != "zero":
-            dense[2, 5] = dense[12, 210] = marker
-        options = options_for((rows, columns), marker)
+            dense[2, 5] = dense[12, 210] = ignore_index
+        options = options_for((rows, columns), ignore_index)
     x = normal(rows, columns)
     given = {k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in options.items()}
     for how, reduction in (
         ("contiguous", "weighted_mean"),
         ("permuted", "none"),
     ):
-        z = laid(x, how).to(DEVICE).requires_grad_()
+        z = with_layout(x, how).to(DEVICE).requires_grad_()
         results = []
         for y in (dense.to(DEVICE), sparse_of(dense.to(DEVICE), layout)):
             value = bce(z, y, reduction=reduction, **given)
-            results.append((value, *torch.autograd.grad(value, z, steps_like(value))))
+            results.append((value, *torch.autograd.grad(value, z, upstream_like(value))))
         # The same operations on the same numbers in the same order.
         torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
     expected = both(bce, x, dense, reduction="none", **options)[1]
@@ -210,7 +221,7 @@ def test_sparse_targets_are_the_dense_ones(layout: str, name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
-def test_sparse_targets_of_all_sorts() -> None:
+def test_dtypes_of_sparse_targets() -> None:
     dense = targets(5, 7) > 0.6
     for y_dtype in (torch.float64, torch.float16, torch.uint8, torch.int64):
         y = dense.to(y_dtype).to(DEVICE)
@@ -228,8 +239,8 @@ def test_sparse_targets_of_all_sorts() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
-def test_columns_of_csr_in_any_order() -> None:
-    """PyTorch does not look whether they ascend."""
+def test_unsorted_columns_of_a_csr_target() -> None:
+    """PyTorch does not require them to be sorted."""
     row, column = torch.tensor([0, 3, 3, 5]), torch.tensor([4, 0, 2, 3, 1])
     values = torch.tensor([1.0, 0.5, 0.25, 1.0, 0.75])
     target = torch.sparse_csr_tensor(row, column, values, (3, 5)).to(DEVICE)

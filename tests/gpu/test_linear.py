@@ -1,7 +1,8 @@
-"""Linear + cross-entropy as a GPU computes it: chunks of labels, targets in every form, rounding.
+"""Linear + cross-entropy by the GPU's kernels: chunks, forms of the target, options, rounding.
 
-The truth is the dense form in float64 on the CPU, of values as they were rounded to their dtype.
-A gradient of 16 bits is rounded thrice: its slopes, itself, and its product with what comes in.
+The expected values are those of the dense form in float64 on the CPU, for inputs as rounded to
+their dtype. A gradient of 16 bits is rounded three times: the derivatives by the logits, the
+gradient itself, and its product with the upstream gradient.
 """
 
 from typing import Any
@@ -12,13 +13,13 @@ from interpreting import DEVICE
 from torch import Tensor
 
 import torchbce
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import kernels, launch, tiles
 from torchbce.linear import chunks_gpu
 
 pytestmark = pytest.mark.usefixtures("by_triton")
 
 B, D, L = 9, 5, 50
-#: Of the loss, and of gradients by the largest: three times half a unit and what sums make of it.
+#: Of the loss, and of gradients relative to the largest: three roundings, and those of sums.
 TOLERANCE = {
     torch.float64: (1e-14, 1e-13),
     torch.float32: (5e-7, 2e-6),
@@ -37,7 +38,7 @@ def _uniform(*shape: int, seed: int = 0) -> Tensor:
 
 
 def _lists(*shape: int, seed: int = 0) -> Tensor:
-    """Labels in any order, some twice, some places padded."""
+    """Labels in any order, some of them twice, some of them padding."""
     return torch.randint(-1, L, shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -68,13 +69,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def _moved(value: Any, wide: bool) -> Any:
+def _convert(value: Any, wide: bool) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return value.double() if wide and value.is_floating_point() else value.to(_place(wide))
+    return value.double() if wide and value.is_floating_point() else value.to(_device(wide))
 
 
-def _place(wide: bool) -> str:
+def _device(wide: bool) -> str:
     return "cpu" if wide else DEVICE
 
 
@@ -87,7 +88,7 @@ def both(
     sizes: tuple[int, int, int] = (B, D, L),
     **options: Any,
 ) -> list[list[Tensor]]:
-    """Loss and gradients, on the GPU and in float64: those of the input, the weight, the bias."""
+    """Loss and gradients by input, weight and bias: by the kernels, and expected in float64."""
     rows, width, labels = sizes
     weight_dtype = weight_dtype or dtype
     results = []
@@ -96,17 +97,17 @@ def both(
         if bias:
             heads.append(_random(labels, seed=2).to(weight_dtype))
         if wide:
-            # A weight that autocast rounds is rounded in the truth as well.
+            # A weight that autocast rounds is rounded for the expected values too.
             heads = [t.to(dtype).double() if t.dim() == 2 else t.double() for t in heads]
-        heads = [t.to(_place(wide)).requires_grad_() for t in heads]
-        given = {name: _moved(value, wide) for name, value in options.items()}
+        heads = [t.to(_device(wide)).requires_grad_() for t in heads]
+        given = {name: _convert(value, wide) for name, value in options.items()}
         autocasts = weight_dtype != dtype and not wide
         with (
             torchbce.backend("reference" if wide else "triton"),
             torch.autocast(DEVICE, dtype=dtype if autocasts else torch.bfloat16, enabled=autocasts),
         ):
             loss = torchbce.linear_binary_cross_entropy(
-                heads[0], heads[1], _moved(target, wide), heads[2] if bias else None, **given
+                heads[0], heads[1], _convert(target, wide), heads[2] if bias else None, **given
             )
             found = torch.autograd.grad((loss * upstream).sum(), heads)
         results.append([t.detach().cpu().double() for t in (loss, *found)])
@@ -114,12 +115,12 @@ def both(
 
 
 def assert_close(results: list[list[Tensor]], dtype: torch.dtype, factor: float = 1.0) -> None:
-    of_loss, of_gradients = TOLERANCE[dtype]
+    loss_tolerance, gradient_tolerance = TOLERANCE[dtype]
     (loss, *found), (true_loss, *true) = results
-    torch.testing.assert_close(loss, true_loss, rtol=of_loss * factor, atol=0)
+    torch.testing.assert_close(loss, true_loss, rtol=loss_tolerance * factor, atol=0)
     for gradient, expected in zip(found, true, strict=True):
         error = (gradient - expected).abs().max()
-        assert error <= factor * of_gradients * expected.abs().max()
+        assert error <= factor * gradient_tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -148,9 +149,9 @@ def test_forms_of_the_target(dtype: torch.dtype, form: str) -> None:
 
 
 def test_chunks_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places of keys are sought for all chunks at once, and sums of all are kept in one row."""
-    monkeypatch.setattr(gpu_launch, "_TILE", 32)
-    monkeypatch.setattr(gpu_launch, "_MANY", 100)
+    """All chunks share one search for the keys of their tiles, and one row of partial sums."""
+    monkeypatch.setattr(tiles, "BLOCK", 32)
+    monkeypatch.setattr(tiles, "MANY", 100)
     for chunk_labels in (7, None):
         given = OPTIONS["all"] | {"chunk_labels": chunk_labels}
         assert_close(both(torch.float32, TARGETS["lists"], **given), torch.float32)
@@ -165,31 +166,31 @@ def test_sizes(sizes: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0, 3, 4), (3, 0, 4), (3, 2, 0)])
-def test_nothing(sizes: tuple[int, int, int]) -> None:
+def test_empty_inputs(sizes: tuple[int, int, int]) -> None:
     target = torch.full((sizes[0], 2), -1)
     (loss, *found), (true_loss, *true) = both(torch.float32, target, sizes=sizes, reduction="sum")
     torch.testing.assert_close([loss, *found], [true_loss, *true], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("ignore:the '.*mean' of a loss over no elements")
-def test_rows_of_nothing_but_ignored_labels() -> None:
-    everything = torch.arange(L).expand(B, L)
+def test_rows_in_which_every_label_is_ignored() -> None:
+    every_label = torch.arange(L).expand(B, L)
     for reduction in ("mean", "batch_mean"):
         (loss, *found), _ = both(
-            torch.float32, TARGETS["lists"], ignored=everything, reduction=reduction
+            torch.float32, TARGETS["lists"], ignored=every_label, reduction=reduction
         )
         assert loss == 0
         assert all((gradient == 0).all() for gradient in found)
 
 
-def test_a_mean_over_rows_that_count() -> None:
+def test_batch_mean_over_rows_with_a_valid_label() -> None:
     ignored = torch.full((B, L), -1)
     ignored[2] = torch.arange(L)
     results = both(torch.float32, TARGETS["lists"], ignored=ignored, reduction="batch_mean")
     assert_close(results, torch.float32)
 
 
-def test_labels_beyond_the_last_are_passed_over_or_named() -> None:
+def test_labels_out_of_range_are_skipped_or_raise() -> None:
     x, w = _random(2, 3).to(DEVICE), _random(4, 3).to(DEVICE)
     right, wrong = torch.tensor([[1, -1], [-1, 3]]), torch.tensor([[1, 9], [-7, 3]])
     losses = [
@@ -226,19 +227,21 @@ def test_autocast(dtype: torch.dtype) -> None:
     ],
     ids=str,
 )
-def test_a_weight_of_another_half_precision(dtype: torch.dtype, weight_dtype: torch.dtype) -> None:
+def test_a_weight_of_another_dtype_than_the_input(
+    dtype: torch.dtype, weight_dtype: torch.dtype
+) -> None:
     found = []
     target = TARGETS["lists"]
     for wide in (False, True):
         heads = [_random(B, D).to(dtype), _random(L, D, seed=1).to(weight_dtype)]
         if wide and dtype.itemsize == 2:
             heads[1] = heads[1].to(dtype)
-        heads = [_moved(t, wide).requires_grad_() for t in heads]
+        heads = [_convert(t, wide).requires_grad_() for t in heads]
         with (
             torchbce.backend("reference" if wide else "triton"),
             torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=not wide),
         ):
-            loss = torchbce.linear_binary_cross_entropy(*heads, _moved(target, wide))
+            loss = torchbce.linear_binary_cross_entropy(*heads, _convert(target, wide))
             found.append([loss, *torch.autograd.grad(loss * 1024, heads)])
     for got, true in zip(*found, strict=True):
         error = (got.cpu().double() - true).abs().max() / true.abs().max()
@@ -246,7 +249,7 @@ def test_a_weight_of_another_half_precision(dtype: torch.dtype, weight_dtype: to
 
 
 def test_large_weights_of_float16() -> None:
-    """64 times a slope times 3,000 is beyond float16."""
+    """64 times a derivative times 3,000 exceeds float16."""
     for options in (
         {"pos_weight": 3000.0},
         {"pos_weight": torch.full((L,), 3000.0), "label_weight": torch.full((L,), 100.0)},
@@ -257,14 +260,14 @@ def test_large_weights_of_float16() -> None:
         assert_close(results, torch.float16, factor=2)
 
 
-def test_nothing_comes_of_nothing() -> None:
+def test_an_upstream_gradient_of_zero() -> None:
     (loss, *found), _ = both(torch.float16, TARGETS["lists"], upstream=0.0)
     assert loss > 0
     assert all((gradient == 0).all() for gradient in found)
 
 
-def test_small_slopes_of_half_precision() -> None:
-    """Slopes of rare labels, 1e-5, divided by many elements: beyond float16 without a scale."""
+def test_small_derivatives_in_half_precision() -> None:
+    """Those of rare labels, 1e-5 over the number of elements, underflow in float16 if unscaled."""
     x, w = torch.full((4, 2), 0.01), torch.zeros(30, 2)
     bias = torch.full((30,), -11.5)
     for dtype in (torch.float16, torch.bfloat16):
@@ -274,16 +277,16 @@ def test_small_slopes_of_half_precision() -> None:
             heads = [t.requires_grad_() for t in heads]
             with torchbce.backend("reference" if wide else "triton"):
                 loss = torchbce.linear_binary_cross_entropy(
-                    heads[0], heads[1], torch.full((4, 1), -1, device=_place(wide)), heads[2]
+                    heads[0], heads[1], torch.full((4, 1), -1, device=_device(wide)), heads[2]
                 )
-                # What a GradScaler does: without it the gradient itself is below float16.
+                # As a GradScaler does: without it the gradient itself underflows in float16.
                 found.append(torch.autograd.grad(loss * 65536, heads[1:]))
         for got, true in zip(*found, strict=True):
             error = (got.cpu().double() - true).abs().max() / true.abs().max()
             assert error <= TOLERANCE[dtype][1]
 
 
-def test_the_same_bits_again() -> None:
+def test_results_are_deterministic() -> None:
     first, second = (both(torch.bfloat16, TARGETS["lists"], **OPTIONS["all"]) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
 
@@ -301,14 +304,14 @@ def test_backward_twice() -> None:
             torch.testing.assert_close(a.double(), 2 * c.double(), rtol=2**-7, atol=1e-6)
 
 
-def test_second_derivatives_are_the_dense_forms() -> None:
+def test_second_derivatives_are_those_of_the_dense_form() -> None:
     target = torch.tensor([[0], [3], [-1]])
     found = []
     for wide in (False, True):
-        x, w = (_moved(_random(n, 2, seed=n), wide).requires_grad_() for n in (3, 4))
+        x, w = (_convert(_random(n, 2, seed=n), wide).requires_grad_() for n in (3, 4))
         with torchbce.backend("reference" if wide else "triton"):
-            loss = torchbce.linear_binary_cross_entropy(x, w, target.to(_place(wide)))
-        with torchbce.backend("reference"):  # the dense form's
+            loss = torchbce.linear_binary_cross_entropy(x, w, target.to(_device(wide)))
+        with torchbce.backend("reference"):  # of the dense form
             (first,) = torch.autograd.grad(loss, x, create_graph=True)
             found.append(torch.autograd.grad(first.square().sum(), (x, w)))
     for got, true in zip(*found, strict=True):
@@ -328,34 +331,34 @@ def test_frozen_parameters() -> None:
 
 @pytest.mark.parametrize("optimizer", ["FusedSGD", "FusedRowwiseAdagrad"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_steps_inside_the_backward_pass(optimizer: str, dtype: torch.dtype) -> None:
-    """In bfloat16 under autocast, where slopes have 8 bits."""
+def test_fused_optimizers(optimizer: str, dtype: torch.dtype) -> None:
+    """In bfloat16 under autocast, where the derivatives by the logits have 8 bits."""
     weights = []
     for wide in (False, True):
         torch.manual_seed(0)
         fused = getattr(torchbce, optimizer)(lr=0.1)
         head = torchbce.LinearBCELoss(D, L, chunk_labels=16, fused_optimizer=fused)
         before = head.weight.detach().clone()
-        head = (head.double() if wide else head).to(_place(wide))
+        head = (head.double() if wide else head).to(_device(wide))
         if wide and dtype == torch.bfloat16:
             with torch.no_grad():
                 head.weight.copy_(before)
-        x = _random(B, D).to(dtype).to(torch.float64 if wide else dtype).to(_place(wide))
+        x = _random(B, D).to(dtype).to(torch.float64 if wide else dtype).to(_device(wide))
         autocasts = dtype == torch.bfloat16 and not wide
         with (
             torchbce.backend("reference" if wide else "triton"),
             torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=autocasts),
         ):
-            head(x.requires_grad_(), TARGETS["lists"].to(_place(wide))).backward()
+            head(x.requires_grad_(), TARGETS["lists"].to(_device(wide))).backward()
         weights.append(head.weight.detach().cpu().double() - before)
     step, expected = weights
     allowed = (
         2**-6 * expected.abs().max() if dtype == torch.bfloat16 else 2e-7
-    )  # of weights below 1
+    )  # weights are below 1
     assert (step - expected).abs().max() <= allowed
 
 
-def test_a_step_of_a_head_whose_input_is_frozen() -> None:
+def test_a_fused_optimizer_with_a_frozen_input() -> None:
     steps = []
     for frozen in (True, False):
         torch.manual_seed(0)
@@ -372,7 +375,7 @@ def test_pairs() -> None:
     x, y = (torch.nn.functional.normalize(_random(20, 6, seed=s)) for s in (0, 1))
     found = []
     for wide in (False, True):
-        parts = [_moved(t, wide).requires_grad_() for t in (x, y)]
+        parts = [_convert(t, wide).requires_grad_() for t in (x, y)]
         with torchbce.backend("reference" if wide else "triton"):
             loss = torchbce.pairwise_sigmoid_loss(*parts, scale=10.0, bias=-10.0, chunk_pairs=6)
             found.append([loss, *torch.autograd.grad(loss, parts)])
@@ -393,7 +396,7 @@ def test_compiled(fresh_compiler: None) -> None:
     torch.testing.assert_close(got, expected)
 
 
-def test_chunks_fill_the_device_and_fit_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     def size(rows: int, width: int, labels: int, copies: bool = False) -> int:
         x, w = torch.empty(rows, width, device="meta"), torch.empty(labels, width, device="meta")
         return chunks_gpu.chunk_size(chunks_gpu.Head(x, w, None), None, copies)
@@ -401,19 +404,20 @@ def test_chunks_fill_the_device_and_fit_it(monkeypatch: pytest.MonkeyPatch) -> N
     # 132 multiprocessors, 50 MB of cache, 80 GB of memory.
     facts = (4 * 132 * 128 * 256, 50 * 2**20, 80 * 2**30 // 384)
     monkeypatch.setattr(chunks_gpu, "_device", lambda device: facts)
-    assert size(4096, 4096, 131_072) == 4224  # 17 million logits, 104 MB with their slopes
+    assert size(4096, 4096, 131_072) == 4224  # 17 million logits, 104 MB with their gradients
     assert size(1024, 768, 1_000_000) == 16_896
-    assert size(2**20, 64, 10_000) == 128  # never less than the side of a tile
-    assert size(2**24, 64, 10_000) == 13  # but for memory
+    assert size(2**20, 64, 10_000) == 128  # no less than the side of a tile
+    assert size(2**24, 64, 10_000) == 13  # unless memory is short
     assert size(1, 64, 10_000) == 10_000
     assert size(16, 2**15, 10**6, copies=True) == 1024
 
 
 def test_each_chunk_is_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss and slopes of a chunk come from one launch, and nothing of a chunk's size is made."""
-    gpu, launched = gpu_launch, []
-    run = gpu._run
-    monkeypatch.setattr(gpu, "_run", lambda kernel, *a: launched.append(kernel) or run(kernel, *a))
+    """Loss and derivatives of a chunk come from one launch and one pass over its logits."""
+    launched, run = [], launch._run
+    monkeypatch.setattr(
+        launch, "_run", lambda each, x: launched.append(each.kernel) or run(each, x)
+    )
     both(torch.bfloat16, TARGETS["lists"], upstream=1.0, chunk_labels=10)
-    assert launched.count(gpu.visit) == 5
-    assert launched.count(gpu.conclude) == 1
+    assert launched.count(kernels.loss_kernel) == 5
+    assert launched.count(kernels.sum_kernel) == 1

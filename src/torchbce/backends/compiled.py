@@ -1,10 +1,10 @@
-"""A loss inside a compiled graph: an operator that the compiler takes as it is.
+"""A loss inside a compiled graph: a custom operator, which `torch.compile` takes as it is.
 
-The forward operator computes the loss, the backward one the gradient: between the two a graph keeps
-what the loss was computed from, and no gradient.
+The forward operator computes the loss, the backward operator its gradient. Between the two a graph
+keeps the operator's inputs, and no gradient.
 """
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,21 +14,52 @@ from torchbce.backends.request import (
     Call,
     KernelInputs,
     LossSpec,
+    Request,
     kernel_denominator,
     strides_of_memory,
 )
 from torchbce.definition import reference
 from torchbce.definition.arguments import Arguments, Valid, find_valid
+from torchbce.definition.reductions import Denominator
 
-#: The fields of `KernelInputs` but for the last, those of `LossSpec`, and the reduction.
-_ARGUMENTS = (
+
+class _Arguments(NamedTuple):
+    """What the operators take: `KernelInputs` without positions, `LossSpec`, and the reduction."""
+
+    input: Tensor
+    target: Tensor
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    mask: Tensor | None
+    loss: str
+    constants: list[float]
+    smoothing: float
+    ignore_index: float | None
+    reduction: str
+
+    def inputs(self) -> KernelInputs:
+        return KernelInputs(self.input, self.target, self.weight, self.pos_weight, self.mask)
+
+    def request(self, denominator: Denominator | None) -> Request:
+        c0, c1, c2, c3, c4 = self.constants
+        loss_spec = LossSpec(self.loss, (c0, c1, c2, c3, c4), self.smoothing, self.ignore_index)
+        return Request(Call(loss_spec, self.reduction, _no_definition), self.inputs(), denominator)
+
+    def denominator(self) -> Denominator | None:
+        arguments = Arguments(*self[:5])
+        batch_mean = self.reduction == "batch_mean"
+        valid = find_valid(arguments, self.ignore_index) if batch_mean else Valid()
+        return kernel_denominator(self.reduction, arguments, self.ignore_index, valid.elements)
+
+
+_SCHEMA = (
     "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? mask, "
     "str loss, float[] constants, float smoothing, float? ignore_index, str reduction"
 )
 
 
 def loss(
-    program: LossSpec,
+    loss_spec: LossSpec,
     reduction: str,
     input: Tensor,
     target: Tensor,
@@ -36,99 +67,105 @@ def loss(
     pos_weight: Tensor | None,
     mask: Tensor | None,
 ) -> Tensor:
-    """The loss of tensors that are aligned, as a node of the graph."""
-    name, constants, *others = program
-    read = input, target, weight, pos_weight, mask
-    value: Tensor = _value(*read, name, list(constants), *others, reduction)[0]
+    """The loss of aligned tensors, as a node of the graph."""
+    name, constants, smoothing, ignore_index = loss_spec
+    tensors = input, target, weight, pos_weight, mask
+    value: Tensor = _forward(*tensors, name, list(constants), smoothing, ignore_index, reduction)[0]
     return value
 
 
-def _value_now(*arguments: Any) -> tuple[Tensor, Tensor]:
-    call, divisor, elements = _asked(arguments)
-    value, counted = gpu_autograd.run(call, divisor, elements, None)
-    by = counted if counted is not None else divisor
-    return value, by if isinstance(by, Tensor) else value.new_empty(0)
+def _compute_value(*given: Any) -> tuple[Tensor, Tensor]:
+    """The loss and its denominator; the latter is empty if it is a number."""
+    arguments = _Arguments(*given)
+    denominator = arguments.denominator()
+    value, computed = gpu_autograd.compute_value(arguments.request(denominator), None)
+    found = computed if denominator is None else denominator
+    return value, found if isinstance(found, Tensor) else value.new_empty(0)
 
 
-def _value_shape(*arguments: Any) -> tuple[Tensor, Tensor]:
-    input, _, weight, _, mask, _, _, _, ignore_index, reduction = arguments
-    wide = reference.compute_dtype(input.dtype)
-    # Where nothing is counted the divisor is not looked at: a graph would hold for one size alone.
-    counts = mask is not None or ignore_index is not None
-    weighs = reduction == "weighted_mean" and weight is not None
-    by = _divisor(arguments) if counts or weighs else 1.0
-    if isinstance(by, Tensor):
-        divisor = by
-    else:
-        divisor = input.new_empty((), dtype=wide) if by is None else input.new_empty(0, dtype=wide)
-    if reduction == "none":
-        return _memory(*arguments[:5]), divisor.new_empty(0, dtype=input.dtype)
-    return input.new_empty((), dtype=wide), divisor
+def _value_metadata(*given: Any) -> tuple[Tensor, Tensor]:
+    """Tensors with the shapes and dtypes that `_compute_value` returns, for tracing."""
+    arguments = _Arguments(*given)
+    input = arguments.input
+    dtype = reference.compute_dtype(input.dtype)
+    # Where every element is valid the denominator is a number that depends on the size. Without
+    # computing it here, a graph holds for every size.
+    ignores = arguments.mask is not None or arguments.ignore_index is not None
+    weighted = arguments.reduction == "weighted_mean" and arguments.weight is not None
+    denominator = arguments.denominator() if ignores or weighted else 1.0
+    if denominator is None:
+        denominator = input.new_empty((), dtype=dtype)
+    elif not isinstance(denominator, Tensor):
+        denominator = input.new_empty(0, dtype=dtype)
+    if arguments.reduction == "none":
+        return _output_metadata(arguments), denominator.new_empty(0, dtype=input.dtype)
+    return input.new_empty((), dtype=dtype), denominator
 
 
-def _gradient_now(upstream: Tensor, divisor: Tensor, *arguments: Any) -> Tensor:
-    call, by, elements = _asked(arguments, divisor if divisor.numel() else None)
-    return gpu_autograd.gradient_of(call, by, elements, upstream)
+def _compute_gradient(upstream: Tensor, denominator: Tensor, *given: Any) -> Tensor:
+    arguments = _Arguments(*given)
+    found = denominator if denominator.numel() else arguments.denominator()
+    return gpu_autograd.compute_gradient(arguments.request(found), upstream)
 
 
-def _gradient_shape(upstream: Tensor, divisor: Tensor, *arguments: Any) -> Tensor:
-    return _memory(*arguments[:5])
+def _gradient_metadata(upstream: Tensor, denominator: Tensor, *given: Any) -> Tensor:
+    return _output_metadata(_Arguments(*given))
 
 
-def _memory(*read: Any) -> Tensor:
-    input, strides = strides_of_memory(KernelInputs(*read))
+def _output_metadata(arguments: _Arguments) -> Tensor:
+    input, strides = strides_of_memory(arguments.inputs())
     return input.new_empty_strided(input.shape, strides)
 
 
-def _asked(
-    arguments: tuple[Any, ...], divisor: Tensor | None = None
-) -> tuple[Call, gpu_autograd.Divisor, KernelInputs]:
-    name, constants, smoothing, ignore_index, reduction = arguments[5:]
-    program = LossSpec(name, tuple(constants), smoothing, ignore_index)
-    by = _divisor(arguments) if divisor is None else divisor
-    return Call(program, reduction, _none), by, KernelInputs(*arguments[:5])
+def _no_definition(*arguments: Tensor) -> Tensor:
+    raise RuntimeError(
+        "a loss inside a compiled graph on a GPU has first derivatives only; compute second "
+        "derivatives outside of torch.compile"
+    )
 
 
-def _divisor(arguments: tuple[Any, ...]) -> gpu_autograd.Divisor:
-    input, target, weight, pos_weight, mask, _, _, _, ignore_index, reduction = arguments
-    tensors = Arguments(input, target, weight, pos_weight, mask)
-    valid = find_valid(tensors, ignore_index) if reduction == "batch_mean" else Valid()
-    return kernel_denominator(reduction, tensors, ignore_index, valid.elements)
-
-
-def _none(*arguments: Tensor) -> Tensor:
-    raise RuntimeError("a compiled loss has first derivatives alone")
-
-
-_define: Any = torch.library.custom_op
-_value = _define(
+_forward = torch.library.custom_op(
     "torchbce::binary_loss",
-    _value_now,
+    _compute_value,
     mutates_args=(),
-    schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)",
+    schema=f"({_SCHEMA}) -> (Tensor, Tensor)",
 )
-_gradient = _define(
+_backward = torch.library.custom_op(
     "torchbce::binary_loss_backward",
-    _gradient_now,
+    _compute_gradient,
     mutates_args=(),
-    schema=f"(Tensor upstream, Tensor divisor, {_ARGUMENTS}) -> Tensor",
+    schema=f"(Tensor upstream, Tensor denominator, {_SCHEMA}) -> Tensor",
 )
-_value.register_fake(_value_shape)
-_gradient.register_fake(_gradient_shape)
+_forward.register_fake(_value_metadata)
+_backward.register_fake(_gradient_metadata)
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.others = inputs[5:]
+class _Context(Protocol):
+    """PyTorch's context, with what the forward operator leaves to the backward one."""
+
+    saved_tensors: tuple[Tensor, ...]
+    options: tuple[object, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+    def set_materialize_grads(self, value: bool, /) -> None: ...
+
+
+def _save_for_backward(
+    ctx: _Context, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]
+) -> None:
+    ctx.options = inputs[5:]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1], *inputs[:5])
+    ctx.save_for_backward(output[1], *cast("tuple[Tensor | None, ...]", inputs[:5]))
 
 
-def _backward(ctx: Any, upstream: Tensor | None, none: None) -> tuple[Tensor | None, ...]:
-    gradient = None
+def _differentiate(
+    ctx: _Context, upstream: Tensor | None, _of_denominator: None
+) -> tuple[Tensor | None, ...]:
+    gradient: Tensor | None = None
     if upstream is not None:
-        divisor, *read = ctx.saved_tensors
-        gradient = _gradient(upstream, divisor, *read, *ctx.others)
+        denominator, *tensors = ctx.saved_tensors
+        gradient = _backward(upstream, denominator, *tensors, *ctx.options)
     return gradient, *(None,) * 9
 
 
-_value.register_autograd(_backward, setup_context=_keep_for_backward)
+_forward.register_autograd(_differentiate, setup_context=_save_for_backward)

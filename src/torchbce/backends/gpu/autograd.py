@@ -1,116 +1,109 @@
-"""One pass on a GPU that leaves the loss and, if it will be needed, the gradient; its backward.
+"""The autograd function of a loss on a GPU.
 
-The host never waits for the device. The gradient that is kept is that of an
-upstream gradient of 1. The kernel that the backward pass launches reads the upstream gradient: it
-does nothing if that is 1, and else computes the gradient again in the same memory, rounded once.
+The forward pass computes the value and, if the input requires grad, its gradient in the same pass
+over memory. That gradient is for an upstream gradient of 1. The backward pass launches a kernel
+that reads the upstream gradient on the device: if it is 1, the kernel does nothing, and else it
+computes the gradient again in the same memory, with one rounding. The host never waits.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from torchbce import _pytorch
 from torchbce.backends import selection
-from torchbce.backends.gpu import launch as gpu_launch
+from torchbce.backends.gpu import launch
+from torchbce.backends.gpu.operands import Outputs
 from torchbce.backends.request import Call, KernelInputs, Request
-
-#: What a sum is divided by, see `reductions.divisor`.
-Divisor = float | Tensor | None
+from torchbce.definition.reductions import Denominator
 
 
 def evaluate(request: Request) -> Tensor:
-    """The loss by a kernel."""
-    call, elements, divisor, sparse = request
-    if elements[0].requires_grad and torch.is_grad_enabled():
-        apply: Any = _Fused.apply
-        value: Tensor = apply(elements[0], call, divisor, elements, sparse)
-        return value
-    return run(call, divisor, elements, None)[0]
+    """The loss by a kernel: 0-dimensional, or of the input's shape for the reduction "none"."""
+    input = request.inputs.input
+    if input.requires_grad and torch.is_grad_enabled():
+        return _apply(input, request)
+    return compute_value(request, None)[0]
 
 
-def run(
-    call: Call, divisor: Divisor, elements: KernelInputs, gradient: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """The loss, with its gradient where there is memory for one; and what was counted."""
+def compute_value(request: Request, gradient: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The loss, and the denominator if the kernel computed it.
+
+    The gradient for an upstream gradient of 1 is written to `gradient`, unless that is None.
+    """
+    call, inputs, denominator, _ = request
     if call.reduction == "none":
-        losses: Tensor = gpu_launch.memory(elements)
-        gpu_launch.launch(call.loss_spec, elements, losses=losses)
+        losses = launch.new_output(inputs)
+        launch.launch_loss(call.loss_spec, inputs, Outputs(losses=losses))
         return losses, None
-    by: dict[str, Any] = {"by": gpu_launch.BY_NUMBER, "number": divisor}
-    if divisor is None:
-        by = {
-            "by": gpu_launch.BY_WEIGHTS
-            if call.reduction == "weighted_mean"
-            else gpu_launch.BY_COUNT
-        }
-    elif isinstance(divisor, Tensor):
-        by = {"by": gpu_launch.BY_TENSOR, "divided_by": divisor}
-    found: tuple[Tensor, Tensor | None] = gpu_launch.value_and_gradient(
-        call.loss_spec, elements, gradient, **by
-    )
-    return found
+    weighted = call.reduction == "weighted_mean"
+    return launch.value_and_gradient(call.loss_spec, inputs, gradient, denominator, weighted)
 
 
-def gradient_of(
-    call: Call,
-    divisor: Divisor,
-    elements: KernelInputs,
-    upstream: Tensor,
-    kept: Tensor | None = None,
-) -> Tensor:
-    """The gradient by an incoming one; `kept` is that by 1, whose memory is used again."""
-    gradient: Tensor = gpu_launch.memory(elements) if kept is None else kept
-    if call.reduction == "none":
-        gpu_launch.launch(call.loss_spec, elements, gradient=gradient, upstream=upstream)
-        return gradient
-    gpu_launch.launch(
+def compute_gradient(request: Request, upstream: Tensor, kept: Tensor | None = None) -> Tensor:
+    """The gradient for an upstream gradient.
+
+    `kept` is the gradient for an upstream gradient of 1, if there is one; its memory is reused.
+    """
+    call, inputs, denominator, _ = request
+    gradient = launch.new_output(inputs) if kept is None else kept
+    if call.reduction == "none" or denominator is None:
+        denominator = 1.0
+    launch.launch_loss(
         call.loss_spec,
-        elements,
-        gradient=gradient,
-        scale=1.0 if isinstance(divisor, Tensor) or divisor is None else 1 / divisor,
-        divided_by=divisor if isinstance(divisor, Tensor) else None,
+        inputs,
+        Outputs(gradient=gradient),
+        denominator=denominator,
         upstream=upstream,
-        unless_one=kept is not None,
+        skip_if_one=kept is not None,
     )
     return gradient
 
 
-class _Fused(torch.autograd.Function):
+class _Context(Protocol):
+    """PyTorch's context, with what the forward pass leaves to the backward pass."""
+
+    saved_tensors: tuple[Tensor, ...]
+    gradient: Tensor | None
+    call: Call
+    denominator: Denominator | None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
+class BinaryCrossEntropyGPU(torch.autograd.Function):
+    """Value and gradient in one pass; profilers show this name."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        call: Call,
-        divisor: Divisor,
-        elements: KernelInputs,
-        sparse: Tensor | None,
-    ) -> Tensor:
-        # Not where saved tensors are offloaded or, by checkpointing, forgotten: the gradient is no
-        # smaller than they are.
+    def forward(ctx: _Context, input: Tensor, request: Request) -> Tensor:
+        call, inputs, denominator, sparse_target = request
+        # Under hooks on saved tensors the gradient is not kept: they offload saved tensors or, in
+        # checkpointing, drop them, and the gradient takes at least as much memory.
         keeps = (
             call.reduction != "none"
-            and divisor is not None
+            and denominator is not None
             and _pytorch.saved_tensor_hooks(True) is None
         )
-        ctx.gradient = gpu_launch.memory(elements) if keeps else None
-        value, counted = run(call, divisor, elements, ctx.gradient)
-        ctx.asked = call, counted if divisor is None else divisor
-        ctx.save_for_backward(*elements, sparse)
+        ctx.gradient = launch.new_output(inputs) if keeps else None
+        value, computed = compute_value(request, ctx.gradient)
+        ctx.call = call
+        ctx.denominator = computed if denominator is None else denominator
+        ctx.save_for_backward(*inputs, sparse_target)
         return value
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        *elements, sparse = ctx.saved_tensors
-        call, divisor = ctx.asked
-        mode = torch.is_grad_enabled() or selection.active_mode() is not None
-        if mode or not selection.is_plain(upstream, upstream.is_cuda):
-            request = Request(call, KernelInputs(*elements), divisor, sparse)
-            return request.gradient_by_definition(upstream), *_NOTHING
-        # Taken by one of several threads, or by the first of several backward passes; others
-        # compute their own, since whoever asked may write into what he got.
-        kept = ctx.__dict__.pop("gradient", None)
-        return gradient_of(call, divisor, elements, upstream, kept), *_NOTHING
+    def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor, None]:
+        *tensors, sparse_target = ctx.saved_tensors
+        request = Request(ctx.call, KernelInputs(*tensors), ctx.denominator, sparse_target)
+        by_pytorch = torch.is_grad_enabled() or selection.active_mode() is not None
+        if by_pytorch or not selection.is_plain(upstream, upstream.is_cuda):
+            return request.gradient_by_definition(upstream), None
+        # Only the first backward pass, in whichever thread, takes the kept gradient: its caller
+        # owns that memory and may write to it. Further passes compute their own.
+        kept: Tensor | None = ctx.__dict__.pop("gradient", None)
+        return compute_gradient(request, upstream, kept), None
 
 
-_NOTHING = (None,) * 4  # for call, divisor, elements and sparse
+_apply: Callable[[Tensor, Request], Tensor] = BinaryCrossEntropyGPU.apply

@@ -1,12 +1,14 @@
-"""The formulas of one tile, without loads or stores: those of `reference`, for Triton.
+"""The formulas of one tile, without loads or stores: those of `reference`, in Triton.
 
-Cross-entropy of logits in float32 is computed in float32, every other loss of float32, and all of
-float64, in float64. What is rounded to 16 bits is computed in float32 throughout (`EXACT` is
-false), which on many GPUs is 64 times as fast: a power multiplies the error of its logarithm by up
-to 100, which leaves the first 16 bits. A GPU reads and writes 12 bytes in the time of some 100
-instructions, 6 in that of 50: cross-entropy of logits takes about half of each.
+Cross-entropy of float32 logits is computed in float32. Every other loss of float32 inputs, and all
+losses of float64 inputs, are computed in float64. Where the result is rounded to 16 bits, `EXACT`
+is false and everything is computed in float32, which many GPUs do 64 times as fast. A power
+multiplies the error of its logarithm by up to 100, which does not reach the first 16 bits.
 
-Fused multiply-adds are written where they are meant; kernels are compiled without others.
+A GPU moves 12 bytes in the time of about 100 instructions, and 6 bytes in that of 50.
+Cross-entropy of logits takes about half as many instructions in each case.
+
+Fused multiply-adds are written out where they are meant; the compiler adds none.
 """
 
 import math
@@ -14,7 +16,7 @@ import math
 import triton
 import triton.language as tl
 
-#: A loss that a kernel has. Their constants are those of `elements.program`.
+#: The losses that the kernel computes. `LossSpec` describes their constants.
 LOGITS, FOCAL, POLY, ASYMMETRIC, PROBABILITY, LOG_PROBABILITY = map(tl.constexpr, range(6))
 
 _LARGEST = tl.constexpr(3.4028234663852886e38)
@@ -24,22 +26,23 @@ _LARGEST = tl.constexpr(3.4028234663852886e38)
 _LN2 = tl.constexpr(math.log(2))
 _MINUS_LOG2_E = tl.constexpr(-math.log2(math.e))
 _MINUS_HALF_LOG2_E = tl.constexpr(-math.log2(math.e) / 2)
-#: Adding 3 * 2^22 rounds to an integer, which then stands in the lowest bits of the sum.
-_ROUND = tl.constexpr(3.0 * 2**22)
-#: Minus ln 2 as 355 / 512, whose product with an integer of 8 bits is exact, and the rest.
+#: Adding 3 * 2^22 rounds to an integer, which is then in the lowest bits of the sum.
+_ROUND_TO_INTEGER = tl.constexpr(3.0 * 2**22)
+#: -ln 2 in two parts: -355 / 512, whose product with an integer of 8 bits is exact, and the rest.
 _LN2_HIGH, _LN2_LOW = tl.constexpr(-355 / 512), tl.constexpr(355 / 512 - math.log(2))
-#: exp(-104) is below half of the least subnormal float32.
-_FAR = tl.constexpr(105.0)
-#: 2^n with n + 64 in the exponent, then 2^-64: the scale itself would be subnormal from -127 on.
+#: exp(-104) is below half of the smallest subnormal float32 and rounds to 0.
+_UNDERFLOW = tl.constexpr(105.0)
+#: 2^n is computed as 2^(n + 64) times 2^-64, since it is subnormal itself from n = -127 on.
 _EXPONENT_BIAS = tl.constexpr(127 + 64)
 _2_TO_MINUS_64 = tl.constexpr(2.0**-64)
 
-# exp(r) = 1 + r + r^2 p(r) for |r| <= ln(2) / 2. Minimax, of relative error 2^-28.3.
+# exp(r) = 1 + r + r^2 p(r) for |r| <= ln(2) / 2. Minimax polynomial, relative error 2^-28.3.
 _P0, _P1, _P2, _P3, _P4 = map(
     tl.constexpr,
     (0.499999934478, 0.166665206317, 0.0416683880499, 0.00836871688516, 0.0013814598482),
 )
-# log(1 + e) = e + e^2 u(e) for 0 <= e <= 1. Minimax, of relative error 5.3e-9 and 2.2e-7.
+# log(1 + e) = e + e^2 u(e) for 0 <= e <= 1. Minimax polynomials, relative errors 5.3e-9 (U) and
+# 2.2e-7 (V).
 _U0, _U1, _U2, _U3, _U4, _U5, _U6, _U7, _U8 = map(
     tl.constexpr,
     (
@@ -69,14 +72,14 @@ _V0, _V1, _V2, _V3, _V4, _V5, _V6 = map(
 
 
 @triton.jit
-def _exp_of_minus(t):
-    """exp(-t) for t >= 0, subnormals included.
+def _exp_neg(t):
+    """exp(-t) for t >= 0, exact for subnormal results too.
 
-    With n the integer next to -t / ln 2 and r = -t - n ln 2: exp(-t) = 2^n exp(r).
+    With n the integer nearest to -t / ln 2 and r = -t - n ln 2: exp(-t) = 2^n exp(r).
     """
-    t = tl.minimum(t, _FAR, propagate_nan=tl.PropagateNan.ALL)
-    shifted = tl.fma(t, _MINUS_LOG2_E, _ROUND)
-    n = shifted - _ROUND
+    t = tl.minimum(t, _UNDERFLOW, propagate_nan=tl.PropagateNan.ALL)
+    shifted = tl.fma(t, _MINUS_LOG2_E, _ROUND_TO_INTEGER)
+    n = shifted - _ROUND_TO_INTEGER
     r = tl.fma(n, _LN2_LOW, tl.fma(n, _LN2_HIGH, -t))
     p = tl.fma(tl.fma(tl.fma(tl.fma(_P4, r, _P3), r, _P2), r, _P1), r, _P0)
     exponent = (shifted.to(tl.int32, bitcast=True) + _EXPONENT_BIAS) << 23
@@ -85,8 +88,8 @@ def _exp_of_minus(t):
 
 
 @triton.jit
-def _log1p_of_exp(e, EXACT: tl.constexpr):
-    """log(1 + e) for 0 <= e <= 1, whose largest term is added last."""
+def _log1p_unit(e, EXACT: tl.constexpr):
+    """log(1 + e) for 0 <= e <= 1. The largest term is added last."""
     if EXACT:
         u = tl.fma(tl.fma(tl.fma(_U8, e, _U7), e, _U6), e, _U5)
         u = tl.fma(tl.fma(tl.fma(u, e, _U4), e, _U3), e, _U2)
@@ -98,56 +101,58 @@ def _log1p_of_exp(e, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _smaller_sigma(e, EXACT: tl.constexpr):
+def _smaller_sigmoid(e, EXACT: tl.constexpr):
     """e / (1 + e) for 0 <= e <= 1.
 
-    `EXACT` takes a step of Newton's for what the rounding of 1 + e and of the reciprocal leave. The
-    square of a reciprocal root is two instructions, where a division is eight.
+    If `EXACT`, one step of Newton's method corrects the rounding of 1 + e and of the reciprocal.
+    The square of a reciprocal square root takes two instructions, a division takes eight.
     """
     d = 1 + e
     root = tl.rsqrt(d)
     reciprocal = root * root
     v = e * reciprocal
     if EXACT:
-        rest = tl.fma(-v, e - (d - 1), tl.fma(-v, d, e))
-        v = tl.fma(rest, reciprocal, v)
+        remainder = tl.fma(-v, e - (d - 1), tl.fma(-v, d, e))
+        v = tl.fma(remainder, reciprocal, v)
     return v
 
 
 @triton.jit
-def _logits(z, a, b, total, GRADIENT: tl.constexpr, EXACT: tl.constexpr):
-    """a (-log sigma(z)) + b (-log sigma(-z)) and b sigma(z) - a sigma(-z), where total = a + b.
+def _cross_entropy_float32(z, a, b, total, GRADIENT: tl.constexpr, EXACT: tl.constexpr):
+    """a (-log sigma(z)) + b (-log sigma(-z)), and its derivative b sigma(z) - a sigma(-z).
 
-    With e = exp(-|z|) and share the weight of the wrong side, that is total log(1 + e) + share |z|
-    and, but for the sign, share - total e / (1 + e): for a target of 0 or 1 one of the two alone.
+    Let total = a + b, e = exp(-|z|), and share the weight of the class that z speaks against (a if
+    z < 0, else b). The loss is total log(1 + e) + share |z|. Its derivative is share -
+    total e / (1 + e), with the opposite sign if z < 0. For a target of 0 or 1, share is 0 or total.
     """
     t = tl.abs(z)
     if EXACT:
-        e = _exp_of_minus(t)
+        e = _exp_neg(t)
     else:
-        # A square, since exp2 takes a subnormal for 0.
+        # The square of exp(-t / 2), since the hardware's exp2 flushes subnormals to 0.
         root = tl.exp2(t * _MINUS_HALF_LOG2_E)
         e = root * root
     below = z < 0
     share = tl.where(below, a, b)
-    # 0 * inf is 0: a certain and right answer costs nothing.
+    # 0 * inf is 0: an infinite logit with the right sign has a loss of 0.
     wrong = tl.where(share == 0, 0.0, share * t)
-    loss = tl.fma(total, _log1p_of_exp(e, EXACT), wrong)
+    loss = tl.fma(total, _log1p_unit(e, EXACT), wrong)
     slope = loss
     if GRADIENT:
-        slope = tl.fma(-total, _smaller_sigma(e, EXACT), share)
+        slope = tl.fma(-total, _smaller_sigmoid(e, EXACT), share)
         slope = tl.where(below, -slope, slope)
     return loss, slope
 
 
-# ---------------------------------------------------------------------------------- the family
+# ---------------------------------------------------------------------------- all other losses
 #
-# Each function gives the loss P of a positive, the loss N of a negative, and their slopes, in
-# float64 or float32.
+# Each function returns the loss of a positive, the loss of a negative, and their derivatives
+# ("slopes") with respect to the input, in float64 or float32.
 
 _SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)
-_LEAST_NORMAL = tl.constexpr(2.0**-126)
-# log(1 + f) = f + f^2 w(f) for sqrt(1/2) <= 1 + f <= sqrt(2). Minimax, of relative error 3e-8.
+_SMALLEST_NORMAL = tl.constexpr(2.0**-126)
+# log(1 + f) = f + f^2 w(f) for sqrt(1/2) <= 1 + f <= sqrt(2). Minimax polynomial, relative error
+# 3e-8.
 _W0, _W1, _W2, _W3, _W4, _W5, _W6, _W7 = map(
     tl.constexpr,
     (
@@ -162,20 +167,21 @@ _W0, _W1, _W2, _W3, _W4, _W5, _W6, _W7 = map(
     ),
 )
 
-_LEAST_WITH_A_LOG = tl.constexpr(math.exp(-100.0))
+#: PyTorch's `BCELoss` limits logarithms to -100 at least.
+_EXP_MINUS_100 = tl.constexpr(math.exp(-100.0))
 _LARGEST_64 = tl.constexpr(1.7976931348623157e308)
 
 
 @triton.jit
 def _log(u):
-    """log(u), exact near 1 too, where the hardware's of float32 is not.
+    """log(u), accurate near 1 too, where the hardware's float32 logarithm is not.
 
     In float32, u = m 2^k with m between sqrt(1/2) and sqrt(2), and log(u) = k ln 2 + log(m).
     """
     if u.dtype == tl.float64:
         log = tl.log(u)
     else:
-        tiny = u < _LEAST_NORMAL
+        tiny = u < _SMALLEST_NORMAL
         normal = tl.where(tiny, u * 4294967296.0, u)
         bits = normal.to(tl.int32, bitcast=True)
         k = (bits - _SQRT_HALF_BITS) >> 23
@@ -191,16 +197,19 @@ def _log(u):
 @triton.jit
 def _exp(x):
     """exp(x) for x <= 0; NaN for x > 0 in float32."""
-    if x.dtype == tl.float64:  # noqa: SIM108 - of an expression Triton compiles both sides
+    if x.dtype == tl.float64:  # noqa: SIM108 - Triton would compile both sides
         exp = tl.exp(x)
     else:
-        exp = tl.where(x > 0, float("nan"), _exp_of_minus(-x))
+        exp = tl.where(x > 0, float("nan"), _exp_neg(-x))
     return exp
 
 
 @triton.jit
 def _log1p(x, u, reciprocal):
-    """log(1 + x) from u = 1 + x and 1 / u: what the rounding of u left is the slope times it."""
+    """log(1 + x) from u = 1 + x and 1 / u.
+
+    The rounding error of u, x - (u - 1), is corrected to first order.
+    """
     return _log(u) + (x - (u - 1)) * reciprocal
 
 
@@ -209,9 +218,9 @@ def _sigmoid_and_logs(z):
     """sigma(z), sigma(-z), -log sigma(z), -log sigma(-z)."""
     t = tl.abs(z)
     if z.dtype == tl.float32:
-        e = _exp_of_minus(t)
-        s = _log1p_of_exp(e, True)
-        smaller = _smaller_sigma(e, False)
+        e = _exp_neg(t)
+        s = _log1p_unit(e, True)
+        smaller = _smaller_sigmoid(e, False)
         larger = 1 - smaller
     else:
         e = tl.exp(-t)
@@ -230,13 +239,13 @@ def _power(minus_log, exponent):
 
 
 @triton.jit
-def _minus_log_of(p, minus_log):
-    """p (-log p), 0 where -log p is infinite: it goes to 0 with p."""
+def _p_log_p(p, minus_log):
+    """p (-log p), which is 0 at p = 0, its limit."""
     return p * tl.where(minus_log == float("inf"), 0.0, minus_log)
 
 
 @triton.jit
-def _plain(z):
+def _cross_entropy(z):
     """`reference.logits_parts`."""
     p, q, positive, negative = _sigmoid_and_logs(z)
     return positive, negative, -q, p
@@ -246,72 +255,75 @@ def _plain(z):
 def _focal(z, gamma_pos, gamma_neg):
     """`reference.focal_parts` without alpha, with a gamma for each class."""
     p, q, positive, negative = _sigmoid_and_logs(z)
-    easy_positive, easy_negative = _power(negative, gamma_pos), _power(positive, gamma_neg)
-    up = -easy_positive * (q + gamma_pos * _minus_log_of(p, positive))
-    down = easy_negative * (p + gamma_neg * _minus_log_of(q, negative))
-    return easy_positive * positive, easy_negative * negative, up, down
+    factor_pos, factor_neg = _power(negative, gamma_pos), _power(positive, gamma_neg)
+    slope_pos = -factor_pos * (q + gamma_pos * _p_log_p(p, positive))
+    slope_neg = factor_neg * (p + gamma_neg * _p_log_p(q, negative))
+    return factor_pos * positive, factor_neg * negative, slope_pos, slope_neg
 
 
 @triton.jit
-def _above(z, p, margin):
-    """sigma(z) - margin, of p = sigma(z) and a margin in float64.
+def _sigmoid_minus_margin(z, p, margin):
+    """sigma(z) - margin, from p = sigma(z) and a margin in float64.
 
-    In float32 that difference loses what is small. With d = z - logit(margin), in two parts, it is
-    sigma(z) (1 - margin) (1 - exp(-d)), of which the last is -r - r^2 p(r) for a small r = -d.
+    In float32 the difference of two close numbers loses its accuracy. With d = z - logit(margin),
+    where the logit has two parts, it is sigma(z) (1 - margin) (1 - exp(-d)). For a small r = -d,
+    1 - exp(r) is -r - r^2 p(r).
     """
     if z.dtype == tl.float64:
-        above = p - margin
+        difference = p - margin
     else:
-        middle = tl.log(margin) - tl.log(1 - margin)
-        high = middle.to(tl.float32)
-        d = (z - high) - (middle - high.to(tl.float64)).to(tl.float32)
-        small = d < 0.34  # ln(2) / 2 and above it would be another n
+        logit = tl.log(margin) - tl.log(1 - margin)
+        high = logit.to(tl.float32)
+        d = (z - high) - (logit - high.to(tl.float64)).to(tl.float32)
+        small = d < 0.34  # the polynomial holds up to ln(2) / 2
         r = tl.where(small, -d, 0.0)
         polynomial = tl.fma(tl.fma(tl.fma(tl.fma(_P4, r, _P3), r, _P2), r, _P1), r, _P0)
         near = -tl.fma(r * r, polynomial, r)
-        share = tl.where(small, near, 1 - _exp_of_minus(tl.where(small, 0.34, d)))
-        above = p * (1 - margin).to(tl.float32) * share
-    return above
+        share = tl.where(small, near, 1 - _exp_neg(tl.where(small, 0.34, d)))
+        difference = p * (1 - margin).to(tl.float32) * share
+    return difference
 
 
 @triton.jit
 def _asymmetric(z, gamma_pos, gamma_neg, exact_margin):
-    """`reference.asymmetric_parts` for a margin above 0, which is handed over in float64."""
+    """`reference.asymmetric_parts` for a margin above 0, which is passed in float64."""
     p, q, positive, negative = _sigmoid_and_logs(z)
-    easy = _power(negative, gamma_pos)
+    factor_pos = _power(negative, gamma_pos)
     margin = exact_margin.to(z.dtype)
-    above = _above(z, p, exact_margin)
-    counts = above > 0
-    s = tl.where(counts, above, 0.25)
-    # 1 - s: formed where it is the smaller of the two, else rounded and its logarithm mended.
+    shifted = _sigmoid_minus_margin(z, p, exact_margin)
+    inside = shifted > 0
+    s = tl.where(inside, shifted, 0.25)
+    # 1 - s is q + margin: computed so where it is small, and else by a difference, whose rounding
+    # `_log1p` corrects.
     near_one = s > 0.5
     rest = tl.where(near_one, q + margin, 1 - s)
     reciprocal = 1 / rest
     minus_log_rest = -_log1p(tl.where(near_one, rest - 1, -s), rest, reciprocal)
     power = _power(-_log(s), gamma_neg)
     slope = p * q * power * (gamma_neg * (minus_log_rest / s) + reciprocal)
-    down = tl.where(counts, slope, 0.0)
-    shifted = tl.where(counts, power * minus_log_rest, 0.0)
-    up = -easy * (q + gamma_pos * _minus_log_of(p, positive))
-    known = z == z
-    return easy * positive, tl.where(known, shifted, z), up, tl.where(known, down, z)
+    slope_neg = tl.where(inside, slope, 0.0)
+    loss_neg = tl.where(inside, power * minus_log_rest, 0.0)
+    slope_pos = -factor_pos * (q + gamma_pos * _p_log_p(p, positive))
+    is_number = z == z
+    loss_pos, loss_neg = factor_pos * positive, tl.where(is_number, loss_neg, z)
+    return loss_pos, loss_neg, slope_pos, tl.where(is_number, slope_neg, z)
 
 
 @triton.jit
-def _poly_of_one(p, q, minus_log, epsilon, kept):
+def _poly_term(p, q, minus_log, epsilon, kept):
     """`-log p + epsilon q` and the factor of -q in its slope, `1 + epsilon p`; see `reference`.
 
-    For a negative epsilon both are written as sums of terms that are not negative, with kept
-    for 1 + epsilon: kept (-log p) - epsilon (-log p - q), whose last difference is
-    q^2 / 2 + q^3 / 3 + ... for a small q, and kept - epsilon q.
+    For a negative epsilon both are written as sums of nonnegative terms, with `kept` for
+    1 + epsilon: kept (-log p) - epsilon (-log p - q), and kept - epsilon q. For a small q, the
+    difference -log p - q is computed as q^2 / 2 + q^3 / 3 + ...
     """
     small = tl.where(q < 0.05, q, 0.0)
     series = small * (1 / 13)
     for power in tl.static_range(12, 1, -1):
         series = (series + 1 / power) * small
-    beyond = tl.where(q < 0.05, series * small, minus_log - q)
+    difference = tl.where(q < 0.05, series * small, minus_log - q)
     first = tl.where(kept == 0, 0.0, kept * minus_log)
-    value = tl.where(epsilon < 0, first - epsilon * beyond, minus_log + epsilon * q)
+    value = tl.where(epsilon < 0, first - epsilon * difference, minus_log + epsilon * q)
     return value, tl.where(epsilon < 0, kept - epsilon * q, 1 + epsilon * p)
 
 
@@ -319,20 +331,23 @@ def _poly_of_one(p, q, minus_log, epsilon, kept):
 def _poly(z, gamma, epsilon, kept):
     """`reference.poly_parts` without alpha."""
     p, q, positive, negative = _sigmoid_and_logs(z)
-    easy_positive, easy_negative = _power(negative, gamma), _power(positive, gamma)
-    of_positive, slope_of_positive = _poly_of_one(p, q, positive, epsilon, kept)
-    of_negative, slope_of_negative = _poly_of_one(q, p, negative, epsilon, kept)
-    up = -easy_positive * (q * slope_of_positive + gamma * _minus_log_of(p, of_positive))
-    down = easy_negative * (p * slope_of_negative + gamma * _minus_log_of(q, of_negative))
-    return easy_positive * of_positive, easy_negative * of_negative, up, down
+    factor_pos, factor_neg = _power(negative, gamma), _power(positive, gamma)
+    loss_pos, steepness_pos = _poly_term(p, q, positive, epsilon, kept)
+    loss_neg, steepness_neg = _poly_term(q, p, negative, epsilon, kept)
+    slope_pos = -factor_pos * (q * steepness_pos + gamma * _p_log_p(p, loss_pos))
+    slope_neg = factor_neg * (p * steepness_neg + gamma * _p_log_p(q, loss_neg))
+    return factor_pos * loss_pos, factor_neg * loss_neg, slope_pos, slope_neg
 
 
 @triton.jit
-def _probability(p, eps, minus_log_eps, minus_log_not_eps, least):
-    """`reference.probability_parts`; an eps of 0 stands for the floor of -100."""
+def _probability(p, eps, minus_log_eps, minus_log_not_eps, smallest):
+    """`reference.probability_parts`; an eps of 0 means that logarithms are limited to -100.
+
+    Below `smallest`, 1 / p exceeds the dtype, and the slope is 0.
+    """
     reciprocal_not = 1 / (1 - p)
     minus_log, minus_log_not = -_log(p), -_log1p(-p, 1 - p, reciprocal_not)
-    floored, certain = p < _LEAST_WITH_A_LOG, p == 1
+    floored, certain = p < _EXP_MINUS_100, p == 1
     edge = tl.where(eps > 0, eps, float("-inf"))
     low, high = p < edge, (1 - p) < edge
     flat = low | high
@@ -340,9 +355,9 @@ def _probability(p, eps, minus_log_eps, minus_log_not_eps, least):
     positive = tl.where(high, minus_log_not_eps, tl.where(low, minus_log_eps, positive))
     negative = tl.where(certain, 100.0, minus_log_not)
     negative = tl.where(high, minus_log_eps, tl.where(low, minus_log_not_eps, negative))
-    steep = tl.where((p < least) | floored, 0.0, -1 / p)
-    steep_not = tl.where(certain, 0.0, reciprocal_not)
-    return positive, negative, tl.where(flat, 0.0, steep), tl.where(flat, 0.0, steep_not)
+    slope_pos = tl.where((p < smallest) | floored, 0.0, -1 / p)
+    slope_neg = tl.where(certain, 0.0, reciprocal_not)
+    return positive, negative, tl.where(flat, 0.0, slope_pos), tl.where(flat, 0.0, slope_neg)
 
 
 @triton.jit
@@ -351,24 +366,24 @@ def _log_probability(x):
     p = _exp(x)
     u = 1 - p
     certain, near_one = x == 0, x > -_LN2
-    # With p = exp(x) as it is rounded, 1 - exp(x) is u x / log(p); with u = 1 - p as it is rounded,
-    # log(1 - p) is log(u) (-p) / (u - 1). The first where p is near 1, the second elsewhere.
-    lost = (p == 1) | (u == 1)
-    below = tl.where(near_one, _log(p), u - 1)
-    ratio = tl.where(near_one, x, -p) / tl.where(lost, 1.0, below)
+    # Corrections for rounding: with p = exp(x) rounded, 1 - exp(x) is u x / log(p); with u = 1 - p
+    # rounded, log(1 - p) is log(u) (-p) / (u - 1). The first for p near 1, the second elsewhere.
+    undefined = (p == 1) | (u == 1)
+    divisor = tl.where(near_one, _log(p), u - 1)
+    ratio = tl.where(near_one, x, -p) / tl.where(undefined, 1.0, divisor)
     rest = tl.where(near_one, tl.where(p == 1, -x, u * ratio), u)
     minus_log_rest = -_log(rest) * tl.where(near_one, 1.0, ratio)
     negative = tl.where(certain, float("inf"), tl.where(u == 1, p, minus_log_rest))
-    steep = p / rest
-    # Beyond the dtype it would be infinite, and NaN where nobody weighs it.
+    slope_neg = p / rest
+    # The largest number instead of infinity, which would give NaN with a weight of 0.
     largest: tl.constexpr = _LARGEST_64 if x.dtype == tl.float64 else _LARGEST
-    steep = tl.where(certain, 0.0, tl.where(steep == float("inf"), largest, steep))
-    return -x, negative, tl.full(x.shape, -1.0, x.dtype), steep
+    slope_neg = tl.where(certain, 0.0, tl.where(slope_neg == float("inf"), largest, slope_neg))
+    return -x, negative, tl.full(x.shape, -1.0, x.dtype), slope_neg
 
 
 @triton.jit
-def _weighed(share, part):
-    """The product, where 0 * inf is 0 and NaN stays."""
+def _weighted(share, part):
+    """The product, where 0 times infinity is 0 and NaN stays NaN."""
     return share * tl.where((share == 0) & (part == float("inf")), 0.0, part)
 
 
@@ -387,32 +402,33 @@ def loss_and_slope(
     WEIGHTED: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """a P(x) + b N(x) and its slope, of x in float32 or float64, in that dtype.
+    """a positive(x) + b negative(x) and its derivative, for x in float32 or float64, in that dtype.
 
-    `WEIGHTED` is false where a + b is 1; a slope is only right where `GRADIENT` is true.
+    `WEIGHTED` is false where a + b = 1. The derivative is valid if `GRADIENT` is true.
     """
     if LOSS == LOGITS and x.dtype == tl.float32:
-        loss, slope = _logits(x, a, b, a + b if WEIGHTED else 1.0, GRADIENT, EXACT)
+        loss, slope = _cross_entropy_float32(x, a, b, a + b if WEIGHTED else 1.0, GRADIENT, EXACT)
     else:
         wide: tl.constexpr = tl.float64 if EXACT else tl.float32
         z = x.to(wide)
         if LOSS == LOGITS:
-            positive, negative, up, down = _plain(z)
+            positive, negative, slope_pos, slope_neg = _cross_entropy(z)
         elif LOSS == FOCAL:
-            positive, negative, up, down = _focal(z, c2.to(wide), c3.to(wide))
+            positive, negative, slope_pos, slope_neg = _focal(z, c2.to(wide), c3.to(wide))
         elif LOSS == POLY:
-            positive, negative, up, down = _poly(z, c2.to(wide), c4.to(wide), (1 + c4).to(wide))
+            positive, negative, slope_pos, slope_neg = _poly(
+                z, c2.to(wide), c4.to(wide), (1 + c4).to(wide)
+            )
         elif LOSS == ASYMMETRIC:
-            positive, negative, up, down = _asymmetric(z, c2.to(wide), c3.to(wide), c4)
+            positive, negative, slope_pos, slope_neg = _asymmetric(z, c2.to(wide), c3.to(wide), c4)
         elif LOSS == PROBABILITY:
-            # Below it 1 / p is beyond the dtype, and the slope is taken as 0: see `reference`.
-            least: tl.constexpr = 1 / _LARGEST_64 if x.dtype == tl.float64 else 1 / _LARGEST
-            positive, negative, up, down = _probability(
-                z, c2.to(wide), c3.to(wide), c4.to(wide), least
+            smallest: tl.constexpr = 1 / _LARGEST_64 if x.dtype == tl.float64 else 1 / _LARGEST
+            positive, negative, slope_pos, slope_neg = _probability(
+                z, c2.to(wide), c3.to(wide), c4.to(wide), smallest
             )
         else:
-            positive, negative, up, down = _log_probability(z)
+            positive, negative, slope_pos, slope_neg = _log_probability(z)
         a, b = c0.to(wide) * a.to(wide), c1.to(wide) * b.to(wide)
-        loss = (_weighed(a, positive) + _weighed(b, negative)).to(x.dtype)
-        slope = (a * up + b * down).to(x.dtype)
+        loss = (_weighted(a, positive) + _weighted(b, negative)).to(x.dtype)
+        slope = (a * slope_pos + b * slope_neg).to(x.dtype)
     return loss, slope

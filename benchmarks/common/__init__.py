@@ -1,0 +1,1 @@
+"""What all benchmarks share: timing, memory, processes, results, tables, plots, command line."""

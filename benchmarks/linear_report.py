@@ -1,0 +1,155 @@
+"""Tables of results/linear.json, and the summary of the README, which includes the real labels."""
+
+from typing import Any
+
+from common import markdown, results
+from common.markdown import Block, goal, mebibytes
+from common.report import Report, Results
+
+DOCUMENT = "docs/linear.md"
+CONTENDERS = ("torchbce", "eager", "compiled")
+
+
+def grid_table(grid: Results) -> str:
+    """Time of torchbce, the others' as multiples of it, and the extra memory of each."""
+    head = ["B", "D", "L", "torchbce", "eager / torchbce", "compiled / torchbce"]
+    head += [f"{name}, MiB" for name in CONTENDERS]
+    rows = []
+    for row in grid["rows"]:
+        seconds, extra = row["seconds"], row["extra"]
+        missing = "" if row["fits"] else "-"
+        rows.append(
+            [
+                f"{row['rows']:,}",
+                str(row["width"]),
+                f"{row['labels']:,}",
+                f"{seconds['torchbce'] * 1000:,.1f} ms",
+                *(
+                    f"{seconds[name] / seconds['torchbce']:.2f}" if name in seconds else missing
+                    for name in CONTENDERS[1:]
+                ),
+                *(mebibytes(extra[name]) if name in extra else missing for name in CONTENDERS),
+            ]
+        )
+    limits = grid["limits"]
+    note = (
+        f"\nOn {grid['threads']} threads. A dash: PyTorch was not run, because targets, logits, "
+        "their gradient, the weight and its gradient alone take more than "
+        f"{limits['bytes'] / 2**30:.0f} GiB. An empty cell: PyTorch was not compiled, above "
+        f"{limits['compiled_labels']:,} labels.\n"
+    )
+    return markdown.table(head, rows) + note
+
+
+def reach_goals(reach: Results) -> list[list[str]]:
+    rows, width, labels = reach["sizes"]
+    seconds = reach["seconds"]
+    ratio = seconds["torchbce"] / seconds["products"]
+    logits = 4 * rows * labels
+    share = reach["extra"] / logits
+    return [
+        goal(
+            f"loss and gradients, against the three matrix products alone; B = {rows}, "
+            f"D = {width}, L = {labels:,}",
+            f"{ratio:.2f} times their {seconds['products'] * 1000:,.0f} ms",
+            "<= 1.15 times",
+            ratio <= 1.15,
+        ),
+        goal(
+            "peak memory above the inputs and their gradients, same sizes",
+            f"{100 * share:.1f} % of the logits' {logits / 2**20:.0f} MiB",
+            "<= 3 %",
+            share <= 0.03,
+        ),
+    ]
+
+
+def error_table(error: Results) -> str:
+    head = ["dtype", "of"]
+    for kind in ("largest", "rms"):
+        head += [f"torchbce, {kind}", f"eager, {kind}"]
+    rows = []
+    for row in error["rows"]:
+        of = row["of"] if row["of"] == "loss" else f"gradient of the {row['of']}"
+        cells = [row["dtype"], of]
+        for kind in ("largest", "rms"):
+            ours, eager = row["torchbce"][kind], row["eager"][kind]
+            cells.append(f"{ours:.1e}" if ours <= eager else f"**{ours:.1e}**")
+            cells.append(f"{eager:.1e}")
+        rows.append(cells)
+    return markdown.table(head, rows)
+
+
+def million_goals(million: Results) -> list[list[str]]:
+    """Rows of measurements; goal and verdict are empty where there is no goal."""
+    width, labels = million["sizes"]
+    rows = []
+    for row in million["extra"]:
+        what = (
+            f"peak memory above the inputs and their gradients, B = {row['rows']:,}, "
+            f"D = {width}, L = {labels:,}"
+        )
+        measured = megabytes(row["torchbce"])
+        if row["rows"] == 64:
+            rows.append(goal(what, measured, "< 64 MB", row["torchbce"] < 64e6))
+        else:
+            rows.append([what, measured, "", ""])
+        how = "" if row["measured"] else ", computed: targets, logits and their gradient"
+        rows.append(
+            [f"the same with dense targets and PyTorch{how}", megabytes(row["dense"]), "", ""]
+        )
+    rows += [trained_goal(million, name) for name in million["trained"]]
+    return rows
+
+
+def trained_goal(million: Results, optimizer: str) -> list[str]:
+    width, labels = million["sizes"]
+    found = million["trained"][optimizer]
+    above = found["peak"] - million["bare"]
+    return goal(
+        f"peak memory of training {labels:,} labels with {optimizer}, B = "
+        f"{million['trained_rows']}, above a process that imports torch; the weight takes "
+        f"{4 * width * labels / 1e9:.2f} GB",
+        f"{above / 1e9:.2f} GB; {found['seconds']:.1f} s per step",
+        "<= 1.3 GB",
+        above <= 1.3e9,
+    )
+
+
+def megabytes(bytes: float) -> str:
+    return f"{bytes / 1e6:,.1f} MB"
+
+
+def summary(linear: Results, delicious: Results) -> str:
+    """The measurements that have goals."""
+    rows = reach_goals(linear["reach"])
+    rows += [row for row in million_goals(linear["million"]) if row[2]]
+    tags = delicious["tags"]
+    figures: dict[str, Any] = tags["heads"]["torchbce.LinearBCELoss"]
+    rows.append(
+        goal(
+            "a linear head on the 983 tags of delicious: share of rows whose highest-scored label "
+            "is correct",
+            f"{figures['P@1']:.3f} in {figures['seconds']:.1f} s",
+            f">= {tags['goal']}",
+            figures["P@1"] >= tags["goal"],
+        )
+    )
+    return markdown.goals(rows)
+
+
+def summary_block(linear: Results, delicious: Results) -> Block:
+    return Block("linear_summary", "README.md", summary(linear, delicious))
+
+
+def blocks(found: Results) -> list[Block]:
+    return [
+        Block("linear", DOCUMENT, grid_table(found["grid"])),
+        Block("linear_reach", DOCUMENT, markdown.goals(reach_goals(found["reach"]))),
+        Block("linear_error", DOCUMENT, error_table(found["error"])),
+        Block("linear_million", DOCUMENT, markdown.goals(million_goals(found["million"]))),
+        summary_block(found, results.load("delicious")),
+    ]
+
+
+REPORT = Report("linear", blocks)

@@ -1,0 +1,28 @@
+"""Write all tables and plots of the documents again from results/*.json, without measuring.
+
+python benchmarks/report.py
+"""
+
+import accuracy_report
+import classifier_report
+import cost_report
+import delicious_report
+import exact_report
+import kernels_report
+import linear_report
+import pairwise_report
+
+REPORTS = [
+    accuracy_report.REPORT,
+    classifier_report.REPORT,
+    cost_report.REPORT,
+    delicious_report.REPORT,
+    exact_report.REPORT,
+    kernels_report.REPORT,
+    linear_report.REPORT,
+    pairwise_report.REPORT,
+]
+
+if __name__ == "__main__":
+    for report in REPORTS:
+        report.write()
