@@ -9,7 +9,11 @@ INSTALLED := $(VENV)/installed
 OLDEST := .venv-oldest
 OLDEST_INSTALLED := $(OLDEST)/installed
 
-.PHONY: help install demo test test-oldest check format bench exact gpu-check gpu-bench clean
+# How many processes share the tests: `auto` is one for each core. Numba's cache is shared by all.
+WORKERS ?= auto
+PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
+
+.PHONY: help install demo test test-rest test-all test-oldest check format bench exact gpu-check gpu-bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,9 +30,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## train, predict and evaluate on a data set that needs no network
 	$(BIN)/torchbce demo --overwrite
 
-test: $(INSTALLED)  ## run the tests, doctests and examples; the GPU's kernels are interpreted
-	$(BIN)/pytest -q
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu --confcutdir=tests/gpu
+test: $(INSTALLED)  ## run the tests, doctests and examples that protect the behaviour (5 minutes)
+	$(PYTEST) -m "not slow"
+
+test-rest: $(INSTALLED)  ## run the tests that `make test` leaves out, and interpret the GPU's kernels
+	$(PYTEST) -m slow
+	OMP_NUM_THREADS=1 $(PYTEST) tests/gpu --confcutdir=tests/gpu
+
+test-all: test test-rest  ## run every test (20 minutes on two cores)
 
 # Left out: the Triton kernels, which need a newer Triton than PyTorch 2.6 brings, the test suites of
 # other projects, whose current releases need newer versions, and the figures of the README.

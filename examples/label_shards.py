@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node=2 examples/label_shards.py
 
-Every process sees the same rows and holds some of the labels. Without torchrun there is one
-process, which holds them all, and the same code runs.
+Every process is given the same rows and holds some of the labels. Without torchrun the same code
+runs in one process, which holds all labels.
 """
 
 import os
@@ -27,8 +27,8 @@ ROWS, FEATURES, HIDDEN, LABELS, POSITIVES = 512, 32, 48, 1001, 3
 class Tagger(nn.Module):
     def __init__(self, mesh: DeviceMesh) -> None:
         super().__init__()
-        # The encoder is whole on every process. The loss sums its gradient over the labels, so that
-        # all of them take the same step and stay alike.
+        # Every process has the whole encoder. The loss sums the encoder's gradient over all labels,
+        # so that every process takes the same step.
         self.encoder = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU())
         self.head = torchbce.LinearBCELoss(HIDDEN, LABELS, prior=POSITIVES / LABELS)
         self.head.shard_labels(mesh)
@@ -38,44 +38,45 @@ class Tagger(nn.Module):
         return loss
 
     def precision(self, x: Tensor, positives: Tensor) -> float:
-        """Of how many rows the best label is one of the positives."""
+        """The share of rows whose best label is a positive, P@1."""
         best = self.head.topk(self.encoder(x), 1).indices
-        right = (best == positives).any(1)
-        return int(right.sum()) / len(right)
+        correct = (best == positives).any(1)
+        return int(correct.sum()) / len(correct)
 
 
 def data() -> tuple[Tensor, Tensor]:
-    """The labels of a row are those that a hidden model scores highest."""
+    """Rows, and the labels to which a random linear model gives the largest logits."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, FEATURES, generator=g)
-    hidden = torch.randn(LABELS, FEATURES, generator=g)
-    return x, (x @ hidden.T).topk(POSITIVES).indices
+    weight = torch.randn(LABELS, FEATURES, generator=g)
+    return x, (x @ weight.T).topk(POSITIVES).indices
 
 
-def optimiser(model: Tagger) -> torch.optim.Optimizer:
-    # Two groups, since an optimiser updates the tensors of a group together, and shards are tensors
-    # of another kind.
+def make_optimizer(model: Tagger) -> torch.optim.Optimizer:
+    # Two groups: an optimizer updates the tensors of a group together, and cannot mix plain tensors
+    # with DTensors.
     parts = (model.encoder, model.head)
     return torch.optim.AdamW([{"params": part.parameters()} for part in parts], lr=0.01)
 
 
-def train(model: Tagger, step: torch.optim.Optimizer, epochs: int) -> float:
+def train(model: Tagger, optimizer: torch.optim.Optimizer, epochs: int) -> float:
+    """Train, and return the loss of all rows."""
     x, positives = data()
     for _ in range(epochs):
-        for rows in DataLoader(TensorDataset(x, positives), batch_size=64):
-            step.zero_grad()
-            model(*rows).backward()
-            step.step()
+        for batch in DataLoader(TensorDataset(x, positives), batch_size=64):
+            optimizer.zero_grad()
+            model(*batch).backward()
+            optimizer.step()
     with torch.no_grad():
         return float(model(x, positives))
 
 
-def state_of(model: Tagger, step: torch.optim.Optimizer) -> dict[str, Any]:
-    of_model, of_optimiser = get_state_dict(model, step)
-    return {"model": of_model, "optimiser": of_optimiser}
+def state_of(model: Tagger, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    return {"model": model_state, "optimizer": optimizer_state}
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     if dist.get_rank() == 0:
         print(text)
 
@@ -94,31 +95,34 @@ def start() -> DeviceMesh:
 def main() -> None:
     mesh = start()
     model = Tagger(mesh)
-    step = optimiser(model)
+    optimizer = make_optimizer(model)
     weight: Any = model.head.weight
     held: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(held, weight.to_local().shape[0])
-    say(f"{LABELS} labels over {len(held)} processes: {held}")
+    print_once(f"{LABELS} labels over {len(held)} processes: {held}")
 
     x, positives = data()
-    say(f"P@1 before: {model.precision(x, positives):.3f}")
-    say(f"loss after 20 epochs: {train(model, step, 20):.5f}")
-    say(f"P@1 after: {model.precision(x, positives):.3f}")
+    print_once(f"P@1 before: {model.precision(x, positives):.3f}")
+    print_once(f"loss after 20 epochs: {train(model, optimizer, 20):.5f}")
+    print_once(f"P@1 after: {model.precision(x, positives):.3f}")
 
     folder: list[Any] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(folder)
-    save(state_of(model, step), checkpoint_id=folder[0])
+    save(state_of(model, optimizer), checkpoint_id=folder[0])
 
-    fresh = Tagger(mesh)
-    fresh_step = optimiser(fresh)
-    state = state_of(fresh, fresh_step)
+    loaded = Tagger(mesh)
+    loaded_optimizer = make_optimizer(loaded)
+    state = state_of(loaded, loaded_optimizer)
     load(state, checkpoint_id=folder[0])
     set_state_dict(
-        fresh, fresh_step, model_state_dict=state["model"], optim_state_dict=state["optimiser"]
+        loaded,
+        loaded_optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
     )
-    say(f"P@1 loaded: {fresh.precision(x, positives):.3f}")
-    same = train(model, step, 1) == train(fresh, fresh_step, 1)
-    say(f"one more epoch of both, the same loss: {same}")
+    print_once(f"P@1 loaded: {loaded.precision(x, positives):.3f}")
+    same = train(model, optimizer, 1) == train(loaded, loaded_optimizer, 1)
+    print_once(f"one more epoch of both, the same loss: {same}")
     dist.destroy_process_group()
 
 

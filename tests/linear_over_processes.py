@@ -1,4 +1,4 @@
-"""Run under torchrun: heads sharded over labels, and pairs over processes, equal those of one."""
+"""Run under torchrun: sharded heads and pairs over processes compute what one process does."""
 
 import tempfile
 from collections.abc import Callable
@@ -33,15 +33,14 @@ def shards_agree(mesh: dist.DeviceMesh) -> None:
     # 5 labels over 4 processes are 2, 2, 1 and none.
     for labels in (5, 37, dist.get_world_size(), 1):
         x, weight, bias, positives = batch(4, labels)
+        g = torch.Generator().manual_seed(labels)
         options = {
-            "pos_weight": torch.rand(labels) + 0.5,
-            "label_weight": torch.rand(labels),
-            "mask": torch.rand(4, labels) > 0.2,
-            "ignored": torch.randint(-1, labels, (4, 1)),
-            "row_weight": torch.rand(4),
+            "pos_weight": torch.rand(labels, generator=g) + 0.5,
+            "label_weight": torch.rand(labels, generator=g),
+            "mask": torch.rand(4, labels, generator=g) > 0.2,
+            "ignored": torch.randint(-1, labels, (4, 1), generator=g),
+            "row_weight": torch.rand(4, generator=g),
         }
-        for tensor in options.values():
-            dist.broadcast(tensor, 0)
         dense = torch.zeros(4, labels)
         for row, listed in enumerate(positives):
             dense[row, listed[listed >= 0]] = 1
@@ -125,7 +124,7 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
         ),
         (
             ValueError,
-            r"target\[0, 0\] is 8; with 8 rows of weight labels are 0 to 7",
+            r"target\[0, 0\] is 8; with 8 rows of weight the labels are 0 to 7",
             lambda: loss(x, sharded, torch.full((4, 1), 8)),
         ),
     ]
@@ -137,7 +136,7 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
     def alone(
         error: type[Exception], words: str, of_others: str, call: Callable[[], object]
     ) -> None:
-        """What the last process does wrong is said there, and the others do not wait for it."""
+        """The last process raises its own message, and the others one that refers to it."""
         with pytest.raises(error, match=words if rank == last else of_others):
             call()
 
@@ -153,12 +152,12 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
     alone(
         ValueError, "shards must be those of torch.chunk", other, lambda: loss(x, uneven, positives)
     )
-    # A label of one process alone, in a target that all of them have.
+    # A label that only one process holds, in a target that all processes have.
     dense = torch.zeros(4, 8)
     dense[2, 0] = 2
     with pytest.raises(ValueError, match=r"target\[2, 0\] is 2\.0"):
         loss(x, sharded, dense)
-    # The sum of what layer_norm gives is 0 for every batch, and that of rows is not of their order.
+    # The outputs of layer_norm sum to 0 for every batch, and no sum depends on the order of rows.
     normed = torch.nn.functional.layer_norm(x + rank * x.flip(0).square(), (6,))
     for differing, mine in (
         ("input", (normed, positives)),
@@ -172,7 +171,7 @@ def misplaced(mesh: dist.DeviceMesh) -> None:
     with pytest.raises(ValueError, match="input requires grad on some of the processes"):
         loss(x.clone().requires_grad_(rank == last), sharded, positives)
     x.requires_grad_()
-    with pytest.raises(RuntimeError, match="first derivatives alone"):
+    with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad(loss(x, sharded, positives), x, create_graph=True)
 
 
@@ -289,7 +288,7 @@ def rows_and_labels(grid: dist.DeviceMesh) -> None:
     many.head.shard_labels(grid["labels"])
     mine = slice(3) if grid["copies"].get_local_rank() == 0 else slice(3, 6)
     parallel = nn.parallel.DistributedDataParallel(many, device_mesh=grid["copies"])
-    # As an optimiser has them; in the place of a shard is the tensor that is here.
+    # As an optimizer has them: a sharded parameter is replaced by its local tensor.
     parameters = list(parallel.parameters())
     parallel(x[mine], positives[mine]).backward()
     here = grid["labels"].get_local_rank()

@@ -648,6 +648,7 @@ def test_processes_of_their_own(place: Path, here: Path) -> None:
     assert re.fullmatch(r"torchbce: there is no file '.*no\.csv'\n", err)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough(place: Path, here: Path) -> None:
     long = pl.concat([TABLE] * 2000)
     csv_of(long, here / "long.csv")
@@ -661,6 +662,7 @@ def test_a_reader_that_has_enough(place: Path, here: Path) -> None:
     assert process.wait(timeout=60) == 0
 
 
+@pytest.mark.slow
 def test_control_c(here: Path) -> None:
     csv_of(numbers(3000), here / "t.csv")
     process = start(
@@ -683,6 +685,7 @@ def test_control_c(here: Path) -> None:
     assert names_in(here) == {"t.csv"}
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal(here: Path) -> None:
     csv_of(numbers(2400), here / "t.csv")
     ours, theirs = pty.openpty()
@@ -716,6 +719,7 @@ def test_a_bar_on_a_terminal(here: Path) -> None:
     assert json.loads(out)["rows"] == 2400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["typer", "polars", "sklearn"])
 def test_a_library_is_missing(here: Path, missing: str) -> None:
     """Only `pip install torchbce`: a sentence says what to install."""
@@ -736,6 +740,7 @@ main()
     assert "pip install 'torchbce[cli]'" in ended.stderr
 
 
+@pytest.mark.slow
 def test_no_space_for_predictions(place: Path, here: Path) -> None:
     csv_of(pl.concat([TABLE] * 50), here / "t.csv")
     script = """

@@ -163,7 +163,7 @@ def test_multi_label() -> None:
     assert "input has shape (4, 1) and target has shape (1, 4); they must be equal" in refused
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_label_shards(processes: int) -> None:
     script = "label_shards.py"
     if processes == 1:

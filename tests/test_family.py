@@ -171,9 +171,12 @@ def test_gamma_zero_is_cross_entropy() -> None:
 
 
 @every_loss
+@pytest.mark.parametrize(
+    "target_dtype", [None, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_dtypes(loss: Loss, dtype: torch.dtype) -> None:
-    x, y = loss.inputs(64, dtype=dtype), targets(64)
+def test_dtypes(loss: Loss, dtype: torch.dtype, target_dtype: torch.dtype | None) -> None:
+    x, y = loss.inputs(64, dtype=dtype), targets(64, dtype=target_dtype or dtype)
     assert loss(x, y, reduction="none").dtype == dtype
     value = loss(x, y)
     assert value.dtype == torch.float32

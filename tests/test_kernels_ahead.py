@@ -30,6 +30,8 @@ from triton.backends.compiler import GPUTarget  # noqa: E402 - Triton may be mis
 from torchbce.backends.gpu import formulas, kernels, launch, operands  # noqa: E402
 from torchbce.backends.gpu.operands import LinearInputs, Outputs  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LOSSES = {
     "cross-entropy": family.CROSS_ENTROPY,
     "focal": family.loss("sigmoid_focal_loss", 0.25, 2.0),
@@ -300,7 +302,7 @@ def test_the_logits_of_a_linear_layer(values: bool, compiled: Compiler) -> None:
         keys=keys,
         values=torch.ones(len(keys)) if values else None,
         ignored=torch.arange(0, z.numel(), 11),
-        first=z.numel(),
+        first_key=z.numel(),
     )
     sums = torch.zeros(2, 10**4)
     inputs = KernelInputs(z, z, weight=torch.ones(ROWS, 1), pos_weight=torch.ones(ROWS, 1))

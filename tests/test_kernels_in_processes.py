@@ -120,6 +120,7 @@ class Losses(Dataset[Tensor]):
         return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_in_workers_of_a_data_loader(context: str) -> None:
@@ -174,6 +175,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 def test_a_child_forked_in_the_middle_of_a_compilation(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -222,6 +224,7 @@ def run(names: str, cache: Path, source: Path | None = None, **environment: str)
     return sorted(done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_a_kernel_from_the_disk_calls_its_own_loops(tmp_path: Path) -> None:
     """Compiled in one order and loaded in another, beside kernels compiled now."""
     first = run("uint8,float32", tmp_path)
@@ -233,6 +236,7 @@ def test_a_kernel_from_the_disk_calls_its_own_loops(tmp_path: Path) -> None:
     assert sum("is 255" in line for line in then) == 3  # but for bool, where any byte is true
 
 
+@pytest.mark.slow
 def test_without_a_cache_or_with_a_damaged_one(tmp_path: Path) -> None:
     expected = run("float32", tmp_path / "good")
     nowhere = tmp_path / "file"
@@ -252,6 +256,7 @@ def test_without_a_cache_or_with_a_damaged_one(tmp_path: Path) -> None:
     assert run("float32", tmp_path / "good") == expected
 
 
+@pytest.mark.slow
 def test_changed_code_is_compiled_anew(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(Path(torchbce.__file__).parent, source / "torchbce")
@@ -264,6 +269,7 @@ def test_changed_code_is_compiled_anew(tmp_path: Path) -> None:
     assert run("float32", cache, source)[0] != before[0]
 
 
+@pytest.mark.slow
 def test_the_jit_switched_off_is_the_definition(tmp_path: Path) -> None:
     asked = "import torch, torchbce; print(torchbce.backend_for(torch.zeros(2)).reason)"
     done = subprocess.run(

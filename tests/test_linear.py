@@ -1,10 +1,10 @@
-"""Linear + cross-entropy against its dense form in float64: value and gradients, however asked for.
+"""The linear loss compared with its dense form in float64: value and gradients, for all options.
 
-The truth takes logits from `torch.nn.functional.linear` in float64, losses of elements from the
-definition, and reduces in words of its own. What is compared with it may err by half a unit in the
-last place of the result, and by `NOISE` units of the dtype of computation (2^-24 in float32) of the
-sum of the absolute terms: logits are sums of up to ten products of about 1, the gradients' sums of
-up to hundreds, whose errors add like the steps of a random walk.
+`truth` takes the logits from `torch.nn.functional.linear` in float64 and the losses of elements
+from the definition, and has a reduction of its own. The tolerance is half a unit in the last place
+of the result, plus `NOISE` units of the dtype of computation (2^-24 in float32) of the sum of the
+absolute terms: logits are sums of up to ten products of about 1, gradients of up to hundreds, whose
+errors add like the steps of a random walk.
 """
 
 import copy
@@ -47,7 +47,7 @@ OPTIONS = [
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 sparse_warnings = pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
-# PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
+# PyTorch loads its rules for forward mode by its own deprecated torch.jit.script.
 script_warnings = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 
 
@@ -62,14 +62,14 @@ def layer(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> list[Tensor]:
-    """Input, weight and bias, which require grad."""
+    """Input, weight and bias, all of which require grad."""
     g = seeded(seed)
     shapes = ((*lead, width), (labels, width), (labels,))
     return [torch.randn(s, generator=g).to(dtype).requires_grad_() for s in shapes]
 
 
 def hot(lists: Tensor, labels: int) -> Tensor:
-    """Labels listed by row as a bool of each."""
+    """Label lists as a dense bool target."""
     return (lists[..., None] == torch.arange(labels)).any(-2)
 
 
@@ -78,7 +78,7 @@ def listed(lead: tuple[int, ...], labels: int, most: int = 3, seed: int = 1) -> 
 
 
 def target_of(form: str, lead: tuple[int, ...], labels: int, seed: int = 1) -> tuple[Any, Tensor]:
-    """A target as it is given, and dense in float64."""
+    """A target in one of its forms, and the same target dense in float64."""
     lists = listed(lead, labels, seed=seed)
     y = hot(lists, labels).double()
     if "soft" in form:
@@ -129,7 +129,7 @@ def truth(
     ignored: Tensor | None = None,
     reduction: str = "mean",
 ) -> tuple[Tensor, list[Tensor], list[float]]:
-    """The loss, the gradients, and of each the sum of its absolute terms, from above."""
+    """The loss, the gradients, and an upper bound of the sum of the absolute terms of each."""
     x, w, *b = (t.detach().double().requires_grad_() for t in leaves if t is not None)
     z = F.linear(x, w, *b)
     kept = torch.ones(z.shape, dtype=torch.bool)
@@ -155,10 +155,11 @@ def truth(
     upstream = torch.as_tensor(upstream, dtype=torch.float64).expand(loss.shape)
     gradients = torch.autograd.grad(loss, [x, w, *b], upstream)
 
-    # A slope is at most 1 times its weights, a loss of a logit that errs a little too.
+    # The derivative of a loss is at most its weights, and so is the error of a loss per error of
+    # its logit.
     most = 1.0 if p is None or not kept.numel() else float(torch.as_tensor(p).amax().clamp(min=1))
-    above = upstream[..., None].expand(z.shape) if reduction == "none" else upstream
-    slope = (weight * kept * most * above).abs() / max(divisor, 1)
+    per_element = upstream[..., None].expand(z.shape) if reduction == "none" else upstream
+    slope = (weight * kept * most * per_element).abs() / max(divisor, 1)
     flat, across = (t if t.dim() == 2 else t[None].flatten(0, -2) for t in (slope, x.detach()))
     terms = [flat @ w.detach().abs(), flat.T @ across.abs(), flat.sum(0)]
     one = loss.detach().abs().amax() + slope.sum() if loss.numel() else torch.zeros(())
@@ -170,14 +171,14 @@ def _most(terms: Tensor) -> float:
 
 
 def assert_near(got: Tensor, true: Tensor, terms: float) -> None:
-    """Within half a unit of the result's dtype, and the rounding of what it was computed from."""
+    """Assert an error of at most half a unit of the result's dtype plus that of its terms."""
     assert got.shape == true.shape
     info = torch.finfo(got.dtype)
     _, exponent = torch.frexp(true.abs().clamp(min=info.tiny))
     half_a_unit = torch.ldexp(torch.ones_like(true), exponent - 1) * info.eps / 2
     computed = 2.0**-53 if got.dtype == torch.float64 else 2.0**-24
     error, allowed = (got.double() - true).abs(), half_a_unit * 1.0001 + NOISE * computed * terms
-    wrong = (error > allowed) & (got != true.to(got.dtype))  # which may be infinite, in float16
+    wrong = (error > allowed) & (got != true.to(got.dtype))  # both infinite in float16
     assert not wrong.any(), (got[wrong][:3], true[wrong][:3], allowed[wrong][:3])
 
 
@@ -190,20 +191,20 @@ def check(
     backend: str | None = None,
     **options: Any,
 ) -> None:
-    """Value and gradients of leaves, some of which may be None or need no gradient."""
+    """Check value and gradients; the bias may be None, and a leaf may need no gradient."""
     x, w, b = leaves
     with torchbce.backend(backend) if backend else nullcontext():
         loss = linear_bce(x, w, target, b, chunk_labels=chunk_labels, **options)
     assert loss.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
     true, gradients, terms = truth(leaves, y, upstream, **options)
     assert_near(loss.detach(), true, terms[0])
-    asked = [i for i, t in enumerate(leaves) if t is not None and t.requires_grad]
-    assert loss.requires_grad == bool(asked)
-    if asked:
-        above = torch.as_tensor(upstream, dtype=loss.dtype).expand(loss.shape)
+    differentiated = [i for i, t in enumerate(leaves) if t is not None and t.requires_grad]
+    assert loss.requires_grad == bool(differentiated)
+    if differentiated:
+        of_loss = torch.as_tensor(upstream, dtype=loss.dtype).expand(loss.shape)
         with torchbce.backend(backend) if backend else nullcontext():
-            found = torch.autograd.grad(loss, [leaves[i] for i in asked], above)
-        for i, gradient in zip(asked, found, strict=True):
+            found = torch.autograd.grad(loss, [leaves[i] for i in differentiated], of_loss)
+        for i, gradient in zip(differentiated, found, strict=True):
             assert gradient.dtype == leaves[i].dtype
             assert_near(gradient, gradients[i], terms[i + 1])
 
@@ -248,21 +249,21 @@ def test_forms_of_targets(dtype: torch.dtype, form: str) -> None:
 def test_reductions_with_all_options(dtype: torch.dtype, reduction: str) -> None:
     options = all_options((5,), 70)
     options["mask"][2] = False  # a row that batch_mean does not count
-    above = torch.linspace(-1, 2, 5) if reduction == "none" else 0.3
+    upstream = torch.linspace(-1, 2, 5) if reduction == "none" else 0.3
     for form in ("lists", "soft"):
         target, y = target_of(form, (5,), 70)
         leaves = layer(labels=70, width=9, dtype=dtype)
-        check(leaves, target, y, above, 32, reduction=reduction, **options)
+        check(leaves, target, y, upstream, 32, reduction=reduction, **options)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("form", ["lists", "bool", "soft"])
-def test_each_option_alone(name: str, form: str) -> None:
+def test_each_option_by_itself(name: str, form: str) -> None:
     for reduction, chunk in itertools.product(REDUCTIONS, (2, None)):
         options = option(name, (5,), 7)
         target, y = target_of(form, (5,), 7)
         check(layer(), target, y, 1.0, chunk, reduction=reduction, **options)
-        # The option does something: else the test above would pass without it.
+        # The option changes the loss; otherwise the check above would pass without it.
         plain = linear_bce(*layer()[:2], target, reduction=reduction)
         assert not plain.equal(linear_bce(*layer()[:2], target, reduction=reduction, **options))
 
@@ -300,14 +301,14 @@ def test_leading_shapes(lead: tuple[int, ...], reduction: str) -> None:
     masks = [torch.rand(shape, generator=seeded(3)) > 0.4 for shape in sorted(shapes)]
     masks.append(torch.arange(labels) % 2 == 0)
     weights = option("row_weight", lead, labels) | option("ignored", lead, labels)
-    above = torch.rand(lead, generator=seeded(4)) if reduction == "none" else 1.0
+    upstream = torch.rand(lead, generator=seeded(4)) if reduction == "none" else 1.0
     for form in ("lists", "float", "coo"):
         target, y = target_of(form, lead, labels)
-        check(layer(lead, labels), target, y, above, 4, reduction=reduction)
-        check(layer(lead, labels), target, y, above, 4, reduction=reduction, **weights)
+        check(layer(lead, labels), target, y, upstream, 4, reduction=reduction)
+        check(layer(lead, labels), target, y, upstream, 4, reduction=reduction, **weights)
         for mask in masks:
             if mask.any():
-                check(layer(lead, labels), target, y, above, 4, reduction=reduction, mask=mask)
+                check(layer(lead, labels), target, y, upstream, 4, reduction=reduction, mask=mask)
     if reduction == "none":
         assert linear_bce(
             *layer(lead, labels)[:2], listed(lead, labels), reduction="none"
@@ -315,7 +316,7 @@ def test_leading_shapes(lead: tuple[int, ...], reduction: str) -> None:
 
 
 def test_a_mask_of_the_last_leading_dimension_is_not_one_of_the_first() -> None:
-    # Rows of (2, 3) stand one after the other: a mask (3, 1) repeats, a mask (2, 1, 1) does not.
+    # In the flattened rows of (2, 3) a mask (3, 1) repeats and a mask (2, 1, 1) does not.
     target, y = target_of("lists", (2, 3), 5)
     for mask in (
         torch.tensor([[True], [False], [True]]),
@@ -326,7 +327,7 @@ def test_a_mask_of_the_last_leading_dimension_is_not_one_of_the_first() -> None:
         check(layer((2, 3), 5), target, y, chunk_labels=2, mask=mask)
 
 
-def test_no_rows_in_a_batch_mean_of_what_is_masked() -> None:
+def test_a_masked_batch_mean_without_rows() -> None:
     x, w, b = layer((0,))
     for options in ({"mask": torch.ones(7, dtype=torch.bool)}, {"ignored": listed((0,), 7)}):
         with pytest.warns(UserWarning, match="'batch_mean' of a loss over no elements"):
@@ -385,12 +386,12 @@ def test_any_of_the_three_may_be_frozen(wanted: tuple[bool, ...], dtype: torch.d
 @every_dtype
 @every_reduction
 @pytest.mark.parametrize("factor", [0.0, 2.0**-3, 0.3, -7.0, 1e4])
-def test_incoming_gradients_round_once(dtype: torch.dtype, reduction: str, factor: float) -> None:
-    # In half precision the result is allowed half a unit: a second rounding would be seen.
+def test_upstream_gradients_round_once(dtype: torch.dtype, reduction: str, factor: float) -> None:
+    # The tolerance in half precision is half a unit: a second rounding would exceed it.
     target, y = target_of("lists", (33,), 65)
     leaves = layer((33,), 65, 9, dtype)
-    above = torch.linspace(0.1, 1, 33) * factor if reduction == "none" else factor
-    check(leaves, target, y, above, 32, reduction=reduction)
+    upstream = torch.linspace(0.1, 1, 33) * factor if reduction == "none" else factor
+    check(leaves, target, y, upstream, 32, reduction=reduction)
 
 
 def test_the_loss_inside_a_larger_graph() -> None:
@@ -411,18 +412,18 @@ def test_the_loss_inside_a_larger_graph() -> None:
 def test_a_second_backward_pass_gives_the_same(dtype: torch.dtype, reduction: str) -> None:
     leaves = layer(dtype=dtype)
     loss = linear_bce(*leaves[:2], listed((5,), 7), leaves[2], reduction=reduction)
-    above = torch.full_like(loss, 0.25)
-    first = torch.autograd.grad(loss, leaves, above, retain_graph=True)
+    upstream = torch.full_like(loss, 0.25)
+    first = torch.autograd.grad(loss, leaves, upstream, retain_graph=True)
     kept = copy.deepcopy(first)
     for gradient in first:
-        gradient.fill_(-1)  # what was handed out is the receiver's
+        gradient.fill_(-1)  # the caller owns the gradients it was given
     for factor in (0.25, 0.5):
-        again = torch.autograd.grad(loss, leaves, above * factor / 0.25, retain_graph=True)
+        again = torch.autograd.grad(loss, leaves, upstream * factor / 0.25, retain_graph=True)
         for got, expected in zip(again, kept, strict=True):
             assert got.equal(expected * (factor / 0.25))
-    torch.autograd.grad(loss, leaves, above)
+    torch.autograd.grad(loss, leaves, upstream)
     with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(loss, leaves, above)
+        torch.autograd.grad(loss, leaves, upstream)
 
 
 def test_a_change_in_place_before_backward_is_noticed() -> None:
@@ -446,8 +447,8 @@ def test_gradients_accumulate() -> None:
         torch.testing.assert_close(got.grad.double(), true.grad, rtol=1e-5, atol=1e-7)
 
 
-def test_large_gradients_that_live_at_once_are_apart() -> None:
-    # From 4 MiB on, memory for the weight's gradient is used again.
+def test_large_gradients_that_exist_at_once_share_no_memory() -> None:
+    # From 4 MiB on, the memory of the weight's gradient is reused.
     w = torch.randn(2**17, 9, generator=seeded()).requires_grad_()
     inputs = [torch.randn(2, 9, generator=seeded(i)) for i in range(3)]
     target = torch.tensor([[3], [2**17 - 1]])
@@ -464,8 +465,8 @@ def test_large_gradients_that_live_at_once_are_apart() -> None:
 
 
 def test_a_loss_scale_keeps_float16_from_underflow() -> None:
-    # Of 16 x 5000 elements the slopes are 6e-6 and gradients of labels 1e-5: float16, whose
-    # smallest normal number is 6e-5, has 8 bits of those at most.
+    # With 16 x 5000 elements the gradients of the logits are 6e-6, and those of labels 1e-5, which
+    # float16 stores with 8 bits at most: its smallest normal number is 6e-5.
     target, y = target_of("lists", (16,), 5000)
     leaves = layer((16,), 5000, 5, torch.float16)
     check(leaves, target, y, 65536.0)
@@ -505,8 +506,8 @@ def test_activation_checkpointing(reentrant: bool, reduction: str) -> None:
     assert all(t.grad.equal(g) for t, g in zip((x, w, b), expected, strict=True))
 
 
-def test_saved_tensors_elsewhere() -> None:
-    # Whoever offloads or forgets them does not want a gradient as large to be kept in their place.
+def test_saved_tensor_hooks() -> None:
+    # Hooks offload or recompute what is saved, so that no gradient as large must be saved instead.
     x, w, b = layer()
     target = listed((5,), 7)
     expected = torch.autograd.grad(linear_bce(x, w, target, b), (x, w, b))
@@ -519,13 +520,13 @@ def test_saved_tensors_elsewhere() -> None:
         with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
             loss = linear_bce(x, w, target, b)
         found = torch.autograd.grad(loss, (x, w, b))
-        # With another weight in the place of its own, the gradient is by that.
+        # If the hook returns another weight, the gradient is that for this weight.
         assert all(map(torch.equal, found, expected)) if factor == 1 else found[0].equal(*doubled)
 
 
 @pytest.mark.parametrize("biased", [True, False])
 @every_reduction
-def test_derivatives_of_derivatives(reduction: str, biased: bool) -> None:
+def test_second_derivatives(reduction: str, biased: bool) -> None:
     leaves = layer((3,), 4, 2, torch.float64)[: 3 if biased else 2]
     options = all_options((3,), 4)
     target = target_of("soft", (3,), 4)[0]
@@ -540,7 +541,7 @@ def test_derivatives_of_derivatives(reduction: str, biased: bool) -> None:
 @sparse_warnings
 @pytest.mark.parametrize("form", ["lists", "bool", "coo, soft", "csr"])
 @pytest.mark.parametrize("lead", [(), (3,), (2, 2)], ids=str)
-def test_derivatives_of_derivatives_for_every_form(form: str, lead: tuple[int, ...]) -> None:
+def test_second_derivatives_for_every_form(form: str, lead: tuple[int, ...]) -> None:
     if form == "csr" and len(lead) != 1:
         lead = (3,)
     target = target_of(form, lead, 4)[0]
@@ -564,10 +565,10 @@ def test_a_gradient_with_create_graph_equals_one_without(
     for form, options in itertools.product(("lists", "soft", "coo"), cases):
         target = target_of(form, lead, 7)[0]
         loss = linear_bce(*leaves[:2], target, leaves[2], reduction=reduction, **options)
-        above = torch.rand(loss.shape, generator=seeded()).double()
-        dense = torch.autograd.grad(loss, leaves, above, create_graph=True)
+        upstream = torch.rand(loss.shape, generator=seeded()).double()
+        dense = torch.autograd.grad(loss, leaves, upstream, create_graph=True)
         assert all(g.requires_grad for g in dense)
-        plain = torch.autograd.grad(loss, leaves, above)
+        plain = torch.autograd.grad(loss, leaves, upstream)
         torch.testing.assert_close([g.detach() for g in dense], list(plain))
 
 
@@ -614,17 +615,17 @@ def test_vmap_over_rows_and_heads(dtype: torch.dtype) -> None:
 
 
 @every_reduction
-def test_batched_incoming_gradients(reduction: str) -> None:
+def test_batched_upstream_gradients(reduction: str) -> None:
     leaves = layer(dtype=torch.float64)
     loss = linear_bce(*leaves[:2], listed((5,), 7), leaves[2], reduction=reduction)
-    above = torch.rand(3, *loss.shape, generator=seeded()).double()
-    batched = torch.autograd.grad(loss, leaves, above, retain_graph=True, is_grads_batched=True)
-    for i, one in enumerate(above):
+    upstream = torch.rand(3, *loss.shape, generator=seeded()).double()
+    batched = torch.autograd.grad(loss, leaves, upstream, retain_graph=True, is_grads_batched=True)
+    for i, one in enumerate(upstream):
         single = torch.autograd.grad(loss, leaves, one, retain_graph=True)
         torch.testing.assert_close([g[i] for g in batched], list(single))
 
 
-def test_the_range_of_labels_is_looked_at_under_a_transform() -> None:
+def test_the_range_of_labels_is_checked_under_a_transform() -> None:
     x, w, b = (t.detach() for t in layer())
     for wrong in (7, -100):
         target = torch.full((5, 1), wrong)
@@ -636,7 +637,9 @@ def test_half_weights_do_not_overflow_in_the_dense_form() -> None:
     x, w, b = (t.detach() for t in layer())
     target = listed((5,), 7)
     options = {"row_weight": torch.full((5,), 300.0).half()}
-    options["label_weight"] = torch.full((7,), 300.0).half()  # 90000 is beyond float16
+    options["label_weight"] = torch.full(
+        (7,), 300.0
+    ).half()  # their product 90,000 overflows float16
 
     def loss(x: Tensor) -> Tensor:
         return linear_bce(x, w, target, b, **options)
@@ -645,7 +648,7 @@ def test_half_weights_do_not_overflow_in_the_dense_form() -> None:
     torch.testing.assert_close(torch.func.grad(loss)(x.detach()), expected)
 
 
-def test_tensors_without_memory() -> None:
+def test_meta_tensors() -> None:
     leaves = [t.detach().to("meta").requires_grad_() for t in layer()]
     for form, shape in (("lists", ()), ("float", (5,))):
         target = target_of(form, (5,), 7)[0].to("meta")
@@ -672,17 +675,17 @@ def test_without_grad() -> None:
 
 @every_reduction
 def test_autocast(reduction: str) -> None:
-    # What precedes is in half precision, the weight is not, and the products are in float32.
+    # The input is in half precision, the weight is not, and products are computed in float32.
     target, y = target_of("lists", (5,), 65)
     x, w, b = layer(labels=65)
     x = x.detach().bfloat16().requires_grad_()
     w = (w.detach() * 1.001).requires_grad_()  # not bfloat16
-    above = torch.full((5,) if reduction == "none" else (), 0.3)
-    true, gradients, terms = truth([x, w, b], y, above, reduction=reduction)
+    upstream = torch.full((5,) if reduction == "none" else (), 0.3)
+    true, gradients, terms = truth([x, w, b], y, upstream, reduction=reduction)
     with torch.autocast("cpu", torch.bfloat16):
         loss = linear_bce(x, w, target, b, reduction=reduction)
     assert_near(loss.detach(), true, terms[0])
-    found = torch.autograd.grad(loss, (x, w, b), above)
+    found = torch.autograd.grad(loss, (x, w, b), upstream)
     assert [g.dtype for g in found] == [torch.bfloat16, torch.float32, torch.float32]
     for got, expected, scale in zip(found, gradients, terms[1:], strict=True):
         assert_near(got, expected, scale)
@@ -740,11 +743,13 @@ def test_compiled(dtype: torch.dtype, reduction: str, fresh_compiler: None) -> N
     compiled_equals_eager(layer(dtype=dtype), "aot_eager", reduction, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiled_by_inductor(reduction: str, fresh_compiler: None) -> None:
     compiled_equals_eager(layer(), "inductor", reduction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crooked", ["input", "weight"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiled_with_a_transposed_tensor(
@@ -772,7 +777,7 @@ def test_compiled_for_any_number_of_rows(fresh_compiler: None) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_what_is_said_of_the_operators_holds(dtype: torch.dtype, reduction: str) -> None:
+def test_schema_and_shapes_of_the_operators(dtype: torch.dtype, reduction: str) -> None:
     x, w, b = layer(dtype=dtype)
     x, w, b = x.detach(), w.detach(), b.detach()
     target = listed((5,), 7)
@@ -834,8 +839,8 @@ def test_exact_at_every_logit(dtype: torch.dtype, backend: str, form: str) -> No
         assert ulp_error(slope.item(), logit_gradient(z, y), dtype) <= 2, (z, y)
 
 
-def test_confident_positives_among_many_cost_what_they_cost() -> None:
-    # log(1 + e^-17) is 4.1e-8; computed as log of a sigmoid near 1 it would be 0 or 6e-8.
+def test_losses_of_confident_positives_among_many_are_exact() -> None:
+    # log(1 + e^-17) is 4.1e-8; computed as the logarithm of a sigmoid near 1 it is 0 or 6e-8.
     labels = 10_001
     b = torch.full((labels,), 17.0, requires_grad=True)
     x, w = torch.zeros(1, 2), torch.zeros(labels, 2)
@@ -847,7 +852,7 @@ def test_confident_positives_among_many_cost_what_they_cost() -> None:
 
 
 def test_a_sum_of_many_equal_losses() -> None:
-    # A float32 sum of equal numbers errs in one direction all along: here by 10 units and more.
+    # The rounding errors of a float32 sum of equal numbers have one sign: here 10 units and more.
     labels = 100_003
     x, w, b = torch.zeros(1, 1), torch.zeros(labels, 1), torch.full((labels,), -3.7)
     each = bce(b[:1], torch.zeros(1)).double().item()
@@ -862,7 +867,7 @@ def test_a_sum_of_many_equal_losses() -> None:
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("place", ["weight", "bias"])
-def test_what_is_not_finite_in_the_head_shows_in_the_loss(value: float, place: str) -> None:
+def test_weights_that_are_not_finite_give_losses_that_are_not(value: float, place: str) -> None:
     for dtype in DTYPES:
         x, w, b = layer(dtype=dtype)
         with torch.no_grad():
@@ -870,8 +875,8 @@ def test_what_is_not_finite_in_the_head_shows_in_the_loss(value: float, place: s
             (b if place == "bias" else w[:, 0])[2] = value
         dense = F.linear(x, w, b).detach()
         loss = linear_bce(x, w, torch.full((5, 1), 2), b, reduction="none")
-        # As for logits: infinite and right costs nothing, infinite and wrong is infinite, and 0
-        # times infinity in the product is NaN.
+        # As for logits: an infinite logit with the right sign has loss 0 and with the wrong sign an
+        # infinite loss, and 0 times infinity in the product is NaN.
         expected = bce(dense[:, 2].double(), torch.ones(5), reduction="none")
         assert loss.isnan().equal(expected.isnan())
         assert loss.isinf().equal(expected.isinf())
@@ -890,7 +895,7 @@ def test_backends_agree(reduction: str, form: str) -> None:
             check(leaves, target, y, 0.3, 32, backend, reduction=reduction, **options)
 
 
-def test_a_named_backend_is_taken_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_backend_is_used_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     cpu = cpu_launch
     launch = cpu.launch
@@ -944,7 +949,7 @@ for options in ({}, {"reduction": "none"}, everything):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-def test_memory_for_a_chunk_alone() -> None:
+def test_memory_for_one_chunk() -> None:
     # The logits would take 51 MB, and their gradients as much again.
     ran = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120, check=False
@@ -960,7 +965,7 @@ def test_memory_for_a_chunk_alone() -> None:
 @sparse_warnings
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_whatever_is_asked_for(data: st.DataObject) -> None:
+def test_random_calls(data: st.DataObject) -> None:
     lead = data.draw(st.sampled_from([(), (0,), (1,), (3,), (5,), (2, 3), (1, 2, 2)]), "lead")
     labels = data.draw(st.sampled_from([1, 2, 3, 7, 8, 33, 65, 129]), "labels")
     width = data.draw(st.integers(1, 9), "width")
@@ -971,11 +976,11 @@ def test_whatever_is_asked_for(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(OPTIONS), unique=True), "options")
     reduction = data.draw(st.sampled_from(REDUCTIONS), "reduction")
     if form == "uint8" and names:
-        form = "bool"  # for the sake of the kernels to compile
+        form = "bool"  # fewer kernels to compile
     if reduction == "batch_mean" and lead == (0,):
-        names = [n for n in names if n not in ("mask", "ignored")]  # a test of its own
+        names = [n for n in names if n not in ("mask", "ignored")]  # has a test of its own
     chunk = data.draw(st.sampled_from([None, 1, 3, 32, 64, labels, labels + 1]), "chunk")
-    upstream = data.draw(st.sampled_from([1.0, 2.0**-3, 0.3, -5.0]), "incoming")
+    upstream = data.draw(st.sampled_from([1.0, 2.0**-3, 0.3, -5.0]), "upstream")
     seed = data.draw(st.integers(0, 9), "seed")
     options = {k: v for n in names for k, v in option(n, lead, labels, seed).items()}
     target, y = target_of(form, lead, labels, seed)

@@ -1,6 +1,6 @@
-"""What people do wrong with linear + cross-entropy, the sentence that says so, and what is right.
+"""Misuses of the linear loss and their error messages, and edge cases that are allowed.
 
-Each sentence names what came, what was expected and the remedy.
+Each message says what was given, what was expected and what to do.
 """
 
 import math
@@ -47,7 +47,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "an index beyond the labels": (
         {"target": with_value(LISTS, 6, 3, 1)},
         ValueError,
-        ["target[3, 1] is 6", "with 6 rows of weight labels are 0 to 5", "pad_sequence"],
+        ["target[3, 1] is 6", "with 6 rows of weight the labels are 0 to 5", "pad_sequence"],
     ),
     "an index beyond the labels of more rows than one": (
         {"input": X.view(2, 2, 3), "target": with_value(LISTS, 9, 3, 1).view(2, 2, 2)},
@@ -57,7 +57,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "padding with -100": (
         {"target": with_value(LISTS, -100, 1, 1)},
         ValueError,
-        ["target[1, 1] is -100", "-1 alone pads", "padding_value=-1"],
+        ["target[1, 1] is -100", "only -1 pads", "padding_value=-1"],
     ),
     "padding with the number of labels": (
         {"target": with_value(LISTS, 6, 1, 1)},
@@ -148,7 +148,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "a sparse value out of range": (
         {"target": with_value(dense(), 1.5, 2, 4).to_sparse()},
         ValueError,
-        ["target[2, 4] is 1.5", "must lie in [0, 1]"],
+        ["target[2, 4] is 1.5", "must be in [0, 1]"],
     ),
     "a sparse NaN": (
         {"target": with_value(dense(), math.nan, 3, 0).to_sparse()},
@@ -204,7 +204,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "a bias of one number": (
         {"bias": B[:1]},
         ValueError,
-        ["bias has shape (1,) and weight (6, 3)", "one number a label: (6,)"],
+        ["bias has shape (1,) and weight (6, 3)", "one number per label: (6,)"],
     ),
     "a bias of one column": ({"bias": B[:, None]}, ValueError, ["bias has shape (6, 1)"]),
     "a weight of one dimension": (
@@ -307,7 +307,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "ignored as a mask": (
         {"ignored": dense(torch.bool)},
         TypeError,
-        ["ignored must be an int64 tensor", "for one value an element use mask"],
+        ["ignored must be an int64 tensor", "for one value per element use mask"],
     ),
     "ignored of int32": ({"ignored": LISTS.int()}, TypeError, ["ignored must be an int64 tensor"]),
     "ignored as a list": ({"ignored": [[1]]}, TypeError, ["ignored must be an int64 tensor"]),
@@ -319,7 +319,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "smoothing above 1": (
         {"label_smoothing": 1.5},
         ValueError,
-        ["label_smoothing must lie in [0, 1], got 1.5"],
+        ["label_smoothing must be in [0, 1], got 1.5"],
     ),
     "smoothing of NaN": ({"label_smoothing": math.nan}, ValueError, ["label_smoothing", "got nan"]),
     "a reduction of the losses of logits": (
@@ -353,9 +353,9 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
 
 @pytest.mark.filterwarnings("ignore:Sparse (CSC|invariant)")
 @pytest.mark.parametrize("misuse", MISUSES)
-def test_the_sentence(misuse: str) -> None:
+def test_error_message(misuse: str) -> None:
     arguments, kind, parts = MISUSES[misuse]
-    call()  # without it all is well
+    call()  # valid without the misuse
     given = {name: value() if callable(value) else value for name, value in arguments.items()}
     with pytest.raises(kind) as raised:
         call(**given)
@@ -364,7 +364,7 @@ def test_the_sentence(misuse: str) -> None:
         assert part in str(raised.value)
 
 
-def test_the_remedy_for_ignored_is_no_target() -> None:
+def test_the_remedy_for_a_dense_ignored_is_a_mask() -> None:
     with pytest.raises(ValueError, match="ignored has shape") as raised:
         call(ignored=dense(torch.int64))
     assert "mask" in str(raised.value)
@@ -379,7 +379,7 @@ def test_a_dense_value_out_of_range_is_named(
 ) -> None:
     options: list[dict[str, Any]] = [{}, {"mask": torch.ones(LABELS, dtype=torch.bool)}]
     if dtype == torch.uint8:
-        del options[1]  # a kernel less to compile
+        del options[1]  # one kernel less to compile
     for at, given in ((at, given) for at in ((0, 0), (2, 5), (3, 4)) for given in options):
         for target in (with_value(dense(dtype), 2, *at), with_value(dense(dtype), 255, *at)):
             if dtype == torch.float32 and target[at] == 255:
@@ -409,7 +409,7 @@ def test_the_range_of_other_dtypes(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_ignored_may_hold_anything(backend: str) -> None:
+def test_ignored_elements_may_have_any_target(backend: str) -> None:
     target = dense()
     target[0, 0], target[1, 1] = math.nan, -100.0
     mask = ~(target.isnan() | (target < 0))
@@ -425,7 +425,7 @@ def test_what_is_ignored_may_hold_anything(backend: str) -> None:
             call(target=wrong, ignored=ignored)
 
 
-def test_a_compiled_loss_says_the_same() -> None:
+def test_a_compiled_loss_has_the_same_messages() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     with warnings.catch_warnings():
@@ -445,7 +445,7 @@ def test_a_compiled_loss_says_the_same() -> None:
     torch._dynamo.reset()
 
 
-def test_nothing_is_left_behind_by_an_error() -> None:
+def test_a_loss_is_correct_after_an_error() -> None:
     w = W.clone().requires_grad_()
     for _ in range(2):
         with pytest.raises(ValueError, match="target"):
@@ -489,7 +489,7 @@ def test_a_label_both_positive_and_ignored_is_ignored() -> None:
 
 
 def test_lists_of_two_labels_are_lists() -> None:
-    # Of 0 and 1 alone, and right: only from three labels on is such a list as long as the row.
+    # Lists of 0 and 1 as long as there are labels are refused from three labels on only.
     two = torch.tensor([[0, 1], [1, -1], [0, -1], [-1, -1]])
     y = torch.tensor([[1.0, 1], [0, 1], [1, 0], [0, 0]])
     assert call(weight=W[:2], bias=B[:2], target=two).equal(
@@ -499,8 +499,8 @@ def test_lists_of_two_labels_are_lists() -> None:
     assert call(target=short).isfinite()
 
 
-def test_a_mean_leaves_out_what_is_ignored() -> None:
-    ignored = torch.tensor([[0, 1], [2, 2], [1, 4], [3, 5]])  # in row 2 masked as well
+def test_the_denominator_excludes_ignored_elements() -> None:
+    ignored = torch.tensor([[0, 1], [2, 2], [1, 4], [3, 5]])  # those of row 2 are masked too
     mask = torch.ones(ROWS, LABELS, dtype=torch.bool)
     mask[2] = False
 
@@ -512,12 +512,14 @@ def test_a_mean_leaves_out_what_is_ignored() -> None:
         return [total / mean for mean in means]
 
     assert denominators() == pytest.approx([24 - 6 - 5, 3], rel=1e-6)
-    mask[3] = torch.tensor([False, False, False, True, False, True])  # and both are ignored
+    mask[3] = torch.tensor(
+        [False, False, False, True, False, True]
+    )  # where both ignored labels are masked
     assert denominators() == pytest.approx([12 - 3, 2], rel=1e-6)
 
 
 def nothing() -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
-    """Arguments of which no element counts, and the leaves."""
+    """Arguments without a valid element, and their leaves."""
     whole = torch.arange(LABELS).expand(ROWS, LABELS)
     cases: dict[str, dict[str, Any]] = {
         "no rows": {"input": X[:0], "target": LISTS[:0]},
@@ -566,7 +568,7 @@ def test_a_sum_over_nothing_is_0_without_a_warning(reduction: str) -> None:
         assert all(leaf.grad.equal(torch.zeros_like(leaf)) for leaf in leaves)
 
 
-def test_the_loss_of_what_is_left_is_that_of_a_smaller_layer() -> None:
+def test_a_masked_loss_is_that_of_a_smaller_layer() -> None:
     kept = torch.tensor([1, 3, 4])
     mask = torch.zeros(LABELS, dtype=torch.bool)
     mask[kept] = True

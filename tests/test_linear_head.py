@@ -1,10 +1,12 @@
-"""The linear head: how it begins, what it keeps, whom it ranks first, and its optimisers."""
+"""The linear head: initialisation, state, top-k, and fused optimizers."""
 
 import copy
 import io
 import itertools
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+import torchbce.linear
 from torchbce import FusedRowwiseAdagrad, FusedSGD, LinearBCELoss
 from torchbce import linear_binary_cross_entropy as linear_bce
 
 WIDTH, LABELS = 4, 11
 
-#: Optimisers with all their numbers, none of which is 0.
+#: Optimizers with all hyperparameters other than 0.
 MAKERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: FusedSGD(lr=0.3, weight_decay=0.05),
     "adagrad": lambda: FusedRowwiseAdagrad(lr=0.2, weight_decay=0.05, eps=1e-3),
@@ -28,7 +31,7 @@ each_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def head(**options: Any) -> LinearBCELoss:
-    """The same at every call."""
+    """A head with the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return LinearBCELoss(WIDTH, LABELS, **options)
@@ -54,13 +57,13 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 # ------------------------------------------------------------------------------------ beginning
 
 
-@pytest.mark.parametrize("prior", [0.01, 0.5, 1e-9, torch.rand(LABELS).clamp(0.01, 0.99)], ids=str)
+@pytest.mark.parametrize("prior", [0.01, 0.5, 1e-9, torch.linspace(0.01, 0.99, LABELS)], ids=str)
 @pytest.mark.parametrize("pos_weight", [None, 3.0, torch.arange(1.0, LABELS + 1)], ids=str)
-def test_the_bias_begins_at_the_prior(prior: Any, pos_weight: Any) -> None:
+def test_the_bias_is_initialised_from_the_prior(prior: Any, pos_weight: Any) -> None:
     made = head(prior=prior, pos_weight=pos_weight)
     p = torch.as_tensor(prior, dtype=torch.float64).expand(LABELS)
     w = torch.ones(LABELS) if pos_weight is None else torch.as_tensor(pos_weight).expand(LABELS)
-    # What minimises the weighted loss: the odds of the prior times the weight of positives.
+    # The minimum of the weighted loss: the odds of the prior times the weight of positives.
     odds = p / (1 - p) * w
     torch.testing.assert_close(made.bias.double().exp(), odds, rtol=1e-5, atol=0)
     z, b = torch.zeros(1, WIDTH), made.bias.detach().double().requires_grad_()
@@ -71,14 +74,14 @@ def test_the_bias_begins_at_the_prior(prior: Any, pos_weight: Any) -> None:
             z.double(), wide, one, b, pos_weight=w.double(), reduction="sum"
         ) - linear_bce(z.double(), wide, one * 0 - 1, b, reduction="sum")
         negative = linear_bce(z.double(), wide, one * 0 - 1, b, reduction="sum")
-        # In expectation over a label that is positive at the rate of the prior.
+        # The expected loss of a label that is positive at the rate of the prior.
         expected = negative + p[label] * positive
         (slope,) = torch.autograd.grad(expected, b)
         scale = float(w[label])
         assert abs(slope[label].item()) < 1e-6 * scale
 
 
-def test_the_weight_begins_as_that_of_linear() -> None:
+def test_the_weight_is_initialised_as_that_of_linear() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         weight = LinearBCELoss(100, 500).weight
@@ -93,9 +96,7 @@ def test_the_weight_begins_as_that_of_linear() -> None:
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_prior_out_of_range(prior: Any, bias: bool) -> None:
-    with pytest.raises(
-        ValueError, match=r"(?s)prior must lie in \(0, 1\), got .*rate of positives"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)prior must be in \(0, 1\), got .*rate of positives"):
         LinearBCELoss(WIDTH, LABELS, bias=bias, prior=prior)
 
 
@@ -113,8 +114,8 @@ def test_a_prior_of_the_wrong_shape() -> None:
         LinearBCELoss(WIDTH, LABELS, prior=torch.full((LABELS - 1,), 0.1))
 
 
-def test_a_positive_that_weighs_nothing() -> None:
-    # As linear_binary_cross_entropy takes it; the bias that expects it would be -inf.
+def test_a_pos_weight_of_zero() -> None:
+    # Allowed, as in linear_binary_cross_entropy; the bias that minimises the loss would be -inf.
     x, target = batch()
     assert head(pos_weight=0.0, bias=False)(x, target).isfinite()
     for pos_weight in (0.0, torch.arange(float(LABELS))):
@@ -122,7 +123,7 @@ def test_a_positive_that_weighs_nothing() -> None:
         assert made.bias.isfinite().all()
 
 
-def test_beginning_anew() -> None:
+def test_reset_parameters() -> None:
     made = head(prior=0.2)
     with torch.no_grad():
         made.weight.zero_()
@@ -142,7 +143,7 @@ def test_a_head_without_bias() -> None:
 
 
 @pytest.mark.parametrize("pos_weight", [None, 2.0], ids=str)
-def test_made_on_a_device_without_memory(pos_weight: float | None) -> None:
+def test_made_on_the_meta_device(pos_weight: float | None) -> None:
     made = LinearBCELoss(WIDTH, LABELS, pos_weight=pos_weight, device="meta")
     assert made.weight.is_meta
     made.to_empty(device="cpu").load_state_dict(head(pos_weight=pos_weight).state_dict())
@@ -178,7 +179,7 @@ MISUSES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "smoothing": (
         lambda: LinearBCELoss(3, 5, label_smoothing=2.0),
         ValueError,
-        r"label_smoothing must lie in \[0, 1\], got 2.0",
+        r"label_smoothing must be in \[0, 1\], got 2.0",
     ),
     "chunks": (
         lambda: LinearBCELoss(3, 5, chunk_labels=0),
@@ -226,7 +227,7 @@ MISUSES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("misuse", MISUSES)
-def test_the_sentence(misuse: str) -> None:
+def test_error_message(misuse: str) -> None:
     make, kind, words = MISUSES[misuse]
     with pytest.raises(kind, match=words):
         make()
@@ -254,7 +255,7 @@ def test_options_reach_the_loss(reduction: str) -> None:
     made = head(**stored)
     expected = linear_bce(x, made.weight, target, made.bias, **stored, **given)
     assert made(x, target, **given).equal(expected)
-    # Each of them matters.
+    # Each option changes the loss.
     for name in given:
         without = {k: v for k, v in given.items() if k != name}
         assert not made(x, target, **without).equal(expected)
@@ -268,7 +269,7 @@ def test_a_number_as_pos_weight() -> None:
     assert made.state_dict()["pos_weight"] == 2.5
 
 
-def test_it_is_where_a_linear_layer_was() -> None:
+def test_it_loads_the_state_of_a_linear_layer() -> None:
     linear = torch.nn.Linear(WIDTH, LABELS)
     made = head()
     made.load_state_dict(linear.state_dict())
@@ -301,7 +302,7 @@ def test_the_keys_of_the_state() -> None:
     )
 
 
-def test_how_it_is_shown() -> None:
+def test_repr() -> None:
     assert repr(head(bias=False)) == (
         "LinearBCELoss(in_features=4, out_features=11, bias=False, reduction='mean')"
     )
@@ -309,6 +310,39 @@ def test_how_it_is_shown() -> None:
     assert "in_features=4, out_features=11, bias=True, reduction='none'" in shown
     assert "FusedRowwiseAdagrad(lr=0.5, weight_decay=0.0, eps=0.001)" in shown
     assert repr(FusedSGD(0.1)) == "FusedSGD(lr=0.1, weight_decay=0.0)"
+
+
+def test_repr_shows_the_options() -> None:
+    made = head(
+        prior=0.2,
+        pos_weight=0.1,
+        label_weight=torch.ones(LABELS),
+        label_smoothing=0.25,
+        reduction="batch_mean",
+        chunk_labels=3,
+        check_targets=False,
+    )
+    assert repr(made) == (
+        "LinearBCELoss(in_features=4, out_features=11, bias=True, prior=0.2, pos_weight=0.1, "
+        "label_weight=tensor of shape (11,), label_smoothing=0.25, reduction='batch_mean', "
+        "chunk_labels=3, check_targets=False)"
+    )
+    rates = torch.full((LABELS,), 0.2)
+    shown = repr(LinearBCELoss(WIDTH, LABELS, prior=rates, pos_weight=2.0, device="meta"))
+    assert "prior=tensor of shape (11,), pos_weight=tensor of shape ()" in shown
+
+
+def test_public_names_load_at_their_first_use() -> None:
+    script = (
+        "import sys, torchbce.linear as linear\n"
+        "assert 'torchbce.linear.records' not in sys.modules\n"
+        "assert set(linear.__all__) <= set(dir(linear))\n"
+        "import torchbce\n"
+        "assert all(getattr(linear, n) is getattr(torchbce, n) for n in linear.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    with pytest.raises(AttributeError, match=r"module 'torchbce\.linear' has no attribute 'loses'"):
+        torchbce.linear.loses  # noqa: B018
 
 
 def by_pickle(module: Any) -> Any:
@@ -324,7 +358,7 @@ def by_torch(module: Any) -> Any:
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, by_pickle, by_torch])
 @pytest.mark.parametrize("make", [lambda: None, *MAKERS.values()], ids=["none", *MAKERS])
-def test_copies_are_equal_and_apart(duplicate: Callable[[Any], Any], make: Any) -> None:
+def test_copies_are_equal_and_independent(duplicate: Callable[[Any], Any], make: Any) -> None:
     x, target = batch()
     made = head(pos_weight=2.0, chunk_labels=4, fused_optimizer=make())
     made(x, target).backward()
@@ -401,7 +435,7 @@ def test_topk_of_another_dtype_does_not_round_logits(dtype: torch.dtype) -> None
     assert all(len(set(row)) == 20 for row in indices.tolist())
 
 
-def test_topk_of_equal_logits_names_each_label_once() -> None:
+def test_topk_of_equal_logits_has_each_label_once() -> None:
     made = head(chunk_labels=2)
     with torch.no_grad():
         made.weight.zero_()
@@ -466,7 +500,7 @@ def test_sgd_is_pytorchs(dtype: torch.dtype, bias: bool, chunk: int | None, deca
         steps.step()
         assert made.weight.grad is None
         assert made.bias is None or made.bias.grad is None
-    # Some roundings a step, of numbers below 5.
+    # A few roundings per step, of numbers below 5.
     close = {"rtol": 0, "atol": 1e-14 if dtype == torch.float64 else 1e-5}
     torch.testing.assert_close(made.weight, plain.weight, **close)
     assert (made.weight - head(bias=bias).weight).abs().max() > 0.01
@@ -523,7 +557,9 @@ def test_a_row_without_a_gradient_stays_where_it_is() -> None:
 
 @each_optimizer
 @pytest.mark.parametrize("reduction", ["mean", "sum", "batch_mean"])
-def test_the_inputs_gradient_is_by_the_weights_before_the_step(make: Any, reduction: str) -> None:
+def test_the_gradient_of_the_input_uses_the_weights_before_the_step(
+    make: Any, reduction: str
+) -> None:
     x, target = batch()
     x.requires_grad_()
     plain = head(reduction=reduction, chunk_labels=3)
@@ -531,7 +567,7 @@ def test_the_inputs_gradient_is_by_the_weights_before_the_step(make: Any, reduct
     made = head(reduction=reduction, chunk_labels=3, fused_optimizer=make())
     made(x, target).backward()
     assert x.grad.equal(expected)
-    # And one that wants none does not keep the head from its step.
+    # An input that needs no gradient does not prevent the step.
     other = head(reduction=reduction, chunk_labels=3, fused_optimizer=make())
     other(x.detach(), target).backward()
     assert_same(state(other), state(made))
@@ -540,7 +576,7 @@ def test_the_inputs_gradient_is_by_the_weights_before_the_step(make: Any, reduct
 
 @each_optimizer
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_loss_of_each_row(make: Any, dtype: torch.dtype) -> None:
+def test_a_loss_per_row(make: Any, dtype: torch.dtype) -> None:
     x, target = batch(dtype=dtype)
     above = torch.linspace(0.1, 1, 5).to(dtype)
     rows = head(reduction="none", fused_optimizer=make()).to(dtype)
@@ -556,7 +592,7 @@ def test_a_loss_of_each_row(make: Any, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 0.0])
-def test_the_incoming_gradient_scales_the_step(factor: float) -> None:
+def test_the_upstream_gradient_scales_the_step(factor: float) -> None:
     x, target = batch(dtype=torch.float64)
     whole, part = (head(fused_optimizer=FusedSGD(0.3)).double() for _ in range(2))
     before = state(whole)
@@ -586,7 +622,7 @@ def test_a_schedule_sets_the_step_size(make: Any) -> None:
 
 @each_optimizer
 @pytest.mark.parametrize("safely", [True, False])
-def test_the_state_goes_on_where_it_was(make: Any, safely: bool, tmp_path: Any) -> None:
+def test_training_continues_from_the_saved_state(make: Any, safely: bool, tmp_path: Any) -> None:
     made = head(fused_optimizer=make())
     for step in range(3):
         made(*batch(seed=step)).backward()
@@ -663,7 +699,7 @@ def test_a_frozen_head_takes_no_step(make: Any) -> None:
 
 @each_optimizer
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
-def test_a_half_frozen_head_takes_half_a_step(make: Any, frozen: str) -> None:
+def test_only_the_parameter_that_is_not_frozen_changes(make: Any, frozen: str) -> None:
     made, free = (head(fused_optimizer=make()) for _ in range(2))
     getattr(made, frozen).requires_grad_(False)
     before = state(made)
@@ -723,12 +759,12 @@ def test_one_step_between_compiled_graphs(make: Any, fresh_compiler: None) -> No
 
 
 @each_optimizer
-def test_first_derivatives_alone(make: Any) -> None:
+def test_first_derivatives_only(make: Any) -> None:
     made = head(fused_optimizer=make())
     x, target = batch()
     before = state(made)
     x.requires_grad_()
-    with pytest.raises(RuntimeError, match="first derivatives alone"):
+    with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad(made(x, target), x, create_graph=True)
     with pytest.raises(RuntimeError, match="first derivatives by backward"):
         torch.func.grad(lambda x: made(x, target))(x.detach())
@@ -736,7 +772,7 @@ def test_first_derivatives_alone(make: Any) -> None:
 
 
 @each_optimizer
-def test_other_optimizers_pass_the_head_over(make: Any) -> None:
+def test_other_optimizers_skip_the_head(make: Any) -> None:
     body = torch.nn.Linear(WIDTH, WIDTH)
     made, alone = (head(fused_optimizer=make()) for _ in range(2))
     steps = torch.optim.AdamW([*body.parameters(), *made.parameters()], lr=0.1, weight_decay=0.5)
@@ -767,7 +803,7 @@ def test_options_reach_the_step(make: Any) -> None:
         torch.testing.assert_close(made.weight, plain.weight - numbers.lr * g)
 
 
-def test_training_by_steps_within_learns() -> None:
+def test_training_with_a_fused_optimizer_learns() -> None:
     g = torch.Generator().manual_seed(0)
     true = torch.randn(50, 8, generator=g)
     for optimizer in (FusedSGD(lr=30.0), FusedRowwiseAdagrad(lr=0.5)):
@@ -784,25 +820,25 @@ def test_training_by_steps_within_learns() -> None:
         assert ((x @ true.T).gather(1, best) > 3).float().mean() > 0.8
 
 
-def test_an_optimizer_is_one_heads() -> None:
+def test_an_optimizer_belongs_to_one_head() -> None:
     optimizer = FusedRowwiseAdagrad(lr=0.1)
     head(fused_optimizer=optimizer)
     with pytest.raises(ValueError, match="belongs to another head already"):
         head(fused_optimizer=optimizer)
 
 
-def test_beginning_anew_forgets_the_sums() -> None:
+def test_reset_parameters_resets_the_sums() -> None:
     made = LinearBCELoss(WIDTH, LABELS, fused_optimizer=FusedRowwiseAdagrad(0.1), device="meta")
     made.to_empty(device="cpu")
     for buffer in made.buffers():
-        buffer.fill_(-1.0)  # what memory may hold
+        buffer.fill_(-1.0)  # as uninitialised memory may hold
     made.reset_parameters()
     x, target = batch()
     made(x, target).backward()
     assert all(value.isfinite().all() for value in made.parameters())
 
 
-def test_a_step_is_the_parameters_where_saved_tensors_come_back_as_copies() -> None:
+def test_a_step_changes_the_parameters_if_hooks_return_copies() -> None:
     x, target = batch()
     made, other = (head(fused_optimizer=FusedSGD(0.5)) for _ in range(2))
     other.load_state_dict(made.state_dict())
@@ -813,7 +849,7 @@ def test_a_step_is_the_parameters_where_saved_tensors_come_back_as_copies() -> N
     assert_same(state(made), state(other))
 
 
-def test_a_weight_that_is_computed_has_no_step() -> None:
+def test_a_fused_optimizer_refuses_a_weight_that_is_computed() -> None:
     made = torch.nn.utils.parametrizations.weight_norm(head(fused_optimizer=FusedSGD(0.5)))
     with pytest.raises(RuntimeError, match="weight is computed from another tensor"):
         made(*batch())
@@ -826,6 +862,6 @@ def test_made_where_meta_is_the_default() -> None:
     assert made.weight.is_meta
 
 
-def test_topk_names_what_is_not_finite() -> None:
+def test_topk_names_a_value_that_is_not_finite() -> None:
     with pytest.raises(ValueError, match=r"input\[0, 1\] is nan"):
         head().topk(torch.tensor([[0.0, torch.nan, *[0.0] * (WIDTH - 2)]]), 1)

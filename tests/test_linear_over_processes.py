@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchbce.linear.chunks import Head, Wants, visit
-from torchbce.linear.targets import Operands
+from torchbce.linear.chunks import run_chunks
+from torchbce.linear.records import ChunkRequest, Head, LinearOperands, NeedsGrad
 
 SCRIPT = Path(__file__).parent / "linear_over_processes.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_many_processes_compute_what_one_does(processes: int) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -30,13 +31,16 @@ def test_many_processes_compute_what_one_does(processes: int) -> None:
 @pytest.mark.parametrize("labels", [0, 5, 6])
 def test_the_gradient_of_the_input_can_travel_before_that_of_the_last_labels(labels: int) -> None:
     events: list[str] = []
-    visit(
-        Head(torch.ones(4, 3), torch.ones(labels, 3), None),
-        Operands(dense=torch.zeros(4, labels)),
+    request = ChunkRequest(
         chunk_labels=2,
-        wants=Wants(input=True),
+        needs_grad=NeedsGrad(input=True),
         update=lambda start, stop, g, x: events.append(f"{start} to {stop}"),
-        input_is_done=lambda gradient: events.append("input"),
+        on_input_gradient=lambda gradient: events.append("input"),
+    )
+    run_chunks(
+        Head(torch.ones(4, 3), torch.ones(labels, 3), None),
+        LinearOperands(dense=torch.zeros(4, labels)),
+        request,
     )
     assert (
         events

@@ -284,6 +284,7 @@ save(new, place, overwrite=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["_write", "_exchange"])
 def test_kill_9(third: Classifier, other: Classifier, tmp_path: Path, step: str) -> None:
     """After a kill that nothing can catch, the name has the old model or the new one."""
@@ -313,6 +314,7 @@ except InputError as error:
 """
 
 
+@pytest.mark.slow
 def test_no_space(third: Classifier, other: Classifier, tmp_path: Path) -> None:
     """A limit on the size of files simulates a full disk."""
     old, new = tmp_path / "model", tmp_path / "new"

@@ -11,6 +11,11 @@ from family import FAMILY, ONE_OF_EACH, Loss, targets
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=lambda loss: loss.function.__name__)
 
+# Inductor compiles C++ for several seconds a graph.
+by_each_compiler = pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+
 # PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 
@@ -76,12 +81,13 @@ def test_the_range_is_checked_where_a_mask_of_another_batching_keeps() -> None:
     assert shared(x, y).isfinite().all()
 
 
+@by_each_compiler
 @one_of_each
-def test_compiled_by_inductor(loss: Loss, fresh_compiler: None) -> None:
+def test_compiled(loss: Loss, compiler: str, fresh_compiler: None) -> None:
     def call(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         return loss(x, y, pos_weight=2.0, label_smoothing=0.1, mask=mask)
 
-    compiled = torch.compile(call, fullgraph=True)
+    compiled = torch.compile(call, fullgraph=True, backend=compiler)
     y = targets(16, 5, dtype=torch.float32)
     mask = targets(16, 5) > 0.1
     values, gradients = [], []
@@ -98,11 +104,14 @@ def test_compiled_by_inductor(loss: Loss, fresh_compiler: None) -> None:
         compiled(loss.inputs(16, 5, dtype=torch.float32), y, mask)
 
 
-def test_compiled_is_accurate_in_the_tails(fresh_compiler: None) -> None:
+@by_each_compiler
+def test_compiled_is_accurate_in_the_tails(compiler: str, fresh_compiler: None) -> None:
     loss = ONE_OF_EACH[0]
     x = torch.tensor([-100.0, -40.0, -17.0, 17.0, 40.0, 100.0, float("inf")])
     y = (x > 0).float()
-    compiled = torch.compile(lambda x: loss(x, y, reduction="none"), fullgraph=True)(x)
+    compiled = torch.compile(
+        lambda x: loss(x, y, reduction="none"), fullgraph=True, backend=compiler
+    )(x)
     truth = torch.log1p(torch.exp(-x.abs().double()))
     torch.testing.assert_close(compiled.double(), truth, rtol=1.2e-7, atol=2e-45)
 

@@ -162,7 +162,7 @@ def test_inputs_of_a_linear_layer(valued: bool) -> None:
         keys=twice.to(DEVICE),
         values=y[y != 0].to(DEVICE) if valued else None,
         ignored=(ignored.view(-1).nonzero()[:, 0] + first).to(DEVICE),
-        first=first,
+        first_key=first,
     )
     losses, gradient = launch.new_output(read), launch.new_output(read)
     launch.launch_loss(LOGITS, read, Outputs(losses, gradient), linear, scale=0.5)

@@ -1,6 +1,7 @@
 """Checks of the arguments of a loss. Each raises before anything is computed."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,10 +32,10 @@ def target_dtype(target: Tensor) -> None:
         raise TypeError(f"target must be float, bool or integer, got {target.dtype}")
 
 
-def reduction(name: str) -> None:
-    """Raise unless `name` is a reduction."""
-    if name not in REDUCTIONS:
-        expected = ", ".join(map(repr, REDUCTIONS))
+def reduction(name: str, allowed: Sequence[str] = REDUCTIONS) -> None:
+    """Raise unless `name` is one of the allowed reductions."""
+    if name not in allowed:
+        expected = ", ".join(map(repr, allowed))
         raise ValueError(f"reduction must be one of {expected}; got {name!r}")
 
 
@@ -62,8 +63,7 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise TypeError(f"{name} must be a tensor or a number, got {type(weight).__name__}")
+        number(name, weight)
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {weight}")
         # Filled on the device: a copy from the host to a GPU would make the host wait.
@@ -82,6 +82,12 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
     )
 
 
+def number(name: str, value: object) -> None:
+    """Raise unless an argument that is not a tensor is a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a tensor or a number, got {type(value).__name__}")
+
+
 def scalar_to_device(weight: Tensor | float | None, input: Tensor) -> Tensor | float | None:
     """Copy a 0-dim CPU weight to the input's GPU, as PyTorch's type promotion allows."""
     if not (isinstance(weight, Tensor) and weight.dim() == 0 and getattr(input, "is_cuda", False)):
@@ -97,13 +103,16 @@ _WEIGHT_REMEDY = {
 }
 
 
+def mask_dtype(mask: object) -> None:
+    """Raise unless `mask` is a bool tensor."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor, false where an element is ignored; got {got}")
+
+
 def align_mask(mask: Tensor, input: Tensor) -> Tensor:
     """A mask in the shape of `input`; it broadcasts to it, or differs by trailing ones."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(
-            f"mask must be a bool tensor, false where an element is ignored; got {came}"
-        )
+    mask_dtype(mask)
     if broadcasts_into(mask.shape, input.shape):
         return mask.expand(input.shape)
     if _without_trailing_ones(mask.shape) == _without_trailing_ones(input.shape):

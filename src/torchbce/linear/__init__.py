@@ -1,7 +1,53 @@
-"""Cross-entropy of a linear layer's outputs without the outputs: from one label to millions.
+"""Binary cross-entropy of a linear layer's outputs, without storing the outputs.
 
-A user calls `loss`, `head` and `pairwise`. `call` checks and prepares the arguments; `autograd`
-differentiates, as `operator` does inside a compiled graph; `chunks` visits the labels, whose
-targets `targets` has; `ranking` finds the best. `sharding` and `optimizers` are for heads too large
-for one process or for a gradient.
+The public functions and classes are in `loss`, `head`, `pairwise` and `optimizers`, and can be
+imported from here. A call goes through these files:
+
+- `arguments` checks the arguments, and `prepare` turns them into a call and its operands, with
+  `targets` (label lists as sorted keys) and `counts` (the denominator).
+- `autograd` decides which gradients the forward pass computes; `compiled` is its counterpart in a
+  compiled graph, and `dense` the definition in plain PyTorch.
+- `chunks`, or `chunks_gpu` on a GPU, computes loss and gradients of one chunk of labels after the
+  other, from `slices` of the operands and by the `chunk_loss`.
+- `sharding` and `agreement` are for labels that are spread over processes.
+
+`records` has what these steps pass to each other.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchbce.linear.head import LinearBCELoss
+    from torchbce.linear.loss import linear_binary_cross_entropy
+    from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
+    from torchbce.linear.pairwise import pairwise_sigmoid_loss
+
+__all__ = [
+    "FusedRowwiseAdagrad",
+    "FusedSGD",
+    "LinearBCELoss",
+    "linear_binary_cross_entropy",
+    "pairwise_sigmoid_loss",
+]
+
+#: The modules of the public names, which are imported at the first use of a name.
+_MODULES = {
+    "FusedRowwiseAdagrad": "torchbce.linear.optimizers",
+    "FusedSGD": "torchbce.linear.optimizers",
+    "LinearBCELoss": "torchbce.linear.head",
+    "linear_binary_cross_entropy": "torchbce.linear.loss",
+    "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'torchbce.linear' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

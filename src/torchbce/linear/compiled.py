@@ -1,4 +1,4 @@
-"""Linear + cross-entropy inside a compiled graph: an operator that the compiler takes as it is."""
+"""The linear loss inside a compiled graph, as an operator that `torch.compile` does not trace."""
 
 from typing import Any
 
@@ -6,129 +6,146 @@ import torch
 from torch import Tensor
 
 from torchbce.definition import reference
-from torchbce.linear import autograd, call
-from torchbce.linear.autograd import Call
-from torchbce.linear.call import Settings
-from torchbce.linear.chunks import NOTHING, Gradients, Head, Wants
-from torchbce.linear.sharding import Shard
-from torchbce.linear.targets import Operands
+from torchbce.linear import autograd
+from torchbce.linear.prepare import prepare
+from torchbce.linear.records import (
+    NO_GRADIENTS,
+    Gradients,
+    Head,
+    LinearCall,
+    LinearOperands,
+    LinearOptions,
+    NeedsGrad,
+)
+from torchbce.linear.sharding import LabelShard
 
-#: The fields of `Head`, the target, the fields of `Settings`, and which gradients are wanted.
+#: The fields of `Head`, the target, and the fields of `LinearOptions` and `NeedsGrad`.
 _ARGUMENTS = (
     "Tensor input, Tensor weight, Tensor? bias, Tensor target, "
     "Tensor? pos_weight, Tensor? label_weight, Tensor? row_weight, Tensor? mask, Tensor? ignored, "
-    "float label_smoothing, str reduction, int? chunk_labels, bool? check_targets, bool[] wants"
+    "float label_smoothing, str reduction, int? chunk_labels, bool? check_targets, "
+    "bool[] needs_grad"
 )
-#: A tensor without an element stands for a gradient that is not wanted.
-_THREE = "Tensor, Tensor, Tensor"
+#: An operator returns tensors: a gradient that is not needed is one without elements.
+_GRADIENTS = "Tensor, Tensor, Tensor"
 
 
-def linear_loss(head: Head, target: Tensor, options: Settings) -> Tensor:
-    """The loss, as a node of the graph, of arguments that `call.check` let pass."""
+def operator_loss(head: Head, target: Tensor, options: LinearOptions) -> Tensor:
+    """The loss as a node of the graph, of arguments that `arguments.check` has accepted."""
     p = options.pos_weight
     if p is not None and not isinstance(p, Tensor):
         p = torch.full((), float(p), dtype=torch.float64, device=head.input.device)
     grad = torch.is_grad_enabled()
-    wants = [grad and tensor is not None and tensor.requires_grad for tensor in head]
-    value: Tensor = _loss_and_gradients(*head, target, p, *options[1:], wants)[0]
+    needs_grad = [grad and tensor is not None and tensor.requires_grad for tensor in head]
+    value: Tensor = _forward_operator(*head, target, p, *options[1:], needs_grad)[0]
     return value
 
 
-def _loss_and_gradients_now(*arguments: Any) -> tuple[Tensor, ...]:
-    head, options, wants = _named(arguments)
-    asked, operands = _prepared(arguments)
-    loss, found = autograd.run(asked, head, operands, wants if _keeps(head, options) else NOTHING)
-    return loss, *_filled(found, head)
+def _forward(*arguments: Any) -> tuple[Tensor, ...]:
+    head, options, needs_grad = _unpacked(arguments)
+    call, operands = _prepared(arguments)
+    if not _in_forward(head, options):
+        needs_grad = NO_GRADIENTS
+    loss, gradients = autograd.loss_and_gradients(call, head, operands, needs_grad)
+    return loss, *_without_none(gradients, head)
 
 
-def _loss_and_gradients_shapes(*arguments: Any) -> tuple[Tensor, ...]:
-    head, options, wants = _named(arguments)
+def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
+    head, options, needs_grad = _unpacked(arguments)
     shape = head.input.shape[:-1] if options.reduction == "none" else ()
     dtype = reference.compute_dtype(head.input.dtype)
-    found = _shapes(head, wants if _keeps(head, options) else NOTHING, dtype)
-    return head.input.new_empty(shape, dtype=dtype), *_filled(found, head)
+    if not _in_forward(head, options):
+        needs_grad = NO_GRADIENTS
+    gradients = _empty_gradients(head, needs_grad, dtype)
+    return head.input.new_empty(shape, dtype=dtype), *_without_none(gradients, head)
 
 
-def _gradients_now(upstream: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    head, _, wants = _named(arguments)
-    asked, operands = _prepared(arguments)
-    return _filled(autograd.gradients(asked, head, operands, wants, upstream), head)
+def _backward(upstream: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    head, _, needs_grad = _unpacked(arguments)
+    call, operands = _prepared(arguments)
+    gradients = autograd.gradients_for(call, head, operands, needs_grad, upstream)
+    return _without_none(gradients, head)
 
 
-def _gradients_shapes(upstream: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    head, _, wants = _named(arguments)
-    return _filled(_shapes(head, wants, head.input.dtype), head)
+def _backward_shapes(upstream: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    head, _, needs_grad = _unpacked(arguments)
+    return _without_none(_empty_gradients(head, needs_grad, head.input.dtype), head)
 
 
 _define: Any = torch.library.custom_op
-_loss_and_gradients = _define(
+_forward_operator = _define(
     "torchbce::linear_binary_cross_entropy",
-    _loss_and_gradients_now,
+    _forward,
     mutates_args=(),
-    schema=f"({_ARGUMENTS}) -> (Tensor, {_THREE})",
+    schema=f"({_ARGUMENTS}) -> (Tensor, {_GRADIENTS})",
 )
-_gradients = _define(
+_backward_operator = _define(
     "torchbce::linear_binary_cross_entropy_backward",
-    _gradients_now,
+    _backward,
     mutates_args=(),
-    schema=f"(Tensor upstream, {_ARGUMENTS}) -> ({_THREE})",
+    schema=f"(Tensor upstream, {_ARGUMENTS}) -> ({_GRADIENTS})",
 )
-_loss_and_gradients.register_fake(_loss_and_gradients_shapes)
-_gradients.register_fake(_gradients_shapes)
+_forward_operator.register_fake(_forward_shapes)
+_backward_operator.register_fake(_backward_shapes)
 
 
-def _named(arguments: tuple[Any, ...]) -> tuple[Head, Settings, Wants]:
-    return Head(*arguments[:3]), Settings(*arguments[4:-1]), Wants(*arguments[-1])
+def _unpacked(arguments: tuple[Any, ...]) -> tuple[Head, LinearOptions, NeedsGrad]:
+    return Head(*arguments[:3]), LinearOptions(*arguments[4:-1]), NeedsGrad(*arguments[-1])
 
 
-def _prepared(arguments: tuple[Any, ...]) -> tuple[Call, Operands]:
-    head, options, _ = _named(arguments)
-    return call.prepare(head.input, arguments[3], options, Shard(head.weight.shape[0]))
+def _prepared(arguments: tuple[Any, ...]) -> tuple[LinearCall, LinearOperands]:
+    head, options, _ = _unpacked(arguments)
+    labels = head.weight.shape[0]
+    return prepare(head.input, arguments[3], options, LabelShard(labels, 0, labels))
 
 
-def _keeps(head: Head, options: Settings) -> bool:
-    """Whether the gradients come with the loss, to be scaled: see `autograd`."""
-    kept = [torch.float32, torch.float64]
+def _in_forward(head: Head, options: LinearOptions) -> bool:
+    """Whether the forward operator computes the gradients and backward scales them."""
+    scaled = [torch.float32, torch.float64]
     if head.input.is_cuda:
-        kept.append(torch.bfloat16)
-    return options.reduction != "none" and all(t is None or t.dtype in kept for t in head)
+        scaled.append(torch.bfloat16)
+    return options.reduction != "none" and all(t is None or t.dtype in scaled for t in head)
 
 
-def _shapes(head: Head, wants: Wants, input_dtype: torch.dtype) -> Gradients:
+def _empty_gradients(head: Head, needs_grad: NeedsGrad, input_dtype: torch.dtype) -> Gradients:
     input, weight, bias = head
     return Gradients(
-        input.new_empty(input.shape, dtype=input_dtype) if wants.input else None,
-        weight.new_empty(weight.shape) if wants.weight else None,
-        bias.new_empty(bias.shape) if bias is not None and wants.bias else None,
+        input.new_empty(input.shape, dtype=input_dtype) if needs_grad.input else None,
+        weight.new_empty(weight.shape) if needs_grad.weight else None,
+        bias.new_empty(bias.shape) if bias is not None and needs_grad.bias else None,
     )
 
 
-def _filled(found: Gradients, head: Head) -> tuple[Tensor, ...]:
-    """The gradients, each that is not wanted without an element: an operator returns tensors."""
-    if found.input is not None:
-        found = found._replace(input=found.input.view(head.input.shape))
-    return tuple(head.input.new_empty(0) if gradient is None else gradient for gradient in found)
+def _without_none(gradients: Gradients, head: Head) -> tuple[Tensor, ...]:
+    """The gradients in the shapes of the tensors, and without elements where there is none."""
+    if gradients.input is not None:
+        gradients = gradients._replace(input=gradients.input.view(head.input.shape))
+    return tuple(head.input.new_empty(0) if g is None else g for g in gradients)
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    head, options, _ = _named(inputs)
-    ctx.keeps = _keeps(head, options)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    head, options, _ = _unpacked(inputs)
+    ctx.in_forward = _in_forward(head, options)
     ctx.others = inputs[9:]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*(output[1:] if ctx.keeps else inputs[:9]))
+    ctx.save_for_backward(*(output[1:] if ctx.in_forward else inputs[:9]))
 
 
-def _backward(ctx: Any, upstream: Tensor | None, *none: None) -> tuple[Tensor | None, ...]:
-    found: list[Tensor | None] = [None] * 3
+def _gradients_of_inputs(
+    ctx: Any, upstream: Tensor | None, *none: None
+) -> tuple[Tensor | None, ...]:
+    gradients: list[Tensor | None] = [None] * 3
     if upstream is not None:
-        if ctx.keeps:
-            # Under a number that is no power of two bfloat16 is rounded again, the number is not.
+        if ctx.in_forward:
+            # The product is rounded once, in the dtype of the upstream gradient, which is that of
+            # computation: a factor rounded to bfloat16 would err twice.
             wide = upstream.dtype
-            found = [(kept.to(wide) * upstream).to(kept.dtype) for kept in ctx.saved_tensors]
+            gradients = [(g.to(wide) * upstream).to(g.dtype) for g in ctx.saved_tensors]
         else:
-            found = list(_gradients(upstream, *ctx.saved_tensors, *ctx.others))
-    wants = ctx.others[-1]
-    return *(g if wanted else None for g, wanted in zip(found, wants, strict=True)), *(None,) * 11
+            gradients = list(_backward_operator(upstream, *ctx.saved_tensors, *ctx.others))
+    needs_grad = ctx.others[-1]
+    of_head = (g if needed else None for g, needed in zip(gradients, needs_grad, strict=True))
+    return *of_head, *(None,) * 11
 
 
-_loss_and_gradients.register_autograd(_backward, setup_context=_keep_for_backward)
+_forward_operator.register_autograd(_gradients_of_inputs, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""A linear layer and its cross-entropy as one module: the last one of a model with many labels."""
+"""A linear layer and its loss as one module: the last layer of a model with many labels."""
 
 import math
 from typing import Any
@@ -9,54 +9,55 @@ from torch import Tensor, nn
 
 from torchbce import imbalance
 from torchbce.definition import checks
-from torchbce.linear import call, sharding, topk
-from torchbce.linear.call import Settings
+from torchbce.linear import arguments, sharding, topk
 from torchbce.linear.loss import linear_loss
 from torchbce.linear.optimizers import FusedOptimizer
+from torchbce.linear.records import LinearOptions
 
 __all__ = ["LinearBCELoss"]
 
 
 class LinearBCELoss(nn.Module):
-    r"""A linear layer with binary cross-entropy, for labels too many to hold their logits.
+    r"""A linear layer with binary cross-entropy, for more labels than memory has room for logits.
 
     .. math::
         \ell = \mathrm{BCE}(x W^T + b, \, y)
 
-    as `torchbce.linear_binary_cross_entropy` computes it. `weight` and `bias` are parameters named
-    and shaped as those of `torch.nn.Linear`, whose `state_dict` a head without `pos_weight`,
-    `label_weight` and `fused_optimizer` can load.
+    The loss is that of `torchbce.linear_binary_cross_entropy`. The parameters `weight` and `bias`
+    have the names and shapes of those of `torch.nn.Linear`, whose `state_dict` can be loaded into a
+    head without `pos_weight`, `label_weight` and `fused_optimizer`.
 
     Args:
-        in_features: D, the width of the input.
+        in_features: D, the size of the input's last dimension.
         out_features: L, the number of labels.
-        bias: whether there is a bias.
-        prior: the rate of positives with which the bias begins, in (0, 1): a number or [L]. An
-            untrained head then predicts that rate, and the first steps are not spent on it.
-        pos_weight: the weight of the positive part: a number, or [L].
-        label_weight: [L].
+        bias: whether the layer has a bias.
+        prior: the rate of positives, in (0, 1), that the initial bias predicts: a number or a
+            tensor [L]. Otherwise the first steps of training are spent on it.
+        pos_weight: p, the weight of the positive part: a number or a tensor [L].
+        label_weight: u, the weight of each label, [L].
         label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
-        reduction: "mean", over the number of elements; "sum"; "batch_mean", the sum over all
-            dimensions but input's first and the mean over that; "none", the sum over the labels
-            of each row.
-        chunk_labels: how many labels are visited at a time; None for as many as fit the caches.
-        check_targets: whether labels and targets outside their range raise; None for "on the CPU".
-        fused_optimizer: a `FusedSGD` or `FusedRowwiseAdagrad`, which takes its step inside
-            `backward`, chunk by chunk: weight and bias have no gradient, and other optimisers pass
-            them over. Each backward pass through the loss is a step, that of
-            `torch.autograd.grad` by the input too: gradients of several do not add up. They are
-            taken as they come: not clipped, not averaged over processes (keep the head out of
-            DistributedDataParallel), not unscaled (no GradScaler). For float32 and float64.
-        device: where the parameters are made.
-        dtype: of the parameters.
+        reduction: "mean", the sum divided by the number of valid elements; "sum"; "batch_mean", the
+            sum divided by the size of input's first dimension, not counting entries of which every
+            element is ignored; "none", the sum over the labels of each row.
+        chunk_labels: the number of labels per chunk; None for a size that suits the device.
+        check_targets: whether a label or a target out of range raises an error. None means true on
+            the CPU, where it costs nothing, and false on a GPU, where the host would have to wait.
+        fused_optimizer: a `FusedSGD` or `FusedRowwiseAdagrad`, which updates weight and bias during
+            `backward`, chunk by chunk. They get no gradient, so that other optimizers skip them.
+            Every backward pass through the loss is a step, also that of `torch.autograd.grad` by
+            the input alone: gradients do not accumulate. They are used as they are: not clipped,
+            not averaged over processes (keep the head out of DistributedDataParallel) and not
+            unscaled (use no GradScaler). For float32 and float64 weights.
+        device: the device of the parameters.
+        dtype: the dtype of the parameters, floating.
 
     Returns:
-        Called with `input` [..., D], `target` and, by name, `row_weight`, `mask` and `ignored`, all
-        as `linear_binary_cross_entropy` takes them: the loss, as that returns it.
+        The module. It is called with `input`, [..., D], `target` and, by name, `row_weight`, `mask`
+        and `ignored`, as in `linear_binary_cross_entropy`, and returns the loss as that does.
 
     Raises:
-        TypeError: if a dtype is not floating, or `fused_optimizer` is none.
-        ValueError: if a number is out of its range, or a shape does not fit.
+        TypeError: if a dtype is not floating, or `fused_optimizer` is not a fused optimizer.
+        ValueError: if a number is out of range, or a shape does not match.
 
     Example:
         >>> import torch, torchbce
@@ -98,64 +99,83 @@ class LinearBCELoss(nn.Module):
         self.label_smoothing, self.reduction = label_smoothing, reduction
         self.chunk_labels, self.prior = chunk_labels, prior
         self.check_targets = check_targets
-        made: Any = {"device": device, "dtype": dtype}
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"a head must have a floating dtype, got {dtype}")
-        if label_weight is not None and not isinstance(label_weight, Tensor):
-            raise TypeError(
-                f"label_weight must be a real tensor of shape ({out_features},), got "
-                f"{type(label_weight).__name__}"
-            )
+        made: Any = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **made))
         self.bias = nn.Parameter(torch.empty(out_features, **made)) if bias else None
-        if pos_weight is not None and not isinstance(pos_weight, Tensor):
-            pos_weight = checks.align_weight("pos_weight", pos_weight, self.weight.detach())
-        for name, value in (("pos_weight", pos_weight), ("label_weight", label_weight)):
-            self.register_buffer(name, value if value is None else value.to(self.weight.device))
-        example = self.weight.new_empty((0, in_features), device="meta")
-        w, b = (None if p is None else p.to("meta") for p in (self.weight, self.bias))
-        assert w is not None
-        positives = torch.empty((0, 0), dtype=torch.int64, device="meta")
-        call.check(example, w, b, positives, out_features, self._options(device="meta"))
+        self._register_weights(pos_weight, label_weight)
+        self._check_options()
         self.fused_optimizer = fused_optimizer
         if fused_optimizer is not None:
             if not isinstance(fused_optimizer, FusedOptimizer):
                 raise TypeError(
                     "fused_optimizer must be a torchbce.FusedSGD or FusedRowwiseAdagrad, got "
-                    f"{type(fused_optimizer).__name__}; an optimiser of torch.optim takes "
-                    "head.parameters() as ever"
+                    f"{type(fused_optimizer).__name__}; give an optimizer of torch.optim the "
+                    "parameters of the head, head.parameters(), instead"
                 )
             fused_optimizer.attach(self.weight, self.bias)
         self.reset_parameters()
 
+    def _register_weights(
+        self, pos_weight: Tensor | float | None, label_weight: Tensor | None
+    ) -> None:
+        """Register the weights as buffers, a number as a 0-dimensional one."""
+        if label_weight is not None and not isinstance(label_weight, Tensor):
+            raise TypeError(
+                f"label_weight must be a real tensor of shape ({self.out_features},), got "
+                f"{type(label_weight).__name__}"
+            )
+        if pos_weight is not None and not isinstance(pos_weight, Tensor):
+            pos_weight = checks.align_weight("pos_weight", pos_weight, self.weight.detach())
+        for name, value in (("pos_weight", pos_weight), ("label_weight", label_weight)):
+            self.register_buffer(name, value if value is None else value.to(self.weight.device))
+
+    def _check_options(self) -> None:
+        """Raise for options that the loss would refuse, by those of an empty batch."""
+        weight, bias, pos_weight, label_weight = (
+            None if tensor is None else tensor.to("meta")
+            for tensor in (self.weight, self.bias, self.pos_weight, self.label_weight)
+        )
+        assert weight is not None
+        input = weight.new_empty((0, self.in_features))
+        target = torch.empty((0, 0), dtype=torch.int64, device="meta")
+        options = self._options()._replace(pos_weight=pos_weight, label_weight=label_weight)
+        arguments.check(input, weight, bias, target, self.out_features, options)
+
     def reset_parameters(self) -> None:
-        """Begin anew: the weight as that of `torch.nn.Linear`, the bias at the prior."""
+        """Initialise the weight as `torch.nn.Linear` does and the bias from the prior."""
         if self.fused_optimizer is not None:
             self.fused_optimizer.reset()
         if self.in_features:
             bound = 1 / math.sqrt(self.in_features)
             nn.init.uniform_(self.weight, -bound, bound)
-        p = torch.as_tensor(self.prior, dtype=torch.float64, device="cpu")
-        if not bool(((p > 0) & (p < 1)).all()):
+        prior = self._checked_prior()
+        if self.bias is None or self.bias.is_meta:
+            return
+        initial = imbalance.prior_bias(prior, 1 - prior).flatten()
+        if self.pos_weight is not None:
+            # Weighted positives have weighted odds; a weight of 0 would give a bias of -inf.
+            weight = self.pos_weight.double().cpu().flatten()
+            initial = initial + torch.where(weight > 0, weight, 1.0).log()
+        initial = initial.expand(self.out_features).to(self.bias)
+        if sharding.is_distributed(self.bias):
+            initial = sharding.distributed_as(initial, self.bias)
+        with torch.no_grad():
+            self.bias.copy_(initial)
+
+    def _checked_prior(self) -> Tensor:
+        prior = torch.as_tensor(self.prior, dtype=torch.float64, device="cpu")
+        if not bool(((prior > 0) & (prior < 1)).all()):
             raise ValueError(
-                f"prior must lie in (0, 1), got {self.prior}: it is a rate of positives"
+                f"prior must be in (0, 1), got {self.prior}: it is a rate of positives"
             )
-        if p.numel() != 1 and p.shape != (self.out_features,):
+        if prior.numel() != 1 and prior.shape != (self.out_features,):
             raise ValueError(
-                f"prior has shape {tuple(p.shape)}; it must be one number or ({self.out_features},)"
+                f"prior has shape {tuple(prior.shape)}; it must be one number or "
+                f"({self.out_features},)"
             )
-        if self.bias is not None and not self.bias.is_meta:
-            start = imbalance.prior_bias(p, 1 - p).flatten()
-            if self.pos_weight is not None:
-                # What expects positives that weigh nothing would be minus infinity.
-                weight = self.pos_weight.double().cpu().flatten()
-                start = start + torch.where(weight > 0, weight, 1.0).log()
-            start = start.expand(self.out_features).to(self.bias)
-            bias: Any = self.bias
-            if sharding.is_distributed(bias):
-                start = sharding.placed_as(start, bias)
-            with torch.no_grad():
-                bias.copy_(start)
+        return prior
 
     def forward(
         self,
@@ -166,90 +186,137 @@ class LinearBCELoss(nn.Module):
         mask: Tensor | None = None,
         ignored: Tensor | None = None,
     ) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch, as `linear_binary_cross_entropy` computes it.
+
+        Args:
+            input: x, [..., D], of the weight's dtype (under autocast of any floating dtype).
+            target: label lists, int64 [..., K], padded with -1; or sparse or dense, [..., L].
+            row_weight: of input's shape without the last dimension.
+            mask: bool, broadcasts to [..., L]: false where an element is ignored.
+            ignored: int64 [..., K]: the labels of each row that are ignored, padded with -1.
+
+        Returns:
+            The loss: 0-dimensional, or for the reduction "none" of input's shape without the last
+            dimension.
+
+        Raises:
+            TypeError: if dtypes do not match.
+            ValueError: if shapes do not match, or a value is out of range.
+            RuntimeError: if there is a fused optimizer and the weight is not a parameter.
+        """
         options = self._options()._replace(row_weight=row_weight, mask=mask, ignored=ignored)
-        optimizer = self.fused_optimizer
-        if optimizer is not None and not self.weight.is_leaf:
+        make_update = None
+        if self.fused_optimizer is not None:
+            self._check_fused()
+            make_update = self.fused_optimizer.make_update
+        return linear_loss(input, self.weight, target, self.bias, options, make_update)
+
+    def _check_fused(self) -> None:
+        if not self.weight.is_leaf:
             raise RuntimeError(
                 "weight is computed from another tensor (by a parametrization?), which a fused "
-                "optimizer cannot change; give the head none, and an optimizer of torch.optim"
+                "optimizer cannot update; use an optimizer of torch.optim instead"
             )
-        if optimizer is not None and self.weight.dtype not in (torch.float32, torch.float64):
+        if self.weight.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"weight is {self.weight.dtype}; a fused optimizer needs float32 or float64, since "
-                "a step below half a unit in the last place would be lost"
+                "half precision would round small steps to nothing"
             )
-        updates = None if optimizer is None else optimizer.updates
-        return linear_loss(input, self.weight, target, self.bias, options, updates)
 
     def logits(self, input: Tensor) -> Tensor:
-        """All logits at once, [..., L], as `torch.nn.functional.linear` computes them."""
+        """All logits at once, as `torch.nn.functional.linear` computes them.
+
+        Args:
+            input: x, [..., D].
+
+        Returns:
+            x W^T + b, [..., L].
+        """
         weight: Any = self.weight
         if sharding.is_distributed(weight) and not sharding.is_distributed(input):
-            input = sharding.on_mesh(input, weight.device_mesh)
+            input = sharding.replicated(input, weight.device_mesh)
         return F.linear(input, weight, self.bias)
 
     def probabilities(self, input: Tensor) -> Tensor:
-        """The sigmoid of all logits, [..., L]. What `pos_weight` adds is in it: see `imbalance`."""
+        """The sigmoid of all logits at once.
+
+        A head with `pos_weight` predicts weighted odds; `torchbce.imbalance` corrects them.
+
+        Args:
+            input: x, [..., D].
+
+        Returns:
+            Probabilities, [..., L].
+        """
         return torch.sigmoid(self.logits(input))
 
     def topk(self, input: Tensor, k: int) -> Any:
-        """The k labels of the largest logits for each row, without the others.
+        """The k largest logits of each row and their labels, without storing the other logits.
 
         Args:
-            input: [..., D].
+            input: x, [..., D].
             k: how many, from 1 to L.
 
         Returns:
-            A named tuple of `values`, logits in float32 (float64 for float64), and `indices`,
-            int64, both [..., k], from the largest on.
+            A named tuple of `values`, logits in float32 (float64 for float64 inputs), and
+            `indices`, int64, both [..., k] in descending order of the logits.
 
         Raises:
-            ValueError: if k is out of its range.
+            ValueError: if k is out of range, or an input on the CPU is not finite.
         """
         return topk.topk(input, self.weight, self.bias, k, self.chunk_labels)
 
     def shard_labels(self, mesh: Any, dim: int = 0) -> "LinearBCELoss":
-        """Spread the labels over the processes of a mesh, in place.
+        """Distribute the labels over the processes of a mesh, in place.
+
+        Parameters, and the state of a fused optimizer, are replaced by DTensors. Create optimizers
+        afterwards.
 
         Args:
             mesh: a `torch.distributed.device_mesh.DeviceMesh`.
-            dim: its dimension over which the labels are spread; over others they are replicated.
+            dim: the dimension of the mesh over which labels are sharded; over others they are
+                replicated.
 
         Returns:
-            The module, whose parameters (and state of a fused optimizer) are other tensors now,
-            DTensors: optimisers are to be made afterwards.
+            This module.
         """
-        from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
-        placements = [Shard(0) if i == dim else Replicate() for i in range(mesh.ndim)]
-        modules = [self] if self.fused_optimizer is None else [self, self.fused_optimizer]
-        for module in modules:
-            for name, parameter in module.named_parameters(recurse=False):
-                placed = distribute_tensor(parameter.detach(), mesh, placements)
-                setattr(module, name, nn.Parameter(placed, parameter.requires_grad))
+        sharding.shard_parameters(self, mesh, dim)
         if self.fused_optimizer is not None:
-            for name, buffer in self.fused_optimizer.named_buffers():
-                setattr(self.fused_optimizer, name, distribute_tensor(buffer, mesh, placements))
+            sharding.shard_parameters(self.fused_optimizer, mesh, dim, buffers=True)
         return self
 
     def extra_repr(self) -> str:
-        """The sizes and options."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, reduction={self.reduction!r}"
-        )
+        """The sizes, the reduction, and the options that are not the default."""
+        shown: dict[str, object] = {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias is not None,
+        }
+        if isinstance(self.prior, Tensor) or self.prior != 0.01:
+            shown["prior"] = self.prior
+        shown |= {"pos_weight": self.pos_weight, "label_weight": self.label_weight}
+        if self.label_smoothing:
+            shown["label_smoothing"] = self.label_smoothing
+        shown["reduction"] = self.reduction
+        shown |= {"chunk_labels": self.chunk_labels, "check_targets": self.check_targets}
+        given = {name: value for name, value in shown.items() if value is not None}
+        return ", ".join(f"{name}={_shown(value)}" for name, value in given.items())
 
-    def _options(self, device: str | None = None) -> Settings:
-        p, u = (
-            w.to(device) if w is not None and device is not None else w
-            for w in (self.pos_weight, self.label_weight)
-        )
-        return Settings(
-            pos_weight=p,
-            label_weight=u,
+    def _options(self) -> LinearOptions:
+        return LinearOptions(
+            pos_weight=self.pos_weight,
+            label_weight=self.label_weight,
             label_smoothing=self.label_smoothing,
             reduction=self.reduction,
             chunk_labels=self.chunk_labels,
             check_targets=self.check_targets,
         )
+
+
+def _shown(value: object) -> str:
+    """A value of `extra_repr`: a tensor of one element as a number, of more by its shape."""
+    if isinstance(value, Tensor):
+        if value.numel() == 1 and not value.is_meta:
+            return f"{value.item():g}"
+        return f"tensor of shape {tuple(value.shape)}"
+    return repr(value)

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer's outputs, which are never held: from one label to millions."""
+"""Binary cross-entropy of a linear layer's outputs, without storing the outputs."""
 
 import functools
 from typing import Any
@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from torchbce.backends import selection
-from torchbce.linear import autograd, call, compiled, sharding
-from torchbce.linear.autograd import Updates
-from torchbce.linear.call import Settings
-from torchbce.linear.chunks import Head
+from torchbce.linear import arguments, autograd, compiled, sharding
+from torchbce.linear.agreement import check_agreement
+from torchbce.linear.dense import dense_loss
+from torchbce.linear.prepare import prepare
+from torchbce.linear.records import Head, LinearCall, LinearOperands, LinearOptions, MakeUpdate
 
 __all__ = ["linear_binary_cross_entropy"]
 
@@ -31,54 +32,58 @@ def linear_binary_cross_entropy(
     chunk_labels: int | None = None,
     check_targets: bool | None = None,
 ) -> Tensor:
-    r"""Binary cross-entropy of `input @ weight.T + bias`, by chunks of labels.
+    r"""Binary cross-entropy of the logits `input @ weight.T + bias`, in chunks of labels.
 
     .. math::
         \ell_{il} = v_i \, u_l \, [\, p_l \, y_{il} (-\log \sigma(z_{il}))
             + (1 - y_{il}) (-\log \sigma(-z_{il})) \,],
         \qquad z_{il} = x_i \cdot w_l + b_l
 
-    What `binary_cross_entropy_with_logits(linear(input, weight, bias), target)` computes, in memory
-    for one chunk of labels: logits, dense targets and their gradients never exist as a whole.
-    Gradients by input, weight and bias come from the same visit. On the CPU products are computed
-    in float32 (float64 for float64) whatever the dtype, under autocast too. On a GPU those of a
-    half-precision input are of its dtype (the weight is rounded to it if it is of another) with
-    results in float32, and so are the slopes that two of them take.
+    This is `binary_cross_entropy_with_logits(linear(input, weight, bias), target)` in the memory of
+    one chunk of labels: the logits, their gradient and the dense targets are never stored as a
+    whole. Loss and gradients of a chunk are computed together.
+
+    On the CPU, matrix products are computed in float32 (float64 for float64 inputs), whatever the
+    dtype of the tensors, under autocast too. On a GPU, products of a half-precision input are
+    computed in its dtype with float32 results: the weight and the gradients of the logits are
+    rounded to that dtype.
 
     Args:
-        input: x, [..., D], any floating dtype.
-        weight: W, [L, D], of input's dtype (under autocast of any). A DTensor sharded over labels
-            is visited by each process where it lies; see `LinearBCELoss`.
-        target: y, in one of three forms. int64 [..., K]: the labels that are 1 in each row, in any
-            order, padded with -1 (0 is a label); one given twice counts once. A sparse COO or CSR
-            tensor, [..., L], with values in [0, 1], but not under torch.compile. Or dense,
-            [..., L], bool, float or any integer dtype but int64, in [0, 1].
-        bias: b, [L].
-        pos_weight: p, the weight of the positive part: a number, or [L].
-        label_weight: u, [L].
-        row_weight: v, of input's shape without the last dimension.
+        input: x, [..., D], of any floating dtype.
+        weight: W, [L, D], of input's dtype (under autocast of any). If it is a DTensor sharded over
+            labels, each process computes the labels that it holds; see
+            `LinearBCELoss.shard_labels`.
+        target: y, in one of three forms. Label lists, int64 [..., K]: the labels that are 1 in each
+            row, in any order, padded with -1 (0 is a label); duplicates count once. A sparse COO or
+            CSR tensor, [..., L], with values in [0, 1]; not under torch.compile. A dense tensor,
+            [..., L], with values in [0, 1], of a bool, floating or integer dtype other than int64.
+        bias: b, [L], of weight's dtype (under autocast of any).
+        pos_weight: p, the weight of the positive part: a number or a tensor [L].
+        label_weight: u, the weight of each label, [L].
+        row_weight: v, the weight of each row, of input's shape without the last dimension.
         label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
-        mask: bool, broadcasting to [..., L]: false where an element is ignored, that is has no
-            loss, no gradient and no part in the denominator of a mean.
-        ignored: int64 [..., K]: the labels of each row that are ignored (unknown), padded with -1;
-            a label both positive and ignored is ignored.
-        reduction: "mean", over the number of elements; "sum"; "batch_mean", the sum over all
-            dimensions but input's first and the mean over that; "none", the sum over the labels
-            of each row.
-        chunk_labels: how many labels are visited at a time; None for as many as fit the caches.
-        <check_targets>
+        mask: bool, broadcasts to [..., L]: false where an element is ignored. It has no loss and no
+            gradient, and does not count in the denominator of a mean.
+        ignored: int64 [..., K]: the labels of each row that are ignored (unknown), padded with -1.
+            A label that is both positive and ignored is ignored.
+        reduction: "mean", the sum divided by the number of valid elements; "sum"; "batch_mean", the
+            sum divided by the size of input's first dimension, not counting entries of which every
+            element is ignored; "none", the sum over the labels of each row.
+        chunk_labels: the number of labels per chunk; None for a size that suits the device.
+        check_targets: whether a label or a target out of range raises an error. None means true on
+            the CPU, where it costs nothing, and false on a GPU, where the host would have to wait.
 
     Returns:
-        The loss in nats, float64 for float64 input and float32 for every other: 0-dimensional, for
-        "none" of input's shape without the last dimension. For an input that is a DTensor it is
-        one too. A mean over nothing is 0 with a warning and zero gradients. Second derivatives are
-        those of the dense form, with its memory.
+        The loss in nats, 0-dimensional, or for "none" of input's shape without the last dimension.
+        Its dtype is float64 for float64 inputs and float32 otherwise; it is a DTensor if input is
+        one. A mean of no elements is 0 with zero gradients and a warning. Second derivatives are
+        those of the dense form, and need its memory.
 
     Raises:
         TypeError: if dtypes do not match, or an argument is not a tensor or a number.
-        ValueError: if shapes or devices do not match; or, on the CPU, if a label lies outside
-            [0, L), a target outside [0, 1] or an input is not finite: the value and its index are
-            named. On a GPU a label outside [0, L) is passed over unless `check_targets` is true.
+        ValueError: if shapes or devices do not match; or, on the CPU, if a label is outside [0, L),
+            a target outside [0, 1] or an input not finite: the message has its value and index. On
+            a GPU, labels outside [0, L) are skipped unless `check_targets` is true.
 
     Example:
         >>> import torch, torchbce
@@ -92,7 +97,7 @@ def linear_binary_cross_entropy(
         Schultheis et al., Renee: End-to-End Training of Extreme Classification Models, MLSys 2023.
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.linear.html
     """
-    options = Settings(
+    options = LinearOptions(
         pos_weight,
         label_weight,
         row_weight,
@@ -111,60 +116,68 @@ def linear_loss(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
-    options: Settings,
-    updates: Updates | None = None,
+    options: LinearOptions,
+    make_update: MakeUpdate | None = None,
 ) -> Tensor:
-    """The loss; `updates` change weight and bias in the backward pass in place of gradients."""
-    if torch.compiler.is_compiling():
-        if updates is None and not sharding.is_distributed(weight):
-            if target.layout is not torch.strided:
-                raise ValueError(
-                    "a sparse target cannot be traced by torch.compile; give lists of labels, "
-                    "int64 and padded with -1"
-                )
-            call.check(input, weight, bias, target, weight.shape[0], options)
-            return compiled.linear_loss(Head(input, weight, bias), target, options)
-        # Between two graphs: neither another process nor a step is a node of one.
+    """The loss; with `make_update`, backward updates weight and bias instead of their gradients."""
+    if not torch.compiler.is_compiling():
+        return _eager_loss(input, weight, target, bias, options, make_update)
+    if make_update is not None or sharding.is_distributed(weight):
+        # Between two graphs: a graph has no node for another process or for an update.
         disable: Any = torch.compiler.disable
-        between: Tensor = disable(_linear_loss)(input, weight, target, bias, options, updates)
-        return between
-    return _linear_loss(input, weight, target, bias, options, updates)
+        value: Tensor = disable(_eager_loss)(input, weight, target, bias, options, make_update)
+        return value
+    if target.layout is not torch.strided:
+        raise ValueError(
+            "torch.compile cannot trace a sparse target; give label lists, int64 and padded with -1"
+        )
+    arguments.check(input, weight, bias, target, weight.shape[0], options)
+    return compiled.operator_loss(Head(input, weight, bias), target, options)
 
 
-def _linear_loss(
+def _eager_loss(
     input: Tensor,
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
-    options: Settings,
-    updates: Updates | None,
+    options: LinearOptions,
+    make_update: MakeUpdate | None,
 ) -> Tensor:
-    call.check_types(input, weight, bias)
-    here = sharding.local(input, weight, bias)
-    head = Head(here.input, here.weight, here.bias)
-    call.check(*head, target, here.shard.labels, options)
+    arguments.check_types(input, weight, bias)
+    local = sharding.local_head(input, weight, bias)
+    head = Head(local.input, local.weight, local.bias)
+    arguments.check(*head, target, local.shard.labels, options)
+    first_derivatives_only = local.mesh is not None or make_update is not None
     mode = selection.active_mode()
     if mode is not None or head.input.device.type == "meta":
-        if here.mesh is not None or updates is not None:
+        if first_derivatives_only:
             raise RuntimeError(
-                f"{mode or 'input is on meta'}: a head that is sharded, or updated by a fused "
-                "optimizer, has first derivatives by backward() alone"
+                f"{mode or 'input is on meta'}: a head that is sharded or has a fused optimizer "
+                "supports first derivatives by backward() only"
             )
-        return call.dense_loss(*head, target=target, options=options)
-    if (group := here.shard.group) is None:
-        asked, operands = call.prepare(head.input, target, options, here.shard)
-    else:
-        failure = None
-        try:
-            sharding.check_size(here)
-            asked, operands = call.prepare(head.input, target, options, here.shard)
-        except ValueError as error:
-            failure = error
-        wants = torch.is_grad_enabled() and head.input.requires_grad
-        sharding.agree(group, head.input, target, wants, failure)
-    if here.mesh is not None or updates is not None:
-        # By the parameters themselves: what autograd saves may come back as a copy.
-        bound = None if updates is None else functools.partial(updates, *head[1:])
-        asked = asked._replace(updates=bound, definition=None)
-    loss = autograd.evaluate(asked, head, operands)
-    return sharding.on_mesh(loss, here.mesh) if sharding.is_distributed(input) else loss
+        return dense_loss(*head, target=target, options=options)
+    call, operands = _prepared(local, target, options)
+    if first_derivatives_only:
+        # Updates the parameters themselves: saved-tensor hooks may give autograd copies of them.
+        update = None if make_update is None else functools.partial(make_update, *head[1:])
+        call = call._replace(make_update=update, dense_loss=None)
+    loss = autograd.differentiable_loss(call, head, operands)
+    return sharding.replicated(loss, local.mesh) if sharding.is_distributed(input) else loss
+
+
+def _prepared(
+    local: sharding.LocalHead, target: Tensor, options: LinearOptions
+) -> tuple[LinearCall, LinearOperands]:
+    """The call and its operands, if the processes that share the labels agree on the batch."""
+    group = local.shard.group
+    if group is None:
+        return prepare(local.input, target, options, local.shard)
+    failure = None
+    try:
+        sharding.check_shard_size(local)
+        prepared = prepare(local.input, target, options, local.shard)
+    except ValueError as error:
+        failure = error
+    needs_grad = torch.is_grad_enabled() and local.input.requires_grad
+    check_agreement(group, local.input, target, needs_grad, failure)
+    return prepared

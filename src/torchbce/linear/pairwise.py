@@ -1,4 +1,4 @@
-"""The sigmoid loss of pairs: linear + cross-entropy, with the diagonal as positives."""
+"""The sigmoid loss of pairs: the linear loss whose positives are the diagonal."""
 
 from typing import Any, NamedTuple
 
@@ -9,12 +9,12 @@ from torch.autograd.function import once_differentiable
 
 from torchbce.backends import selection
 from torchbce.definition import checks, reference
-from torchbce.linear import call
-from torchbce.linear.autograd import visitor
-from torchbce.linear.call import Settings
-from torchbce.linear.chunks import Head, Wants, in_full_precision
+from torchbce.definition.reductions import denominator
+from torchbce.linear import arguments
+from torchbce.linear.autograd import chunk_runner
 from torchbce.linear.loss import linear_loss
-from torchbce.linear.targets import Operands
+from torchbce.linear.precision import autocast_enabled, no_autocast
+from torchbce.linear.records import ChunkRequest, Head, LinearOperands, LinearOptions, NeedsGrad
 
 __all__ = ["pairwise_sigmoid_loss"]
 
@@ -31,37 +31,41 @@ def pairwise_sigmoid_loss(
     group: Any = None,
     chunk_pairs: int | None = None,
 ) -> Tensor:
-    r"""The sigmoid loss of pairs (SigLIP): each x against each y, of which its own alone is right.
+    r"""The sigmoid loss of pairs (SigLIP): every x against every y, of which one is its partner.
 
     .. math::
         \ell = \frac{1}{N} \sum_{i, j} -\log \sigma(s_{ij} z_{ij}),
         \qquad z_{ij} = t \, x_i \cdot y_j + b, \quad s_{ij} = 1 \text{ if } i = j \text{ else } -1
 
-    Linear + cross-entropy with y as the weight, in memory for one chunk of y: the N x N logits
-    never exist. Computed in float32 (float64 for float64), whatever the dtype of x and y. Nothing
-    cancels at the positives: 4.5e-7 is not 0.
+    This is `linear_binary_cross_entropy` with y as the weight, in the memory of one chunk of y: the
+    N x N logits are never stored. It is computed in float32 (float64 for float64 features),
+    whatever the dtype of x and y. Losses of confident positives keep their precision: 4.5e-7 does
+    not become 0.
 
     Args:
-        x: features, [N, D], any floating dtype. They are taken as they are: normalise them before.
-        y: features of the same pairs in the same order, [N, D], of x's dtype.
-        scale: t, a number or a tensor of one element; often exp of a parameter.
+        x: features, [N, D], of any floating dtype. They are not normalised here.
+        y: the features of the partners in the same order, [N, D], of x's dtype (under autocast of
+            any).
+        scale: t, a number or a tensor of one element, often exp of a parameter.
         bias: b, a number or a tensor of one element.
-        reduction: "batch_mean", over the number of pairs; "sum"; "mean", over the number of logits.
-        group: of processes, each with pairs of its own, as many as it likes: all x meet all y.
-            `torch.distributed.group.WORLD` for all; None for this process alone.
-        chunk_pairs: how many y are visited at a time; None for as many as fit the caches.
+        reduction: "batch_mean", the sum divided by the number of pairs N; "sum"; "mean", the sum
+            divided by the number of logits N x N.
+        group: a process group in which each process has pairs of its own, any number of them: all x
+            meet all y. `torch.distributed.group.WORLD` for all processes; None for this one only.
+        chunk_pairs: the number of y per chunk; None for a size that suits the device.
 
     Returns:
-        The loss in nats, 0-dimensional, float32 (float64 for float64). With a group it is this
-        process' share, that of its x: the sum over the group is the loss of one process with all
-        pairs, and gradients by x and y are of that sum, as those of scale and bias are when summed.
-        Where gradients are averaged afterwards, as DistributedDataParallel does, multiply by the
-        number of processes. The gradient that comes in must be the same on each.
+        The loss in nats, 0-dimensional, float32 (float64 for float64 features). With a group it is
+        the share of this process' x: the sum over the group is the loss of one process with all
+        pairs. The gradients by x and y are those of that sum; those by scale and bias are too, once
+        they are summed over the group. If gradients are averaged afterwards, as
+        DistributedDataParallel does, multiply the loss by the number of processes. The upstream
+        gradient must be the same on every process.
 
     Raises:
         TypeError: if dtypes do not match, or scale or bias is not a tensor or a number.
-        ValueError: if shapes or devices do not match or, on the CPU and not under torch.compile, a
-            feature is not finite; if the processes of a group do not agree.
+        ValueError: if shapes or devices do not match; if a feature on the CPU is not finite; or if
+            the processes of a group do not agree on width, dtype or reduction.
 
     Example:
         >>> import torch, torchbce
@@ -73,9 +77,34 @@ def pairwise_sigmoid_loss(
     References:
         Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023.
     """
-    if reduction not in REDUCTIONS:
-        expected = ", ".join(map(repr, REDUCTIONS))
-        raise ValueError(f"reduction must be one of {expected}; got {reduction!r}")
+    checks.reduction(reduction, REDUCTIONS)
+    _check_features(x, y)
+    arguments.check_chunk("chunk_pairs", chunk_pairs)
+    numbers = {"scale": _number("scale", scale, x), "bias": _number("bias", bias, x)}
+    failure = None
+    if not torch.compiler.is_compiling():
+        try:
+            for name, tensor in {"x": x, "y": y, **numbers}.items():
+                arguments.check_finite(tensor, name)
+        except ValueError as error:
+            if group is None:
+                raise
+            failure = error
+    dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
+    t, b = (number.to(dtype) for number in numbers.values())
+    x, y = x.to(dtype) * t, y.to(dtype)
+    if group is not None:
+        pairs_per_process = _agreed_counts(y, reduction, group, failure)
+        call = _GroupCall(group, pairs_per_process, reduction, chunk_pairs)
+        apply: Any = _GroupLoss.apply
+        value: Tensor = apply(x, y, b, call)
+        return value
+    partners = torch.arange(x.shape[0], device=x.device)[:, None]
+    options = LinearOptions(reduction=reduction, chunk_labels=chunk_pairs)
+    return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
+
+
+def _check_features(x: Tensor, y: Tensor) -> None:
     for name, features in (("x", x), ("y", y)):
         checks.input_dtype(name, features)
         if features.dim() != 2 or features.shape[1:] != x.shape[1:] or features.device != x.device:
@@ -85,128 +114,104 @@ def pairwise_sigmoid_loss(
             )
     if x.shape != y.shape:
         raise ValueError(
-            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; the rows of both are pairs, so "
-            "that there must be as many"
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; row i of x and row i of y are a "
+            "pair, so that there must be as many rows in both"
         )
-    if x.dtype != y.dtype and not call.autocasts(x.device):
+    if x.dtype != y.dtype and not autocast_enabled(x.device):
         raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one: y.to(x.dtype)")
-    call.check_chunk("chunk_pairs", chunk_pairs)
-    numbers = {"scale": _number("scale", scale, x), "bias": _number("bias", bias, x)}
-    failure = None
-    if not torch.compiler.is_compiling():
-        try:
-            for name, tensor in {"x": x, "y": y, **numbers}.items():
-                call.finite(tensor, name)
-        except ValueError as error:
-            if group is None:
-                raise
-            failure = error
-    dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
-    t, b = (number.to(dtype) for number in numbers.values())
-    x, y = x.to(dtype) * t, y.to(dtype)
-    if group is not None:
-        asked = _Asked(group, _counts(y, reduction, group, failure), reduction, chunk_pairs)
-        apply: Any = _OverProcesses.apply
-        value: Tensor = apply(x, y, b, asked)
-        return value
-    pairs = torch.arange(x.shape[0], device=x.device)[:, None]
-    options = Settings(reduction=reduction, chunk_labels=chunk_pairs)
-    return linear_loss(x, y, pairs, b.expand(x.shape[0]), options)
 
 
-def _number(name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """A number or a tensor of one element as a tensor without dimensions."""
+def _number(name: str, value: Tensor | float, x: Tensor) -> Tensor:
+    """A number or a tensor of one element as a 0-dimensional tensor."""
     if isinstance(value, Tensor):
         if value.numel() != 1 or not value.is_floating_point():
             raise ValueError(
                 f"{name} must be one floating number, got {value.dtype} {tuple(value.shape)}"
             )
         return value.reshape(())
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a tensor or a number, got {type(value).__name__}")
-    # Filled where it lies: a copy to a GPU would make the host wait.
-    return torch.full((), float(value), dtype=torch.float64, device=like.device)
+    checks.number(name, value)
+    # Filled on the device: a copy to a GPU would make the host wait.
+    return torch.full((), float(value), dtype=torch.float64, device=x.device)
 
 
-class _Asked(NamedTuple):
+class _GroupCall(NamedTuple):
+    """A call over a process group, without its tensors."""
+
     group: Any
-    counts: list[int]
+    pairs_per_process: list[int]
     reduction: str
     chunk_pairs: int | None
 
 
-class _OverProcesses(torch.autograd.Function):
-    """Each process' y visits all others, one at a time, and comes home with its gradient."""
+class _GroupLoss(torch.autograd.Function):
+    """Each process broadcasts its y in turn, and receives the sum of the gradients by it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, bias: Tensor, asked: _Asked) -> Tensor:
-        group, counts, me = asked.group, asked.counts, dist.get_rank(asked.group)
-        wants_x, wants_y, wants_bias = ctx.needs_input_grad[:3]
-        pairs = sum(counts)
-        divisor = {"sum": 1, "batch_mean": pairs, "mean": pairs * pairs}[asked.reduction] or 1
-        visit = visitor(selection.chosen(x.detach(), x.detach(), None, None, None))
-        total: Any = 0.0
-        d_x, d_bias = torch.zeros_like(x), torch.zeros_like(bias)
-        d_y = torch.zeros_like(y)
-        for owner, count in enumerate(counts):
+    def forward(ctx: Any, x: Tensor, y: Tensor, bias: Tensor, call: _GroupCall) -> Tensor:
+        group, rank, pairs = call.group, dist.get_rank(call.group), sum(call.pairs_per_process)
+        needs_grad = NeedsGrad(*ctx.needs_input_grad[:3])
+        divisor = float(denominator(call.reduction, pairs * pairs, pairs))
+        request = ChunkRequest(
+            chunk_labels=call.chunk_pairs, needs_grad=needs_grad, scale=1 / divisor
+        )
+        run_chunks = chunk_runner(selection.chosen(x.detach(), x.detach(), None, None, None))
+        total: float | Tensor = 0.0
+        d_x, d_y, d_bias = torch.zeros_like(x), torch.zeros_like(y), torch.zeros_like(bias)
+        for owner, count in enumerate(call.pairs_per_process):
             root = dist.get_global_rank(group, owner)
-            guest = y.detach().contiguous() if owner == me else y.new_empty(count, y.shape[1])
-            dist.broadcast(guest, root, group=group)
-            own = torch.arange(count if owner == me else 0, device=y.device)
-            values = torch.ones(own.shape, dtype=torch.bool, device=y.device)
-            with torch.no_grad(), in_full_precision(x.device):
-                part, found = visit(
-                    Head(x, guest, bias.expand(count)),
-                    Operands(keys=own * (x.shape[0] + 1), values=values),
-                    chunk_labels=asked.chunk_pairs,
-                    wants=Wants(wants_x, wants_y, wants_bias),
-                    scale=1 / divisor,
-                )
-            total = total + part
-            if found.input is not None:
-                d_x += found.input
-            if found.bias is not None:
-                d_bias += found.bias.sum()
-            if found.weight is not None:
-                dist.reduce(found.weight, root, group=group)
-                if owner == me:
-                    d_y.copy_(found.weight)
+            block = y.detach().contiguous() if owner == rank else y.new_empty(count, y.shape[1])
+            dist.broadcast(block, root, group=group)
+            # Positives are the diagonal of this process' own block: key i * rows + i.
+            diagonal = torch.arange(count if owner == rank else 0, device=y.device)
+            ones = torch.ones(diagonal.shape, dtype=torch.bool, device=y.device)
+            operands = LinearOperands(keys=diagonal * (x.shape[0] + 1), values=ones)
+            with torch.no_grad(), no_autocast(x.device):
+                head = Head(x, block, bias.expand(count))
+                loss, gradients = run_chunks(head, operands, request)
+            total = total + loss
+            if gradients.input is not None:
+                d_x += gradients.input
+            if gradients.bias is not None:
+                d_bias += gradients.bias.sum()
+            if gradients.weight is not None:
+                dist.reduce(gradients.weight, root, group=group)
+                if owner == rank:
+                    d_y.copy_(gradients.weight)
         ctx.save_for_backward(d_x, d_y, d_bias)
         return (torch.as_tensor(total, dtype=torch.float64) / divisor).to(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        wants = ctx.needs_input_grad[:3]
-        found = zip(ctx.saved_tensors, wants, strict=True)
-        return *(g * upstream if wanted else None for g, wanted in found), None
+        saved, needs_grad = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        gradients = zip(saved, needs_grad, strict=True)
+        return *(g * upstream if needed else None for g, needed in gradients), None
 
 
-def _counts(y: Tensor, reduction: str, group: Any, failure: ValueError | None) -> list[int]:
-    """How many pairs each process has, where all agree on what is asked and none has to raise."""
+def _agreed_counts(y: Tensor, reduction: str, group: Any, failure: ValueError | None) -> list[int]:
+    """The number of pairs of each process; raises on all if they differ or one has failed."""
     dtypes = (torch.float32, torch.float64)
-    wants = torch.is_grad_enabled() and y.requires_grad
     facts = [
         y.shape[0],
         int(failure is not None),
         y.shape[1],
         dtypes.index(y.dtype),
         REDUCTIONS.index(reduction),
-        int(wants),
+        int(torch.is_grad_enabled() and y.requires_grad),
     ]
-    mine = torch.tensor(facts, device=y.device)
-    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, mine, group=group)
+    local = torch.tensor(facts, device=y.device)
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, local, group=group)
     if failure is not None:
         raise failure
+    counts: list[int]
     counts, failed, *others = torch.stack(parts).T.tolist()
     if any(failed):
         raise ValueError("another process of the group refused its features; its message says why")
     names = "the width of y", "the dtype of y", "the reduction", "whether y requires grad"
-    shown: tuple[Any, ...] = (range(2**31), dtypes, REDUCTIONS, (False, True))
-    for name, came, values in zip(names, others, shown, strict=True):
-        if len(set(came)) > 1:
-            listed = ", ".join(str(values[i]) for i in came)
+    meanings: tuple[Any, ...] = (range(2**31), dtypes, REDUCTIONS, (False, True))
+    for name, codes, values in zip(names, others, meanings, strict=True):
+        if len(set(codes)) > 1:
+            listed = ", ".join(str(values[i]) for i in codes)
             raise ValueError(f"{name} differs between the processes of the group: {listed}")
-    found: list[int] = counts
-    return found
+    return counts

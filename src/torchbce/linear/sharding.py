@@ -1,52 +1,49 @@
-"""A weight that is sharded over labels: what of it is here, and what is summed over the others.
+"""A weight that is sharded over labels: the part of this process, and sums over all processes.
 
-Labels are independent, so that the loss and the gradient of the input are the only sums.
+Labels are independent, so that only the loss and the gradient of the input are sums over processes.
 """
 
 import sys
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class Shard(NamedTuple):
-    """The labels that this process holds.
+class LabelShard(NamedTuple):
+    """The labels of this process.
 
     Attributes:
-        labels: how many there are in all.
-        first: the first that is here.
-        group: of the processes that hold the others; None where all are here.
-        here: how many should be here; None for all.
+        labels: the number of labels over all processes.
+        first: the first label of this process.
+        local: the number of labels of this process.
+        group: the processes over which the labels are sharded; None if this process has all.
     """
 
     labels: int
-    first: int = 0
+    first: int
+    local: int
     group: Any = None
-    here: int | None = None
 
 
-class Local(NamedTuple):
-    """The tensors of a linear layer, without the mesh that they are on."""
+class LocalHead(NamedTuple):
+    """The plain tensors of a linear layer on this process, and the mesh of its DTensors."""
 
     input: Tensor
     weight: Tensor
     bias: Tensor | None
-    shard: Shard
+    shard: LabelShard
     mesh: Any = None
 
 
 def is_distributed(tensor: Tensor | None) -> bool:
-    """Whether a tensor is a DTensor, whose module is loaded where there is one."""
+    """Whether a tensor is a DTensor; its module is not imported to find out."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def local(input: Tensor, weight: Tensor, bias: Tensor | None) -> Local:
-    """What is here of a layer, differentiably: of each tensor the gradient is placed as it is."""
-    whole: Any = weight  # a DTensor, whose type is not known without its module
-    x: Any = input
-    b: Any = bias
+def local_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> LocalHead:
+    """This process' part of a layer, differentiably: a gradient is placed as its tensor is."""
     if not is_distributed(weight):
         for name, tensor in (("input", input), ("bias", bias)):
             if is_distributed(tensor):
@@ -54,173 +51,142 @@ def local(input: Tensor, weight: Tensor, bias: Tensor | None) -> Local:
                     f"{name} is a DTensor and weight is not; shard weight over labels with "
                     f"distribute_tensor(weight, mesh, [Shard(0)]), or give {name}.full_tensor()"
                 )
-        return Local(input, weight, bias, Shard(weight.shape[0]))
-    mesh, placements = whole.device_mesh, whole.placements
-    dim = _label_dimension(placements)
-    labels, group = weight.shape[0], None if dim is None else mesh.get_group(dim)
-    first, here = 0, labels
-    if dim is not None:
-        # As torch.chunk cuts: each part of the size of the first, until nothing is left.
-        part = -(-labels // mesh.size(dim))
-        first = min(mesh.get_local_rank(dim) * part, labels)
-        here = min(part, labels - first)
+        labels = weight.shape[0] if weight.dim() else 0  # `arguments.check` refuses the latter
+        return LocalHead(input, weight, bias, LabelShard(labels, 0, labels))
+    dtensor: Any = weight  # whose type is not known without its module
+    b: Any = bias
+    mesh = dtensor.device_mesh
+    shard = _label_shard(weight.shape[0], mesh, dtensor.placements)
     if bias is not None:
-        if not is_distributed(bias):
-            raise TypeError(
-                f"weight is a DTensor with placements {placements} and bias is not one; place both "
-                "alike: distribute_tensor(bias, mesh, weight.placements)"
-            )
-        if b.device_mesh != mesh or tuple(b.placements) != tuple(placements):
-            raise ValueError(
-                f"weight is on {mesh} with placements {placements} and bias on {b.device_mesh} "
-                f"with {b.placements}; place both alike"
-            )
+        _check_bias(dtensor, b)
     if is_distributed(input):
-        if x.device_mesh != mesh:
-            raise ValueError(
-                f"input is on {x.device_mesh} and weight on {mesh}; place both on one mesh"
-            )
-        if not all(p.is_replicate() for p in x.placements):
-            raise ValueError(
-                f"input has placements {x.placements}; every process that holds labels needs "
-                "every row: input.redistribute(placements=[Replicate()] * mesh.ndim). For rows "
-                "that are spread over processes too, shard weight over a submesh and let "
-                "DistributedDataParallel(model, device_mesh=...) do the rows"
-            )
-        input = x.to_local()
-    here_weight = whole.to_local()
-    here_bias = None if bias is None else b.to_local()
-    return Local(input, here_weight, here_bias, Shard(labels, first, group, here), mesh)
+        input = _replicated_input(input, mesh)
+    local_bias = None if bias is None else b.to_local()
+    return LocalHead(input, dtensor.to_local(), local_bias, shard, mesh)
 
 
-def check_size(here: Local) -> None:
-    """Raise unless this process holds the labels that it should."""
-    held, expected = here.weight.shape[0], here.shard.here
-    if expected is not None and held != expected:
-        raise ValueError(
-            f"this process holds {held} of {here.shard.labels} labels, where {expected} were "
-            "expected: shards must be those of torch.chunk, which distribute_tensor makes"
-        )
+def _label_shard(labels: int, mesh: Any, placements: Any) -> LabelShard:
+    """The labels of this process, as `torch.chunk` splits them into equal parts and a rest."""
+    dim = _label_dimension(placements)
+    if dim is None:
+        return LabelShard(labels, 0, labels)
+    part = -(-labels // mesh.size(dim))
+    first = min(mesh.get_local_rank(dim) * part, labels)
+    return LabelShard(labels, first, min(part, labels - first), mesh.get_group(dim))
 
 
 def _label_dimension(placements: Any) -> int | None:
-    """The dimension of the mesh over which labels are sharded; None where all are everywhere."""
-    from torch.distributed.tensor import Shard as ShardOf
+    """The dimension of the mesh over which labels are sharded; None if they are replicated."""
+    from torch.distributed.tensor import Shard
 
-    found = None
+    sharded = None
     for dim, placement in enumerate(placements):
         if placement.is_replicate():
             continue
-        if type(placement) is not ShardOf or placement.dim != 0 or found is not None:
+        if type(placement) is not Shard or placement.dim != 0 or sharded is not None:
             raise ValueError(
                 f"weight has placements {tuple(placements)}; a head is sharded over labels, its "
                 "first dimension, by one dimension of the mesh and replicated over the others: "
                 "[Shard(0)]"
             )
-        found = dim
-    return found
+        sharded = dim
+    return sharded
 
 
-def on_mesh(loss: Tensor, mesh: Any) -> Tensor:
-    """A loss that every process has as a DTensor, where the input is one."""
+def _check_bias(weight: Any, bias: Any) -> None:
+    mesh, placements = weight.device_mesh, weight.placements
+    if not is_distributed(bias):
+        raise TypeError(
+            f"weight is a DTensor with placements {placements} and bias is not one; place both "
+            "alike: distribute_tensor(bias, mesh, weight.placements)"
+        )
+    if bias.device_mesh != mesh or tuple(bias.placements) != tuple(placements):
+        raise ValueError(
+            f"weight is on {mesh} with placements {placements} and bias on {bias.device_mesh} "
+            f"with {bias.placements}; place both alike"
+        )
+
+
+def _replicated_input(input: Any, mesh: Any) -> Tensor:
+    """The plain tensor of an input that is a DTensor, of which every process must have all rows."""
+    if input.device_mesh != mesh:
+        raise ValueError(
+            f"input is on {input.device_mesh} and weight on {mesh}; place both on one mesh"
+        )
+    if not all(placement.is_replicate() for placement in input.placements):
+        raise ValueError(
+            f"input has placements {input.placements}; every process that holds labels needs "
+            "every row: input.redistribute(placements=[Replicate()] * mesh.ndim). To spread rows "
+            "over processes as well, shard weight over a submesh and use "
+            "DistributedDataParallel(model, device_mesh=...) for the rows"
+        )
+    local: Tensor = input.to_local()
+    return local
+
+
+def check_shard_size(local: LocalHead) -> None:
+    """Raise unless this process holds as many labels as `torch.chunk` would give it."""
+    held, expected = local.weight.shape[0], local.shard.local
+    if held != expected:
+        raise ValueError(
+            f"this process holds {held} of {local.shard.labels} labels, where {expected} were "
+            "expected: shards must be those of torch.chunk, which distribute_tensor makes"
+        )
+
+
+def replicated(loss: Tensor, mesh: Any) -> Tensor:
+    """A loss that every process has, as a DTensor."""
     from torch.distributed.tensor import DTensor, Replicate
 
-    placed = DTensor.from_local(loss, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    assert isinstance(placed, Tensor)
-    return placed
+    dtensor = DTensor.from_local(loss, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    assert isinstance(dtensor, Tensor)
+    return dtensor
 
 
-def placed_as(tensor: Tensor, like: Any) -> Tensor:
-    """A tensor that every process has, spread as another is."""
+def distributed_as(tensor: Tensor, other: Any) -> Tensor:
+    """A tensor that every process has, distributed as another DTensor is."""
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor, like.device_mesh, like.placements)
+    return distribute_tensor(tensor, other.device_mesh, other.placements)
 
 
-class Sums:
-    """Sums over the processes of a group, each begun as soon as what is summed is there."""
+def shard_parameters(module: nn.Module, mesh: Any, dim: int, buffers: bool = False) -> None:
+    """Replace a module's own parameters, and buffers, by DTensors sharded over the first dimension.
+
+    Over the other dimensions of the mesh they are replicated.
+    """
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    placements = [Shard(0) if i == dim else Replicate() for i in range(mesh.ndim)]
+    for name, parameter in module.named_parameters(recurse=False):
+        dtensor = distribute_tensor(parameter.detach(), mesh, placements)
+        setattr(module, name, nn.Parameter(dtensor, parameter.requires_grad))
+    if buffers:
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, distribute_tensor(buffer, mesh, placements))
+
+
+class AsyncSums:
+    """Sums over a process group, each started as soon as its tensor is complete."""
 
     def __init__(self, group: Any):
         self._group = group
         self._pending: list[Any] = []
 
-    def begin(self, tensor: Tensor) -> None:
-        """Sum a tensor in place; it is not to be read before `finish`."""
+    def start(self, tensor: Tensor) -> None:
+        """Sum a tensor in place, which must not be read before `wait` returns."""
         if self._group is not None:
             work = torch.distributed.all_reduce(tensor, group=self._group, async_op=True)
             self._pending.append(work)
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Wait for every sum."""
         while self._pending:
             self._pending.pop().wait()
 
 
-def gathered(tensor: Tensor, group: Any) -> Tensor:
-    """The tensors of every process of a group, which are of one shape, stacked."""
+def all_gather(tensor: Tensor, group: Any) -> Tensor:
+    """The tensors of all processes of a group, which have one shape, stacked."""
     parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size(group))]
     torch.distributed.all_gather(parts, tensor.contiguous(), group=group)
     return torch.stack(parts)
-
-
-def agree(
-    group: Any, input: Tensor, target: Tensor, wants: bool, failure: ValueError | None
-) -> None:
-    """Raise on every process of a group if one has to, or if they were not given the same batch.
-
-    Of rows that differ, the sum over the labels of each process would be a number without meaning;
-    and one that raises alone leaves the others waiting. Looked at are the input, lists of labels
-    and stored values, by a sum with other weights at each place, and whether the input's gradient
-    is wanted. On the CPU alone: elsewhere it would synchronise.
-    """
-    if input.device.type != "cpu":
-        if failure is not None:
-            raise failure
-        return
-    shown = [input.detach()]
-    if target.layout != torch.strided:
-        target = target.to_sparse().coalesce()
-        shown += [target.indices(), target.values()]
-    elif target.dtype == torch.int64:
-        shown += [target]
-    sums = (
-        [_fingerprint(tensor) for tensor in shown] if failure is None else [(0.0, 0.0)] * len(shown)
-    )
-    sizes = [float(tensor.numel()) for tensor in shown]
-    facts = torch.tensor(
-        [float(failure is not None), float(wants), *sizes, *(value for value, _ in sums)],
-        dtype=torch.float64,
-    )
-    both = torch.stack([facts, facts.square()])
-    torch.distributed.all_reduce(both, group=group)
-    if failure is not None:
-        raise failure
-    means, squares = both / torch.distributed.get_world_size(group)
-    if means[0] > 0:
-        raise ValueError(
-            "another of the processes that hold the labels refused its arguments; its message says "
-            "why"
-        )
-    _, wanted, *spread = (squares - means.square()).clamp(min=0).sqrt().tolist()
-    if wanted > 0:
-        raise ValueError(
-            "input requires grad on some of the processes that hold the labels and not on others, "
-            "or is under no_grad there; its gradient is a sum over all of them"
-        )
-    # Two processors may round differently; two batches differ by about the norm of one.
-    norms = [norm for _, norm in sums]
-    for at, (size, value) in enumerate(
-        zip(spread[: len(shown)], spread[len(shown) :], strict=True)
-    ):
-        if size > 0.4 or not value <= 1e-5 * norms[at]:
-            raise ValueError(
-                f"{'target' if at else 'input'} differs between the processes that hold the "
-                "labels; each of them must be given the same batch, in the same order"
-            )
-
-
-def _fingerprint(tensor: Tensor) -> tuple[float, float]:
-    """A sum that depends on where each value stands, and the norm."""
-    flat = tensor.reshape(-1).double()
-    places = torch.arange(1, flat.numel() + 1, dtype=torch.float64)
-    return float(flat.dot(places.cos_())), float(flat.norm())

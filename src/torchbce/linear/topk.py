@@ -1,4 +1,4 @@
-"""The largest logits of many, by chunks of labels."""
+"""The labels with the largest logits, by chunks of labels."""
 
 from typing import Any
 
@@ -6,38 +6,40 @@ import torch
 from torch import Tensor
 
 from torchbce.definition import reference
-from torchbce.linear import call, sharding
-from torchbce.linear.chunks import Head, chunk_size, in_full_precision
+from torchbce.linear import arguments, sharding
+from torchbce.linear.chunks import chunk_size
+from torchbce.linear.precision import no_autocast
+from torchbce.linear.records import Head
 
 
 def topk(
     input: Tensor, weight: Tensor, bias: Tensor | None, k: int, chunk_labels: int | None
 ) -> Any:
     """As `LinearBCELoss.topk` describes it."""
-    here = sharding.local(input, weight, bias)
-    call.check_head(here.input, here.weight, here.bias)
-    call.finite(here.input)
-    with torch.no_grad(), in_full_precision(input.device):
-        labels, first, group, _ = here.shard
+    local = sharding.local_head(input, weight, bias)
+    arguments.check_head(local.input, local.weight, local.bias)
+    arguments.check_finite(local.input)
+    with torch.no_grad(), no_autocast(input.device):
+        labels, first, _, group = local.shard
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= labels:
             raise ValueError(
                 f"k must be an integer from 1 to the number of labels, {labels}; got {k}"
             )
-        x = here.input.reshape(input.shape[:-1].numel(), input.shape[-1])
-        values, indices = _of_chunks(Head(x, here.weight, here.bias), k, chunk_labels)
+        x = local.input.reshape(input.shape[:-1].numel(), input.shape[-1])
+        values, indices = _topk_of_chunks(Head(x, local.weight, local.bias), k, chunk_labels)
         indices += first
         if group is not None:
-            # Of a process with fewer labels than k the rest is -inf.
+            # A process with fewer than k labels fills up with -inf.
             missing = k - values.shape[1]
             values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
             indices = torch.nn.functional.pad(indices, (0, missing))
-            values, indices = _best(_side_by_side(values, group), _side_by_side(indices, group), k)
+            values, indices = _largest(_gathered(values, group), _gathered(indices, group), k)
         shape = (*input.shape[:-1], k)
         return torch.return_types.topk((values.view(shape), indices.view(shape)))
 
 
-def _of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tensor, Tensor]:
-    """The best labels of this process, [rows, at most k]."""
+def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tensor, Tensor]:
+    """The largest logits of this process and their labels, both [rows, at most k]."""
     x, weight, bias = head
     dtype = reference.compute_dtype(x.dtype)
     x = x.to(dtype)
@@ -49,17 +51,17 @@ def _of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tensor, Te
         if bias is not None:
             z += bias[start : start + size].to(dtype)
         best = torch.topk(z, min(k, z.shape[1]))
-        values, indices = _best(
+        values, indices = _largest(
             torch.cat([values, best.values], 1), torch.cat([indices, best.indices + start], 1), k
         )
     return values, indices
 
 
-def _best(values: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _largest(values: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
     best = torch.topk(values, min(k, values.shape[1]))
     return best.values, indices.gather(1, best.indices)
 
 
-def _side_by_side(best: Tensor, group: Any) -> Tensor:
-    """What each process found for each row, [rows, processes k]."""
-    return sharding.gathered(best, group).transpose(0, 1).flatten(1)
+def _gathered(per_process: Tensor, group: Any) -> Tensor:
+    """The columns of all processes next to each other, [rows, processes * k]."""
+    return sharding.all_gather(per_process, group).transpose(0, 1).flatten(1)

@@ -21,13 +21,11 @@ from torchbce.backends.gpu.operands import (
     SPARSE,
     Flags,
     Layout,
+    LinearInputs,
     Operands,
     Outputs,
     SparseKeys,
     layout_of,
-)
-from torchbce.backends.gpu.operands import (
-    LinearInputs as LinearInputs,
 )
 from torchbce.backends.request import KernelInputs, LossSpec, as_in, strides_of_memory
 from torchbce.definition import reference
@@ -175,7 +173,7 @@ def launch_loss(
         tensors,
         layout,
         keys,
-        linear.first,
+        linear.first_key,
         outputs,
         on_device,
         n,
@@ -307,35 +305,3 @@ def _run(launch: Launch, tensor: Tensor) -> None:
             kernel(*launch.arguments, **launch.options)
     else:
         kernel(*launch.arguments, **launch.options)
-
-
-# Earlier names, which `linear/` still uses.
-add_up = launch_sum
-multiply = launch_scale
-parts_of = tiles.count_partial_sums
-places_of = tiles.chunk_tile_starts
-
-
-def launch(
-    loss_spec: LossSpec,
-    inputs: KernelInputs,
-    linear: LinearInputs | None = None,
-    *,
-    losses: Tensor | None = None,
-    gradient: Tensor | None = None,
-    sums: Tensor | None = None,
-    divided_by: Tensor | None = None,
-    scale: float = 1.0,
-    upstream: Tensor | None = None,
-    exact: bool | None = None,
-) -> None:
-    launch_loss(
-        loss_spec,
-        inputs,
-        Outputs(losses, gradient, sums),
-        linear,
-        denominator=1.0 if divided_by is None else divided_by,
-        scale=scale,
-        upstream=upstream,
-        exact=exact,
-    )

@@ -28,8 +28,8 @@ BY_NUMBER, BY_TENSOR, BY_VALID_COUNT, BY_WEIGHT_SUM = range(4)
 class LinearInputs(NamedTuple):
     """Further inputs for the logits of a linear layer, of float or integer dtypes.
 
-    The elements of the input are numbered in order, beginning with `first`. These numbers are the
-    keys by which sparse targets and ignored elements are given.
+    The elements of the input are numbered in order, beginning with `first_key`. These numbers are
+    the keys by which sparse targets and ignored elements are given.
 
     Attributes:
         bias: added to the input, broadcasting to its shape.
@@ -38,10 +38,10 @@ class LinearInputs(NamedTuple):
             `KernelInputs.target` is not read then.
         values: the values of those targets, [nnz]; None if all of them are 1.
         ignored: the keys of ignored elements, sorted in the same way.
-        places: where the keys of each tile start in `keys`, a row of `tiles.chunk_tile_starts`;
-            None to search for them in this launch.
-        ignored_places: the same for `ignored`.
-        first: the key of the first element.
+        tile_starts: where the keys of each tile start in `keys`, a row of
+            `tiles.chunk_tile_starts`; None to search for them in this launch.
+        ignored_tile_starts: the same for `ignored`.
+        first_key: the key of the first element.
     """
 
     bias: Tensor | None = None
@@ -49,9 +49,9 @@ class LinearInputs(NamedTuple):
     keys: Tensor | None = None
     values: Tensor | None = None
     ignored: Tensor | None = None
-    places: Tensor | None = None
-    ignored_places: Tensor | None = None
-    first: int = 0
+    tile_starts: Tensor | None = None
+    ignored_tile_starts: Tensor | None = None
+    first_key: int = 0
 
 
 class Operands(NamedTuple, Generic[T]):

@@ -54,7 +54,7 @@ def chunk_tile_starts(
         chunk: the number of elements per chunk.
 
     Returns:
-        [chunks, tiles + 1], for `LinearInputs.places`; None without keys or elements.
+        [chunks, tiles + 1], for `LinearInputs.tile_starts`; None without keys or elements.
     """
     if keys is None or not n:
         return None

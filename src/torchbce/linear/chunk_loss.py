@@ -1,0 +1,89 @@
+"""The loss of a chunk's logits and its gradient: by the CPU's kernel, or by the definition."""
+
+import functools
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from torchbce.backends import selection
+from torchbce.backends.request import KernelInputs, LossSpec, loss_spec
+from torchbce.definition.arguments import Options, aligned
+from torchbce.definition.dense import dense_loss
+from torchbce.definition.family import CROSS_ENTROPY, CROSS_ENTROPY_SLOPE
+from torchbce.linear.records import ChunkRequest, InvalidTargetError
+from torchbce.linear.slices import Chunk
+
+
+class ChunkLoss(Protocol):
+    """The losses of logits [labels, rows], summed over all elements or per row.
+
+    Writes into `out`, of the logits' shape, the gradient by the logits; or the losses, where they
+    are summed per row.
+    """
+
+    def __call__(
+        self, logits: Tensor, chunk: Chunk, request: ChunkRequest, out: Tensor | None
+    ) -> float | Tensor: ...
+
+
+def chunk_loss(logits: Tensor, chunk: Chunk, request: ChunkRequest) -> ChunkLoss:
+    """What computes the losses of chunks like this one."""
+    operands = chunk.target, chunk.weight, chunk.pos_weight, chunk.mask
+    if selection.chosen(logits, *operands) is selection.NUMBA:
+        return functools.partial(_by_kernel, loss_spec(CROSS_ENTROPY, request.smoothing))
+    return _by_definition
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The dtype in which losses are summed: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _by_kernel(
+    spec: LossSpec, logits: Tensor, chunk: Chunk, request: ChunkRequest, out: Tensor | None
+) -> float | Tensor:
+    from torchbce.backends.cpu import launch as cpu_launch  # loads Numba
+
+    losses, gradient = (out, None) if request.per_row else (None, out)
+    upstream = None if request.upstream is None else request.upstream[None, :]
+    operands = chunk.weight, chunk.pos_weight, chunk.mask, chunk.positions
+    total, _, _, invalid = cpu_launch.launch(
+        spec,
+        KernelInputs(logits, chunk.target, *operands),
+        losses,
+        gradient,
+        float(request.scale),
+        upstream,
+        not request.per_row,
+    )
+    if invalid and request.checked:
+        raise InvalidTargetError
+    return float(total) if losses is None else losses.sum(0, dtype=torch.float64)
+
+
+def _by_definition(
+    logits: Tensor, chunk: Chunk, request: ChunkRequest, out: Tensor | None
+) -> Tensor:
+    target = chunk.target
+    if chunk.positions is not None:
+        target = torch.zeros_like(logits)
+        target.view(-1)[chunk.positions] = chunk.target.to(target.dtype)
+    options = Options(
+        label_smoothing=request.smoothing,
+        reduction="none",
+        check_targets=None if request.checked else False,
+    )
+    arguments = aligned(logits, target, chunk.weight, chunk.pos_weight, chunk.mask)
+    try:
+        loss = dense_loss(CROSS_ENTROPY, arguments, options)
+    except ValueError as error:
+        raise InvalidTargetError from error
+    if out is not None and not request.per_row:
+        gradient = dense_loss(CROSS_ENTROPY_SLOPE, arguments, options)
+        if request.upstream is not None:
+            gradient = gradient * request.upstream
+            if chunk.mask is not None:  # an infinite upstream gradient times 0 would be NaN
+                gradient = torch.where(chunk.mask, gradient, 0.0)
+        torch.mul(gradient, request.scale, out=out)
+    return loss.sum(0 if request.per_row else None, dtype=sum_dtype(logits.device))
