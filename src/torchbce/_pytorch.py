@@ -59,7 +59,7 @@ def _public_saved_tensor_hooks(ignore_is_tracing: bool = True) -> bool | None:
     Hooks cannot be disabled while they are in use: PyTorch raises, and leaves all as it was.
     """
     try:
-        with torch.autograd.graph.disable_saved_tensors_hooks("no message: they are enabled again at once"):
+        with torch.autograd.graph.disable_saved_tensors_hooks("unused"):
             return None
     except RuntimeError:
         return True
@@ -103,8 +103,8 @@ def tensor_guard(*tensors: Tensor) -> Callable[..., bool] | None:
     ).check
 
     def are_same(*others: Tensor) -> bool:
-        # Forward mode is not among the keys, nor are, in newer versions, the modes of make_fx and of
-        # fake tensors.
+        # Forward mode is not among the keys, nor are, in some versions, the modes of make_fx and
+        # of fake tensors.
         return forward_ad._current_level < 0 and not dispatch_modes() and check(*others)
 
     return are_same
