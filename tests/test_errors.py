@@ -119,11 +119,9 @@ def test_a_compiled_loss_says_the_same() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     z, y = torch.zeros(3), torch.tensor([0.0, 1.0, 1.5])
-    with pytest.raises(
-        ValueError, match=re.escape("target[2] is 1.5; targets must be in")
-    ) as eager:
+    with pytest.raises(ValueError, match=r"target\[2\] is 1\.5; targets must be in") as eager:
         loss(z, y)
-    with pytest.raises(ValueError, match=re.escape("target[2] is 1.5; targets must be in")) as ran:
+    with pytest.raises(ValueError, match=r"target\[2\] is 1\.5; targets must be in") as ran:
         compiled(z, y)
     said = str(ran.value).split("\n\nWhile executing ")[0]  # which PyTorch 2.6 adds
     assert said == str(eager.value)
