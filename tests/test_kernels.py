@@ -371,7 +371,7 @@ def test_any_shape_stride_and_option(
     torch.testing.assert_close(value, true, rtol=6 * eps, atol=least)
     scale = true_gradient.abs().max().item() if true_gradient.numel() else 1.0
     if smoothing:
-        # The two terms of a gradient may cancel. The smaller is at most s / 2 times both weights (up
+        # The two terms of a gradient may cancel. The smaller is at most s / 2 times the weights (up
         # to 1.5) and the upstream gradient (2). A sum of weights is at least half their number.
         valid = int(options.get("mask", torch.ones(shape)).sum())
         by = max(valid / 2, 1) if reduction in ("mean", "weighted_mean") else 1
