@@ -5,12 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written after a successful install, so that an interrupted one is repeated.
 INSTALLED := $(VENV)/installed
+# The oldest supported versions, in an environment of their own.
+OLDEST := .venv-oldest
+OLDEST_INSTALLED := $(OLDEST)/installed
 
 # The number of test processes; `auto` is one per core. All of them share Numba's cache.
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-rest test-all check format bench exact gpu-check gpu-bench clean
+.PHONY: help install demo test test-rest test-all test-oldest check format bench exact gpu-check gpu-bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +38,22 @@ test-rest: $(INSTALLED)  ## run the tests that `make test` leaves out, and inter
 	OMP_NUM_THREADS=1 $(PYTEST) tests/gpu --confcutdir=tests/gpu
 
 test-all: test test-rest  ## run every test (20 minutes on two cores)
+
+# Not run: tests of the Triton kernels, which need a newer Triton than that of PyTorch 2.6; the tests
+# of other projects, whose current releases need newer versions; and those of the README's tables.
+# The ignored warning is about a function that gradcheck of PyTorch 2.6 itself calls.
+test-oldest: $(OLDEST_INSTALLED)  ## run the tests with the oldest supported versions
+	$(OLDEST)/bin/pytest -q -p no:cacheprovider -W 'ignore:Please use `torch.vmap`:FutureWarning' \
+		--ignore=tests/test_kernels_ahead.py --ignore=tests/test_dropin_peers.py \
+		--ignore=tests/test_readme.py $(TESTS)
+
+# On Linux, PyTorch from PyPI includes 3 GB of CUDA libraries. To install it for the CPU only:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-oldest PYTHON=python3.11
+$(OLDEST_INSTALLED): pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt \
+		-e '.[cli]' pytest hypothesis mpmath
+	@touch $@
 
 check: $(INSTALLED)  ## formatter, linter and type checker
 	$(BIN)/ruff format --check
@@ -78,4 +97,4 @@ gpu-bench:  ## measure the GPU kernels and write benchmarks/results/gpu-NAME.md 
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:  ## remove .venv and what the targets made
-	rm -rf $(VENV) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -492,7 +492,7 @@ def test_compiled_code_follows_install_and_uninstall():
 
 
 @pytest.mark.parametrize("module", [nn.BCEWithLogitsLoss, nn.BCELoss])
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_torchscript_compiles_pytorchs_function(module):
     x, y = torch.tensor([0.25, 0.5]), torch.tensor([1.0, 0.0])
     with dropin.installed():

@@ -23,8 +23,8 @@ from torchbce.backends import dispatch
 from torchbce.backends.cpu import prepared
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
-# PyTorch loads forward-mode rules by its own deprecated torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+# PyTorch itself loads its forward-mode rules by the deprecated torch.jit.script.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
 TIMES = 4
 every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
@@ -269,6 +269,18 @@ def test_what_is_not_plain_takes_the_usual_way(way: str, needs_gradient: bool) -
     assert torch.isclose(got.detach().as_subclass(Tensor).double(), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("parameter", [False, True])
+def test_a_repeated_call_without_gradients_has_them_later(parameter: bool) -> None:
+    x, y = torch.randn(6).requires_grad_(), targets(6).float()
+    x = torch.nn.Parameter(x) if parameter else x
+    for _ in range(2):
+        with torch.no_grad():
+            assert not any(bce(x, y).requires_grad for _ in range(TIMES))
+        for _ in range(TIMES):
+            (gradient,) = torch.autograd.grad(bce(x, y), x)
+            torch.testing.assert_close(gradient, (x.detach().sigmoid() - y) / 6)
+
+
 def test_fake_tensors_and_graphs(fresh_compiler: None) -> None:
     x, y = torch.randn(6), targets(6).float()
     prepare_call(x, y, False)
@@ -331,4 +343,7 @@ def test_a_step_on_few_elements_makes_few_calls() -> None:
             bce(x, y).backward()
     finally:
         sys.setprofile(None)
-    assert (events["call"] + events["c_call"]) / steps < 60.5  # of which PyTorch's own are 40
+    most = 60.5  # of which PyTorch's own are 40
+    if torch.__version__ < "2.8":
+        most += 4  # saved-tensor hooks are queried by public functions
+    assert (events["call"] + events["c_call"]) / steps < most

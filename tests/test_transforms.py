@@ -17,7 +17,7 @@ by_each_compiler = pytest.mark.parametrize(
 )
 
 # PyTorch itself loads its forward-mode rules by the deprecated torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 
 
 @every_loss

@@ -1,7 +1,11 @@
 """Every private name of PyTorch that this package uses, and for which versions it holds.
 
+All exist in PyTorch 2.6 and 2.15, the oldest and the newest version checked, and behave the same,
+except `saved_tensor_hooks`, which exists from 2.8 on; before, its public replacement is used.
+Comments name the public function that does the same, if there is one, and its cost.
+
 Each is a plain alias where PyTorch has a C function, since a wrapper in Python would cost as much
-as the function. Where a name is missing, the public way, or the careful answer, takes its place.
+as the function.
 """
 
 from collections.abc import Callable
@@ -49,29 +53,45 @@ def forward_mode_is_active() -> bool:
     return forward_ad._current_level >= 0
 
 
-#: The hooks that saved tensors are packed with, or None (argument: whether to look under those
-#: that are disabled). Before PyTorch 2.7 there is no such function.
-saved_tensor_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
+def _public_saved_tensor_hooks(ignore_is_tracing: bool = True) -> bool | None:
+    """True if hooks pack saved tensors, else None, from PyTorch's public functions.
+
+    Hooks cannot be disabled while they are in use: PyTorch raises, and changes nothing.
+    """
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks("unused"):
+            return None
+    except RuntimeError:
+        return True
+
+
+#: The hooks that saved tensors are packed with, None if there are none. The argument says whether
+#: to return them even while PyTorch traces a graph. It exists from PyTorch 2.8 on; the public
+#: function takes 3 microseconds.
+saved_tensor_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", _public_saved_tensor_hooks
+)
 
 
 # ------------------------------------------------------------------------------------ autograd
 
 
 def function_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply` without its look for transforms of torch.func.
+    """`function.apply` without its check for transforms of torch.func.
 
-    That look takes 12 of 19 microseconds. The caller has made sure that none is active.
+    The check takes 12 of 19 microseconds. The caller must make sure that none is active. The public
+    function is `function.apply`.
     """
     apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
     return apply
 
 
 def tensor_guard(*tensors: Tensor) -> Callable[..., bool] | None:
-    """A check, in one call, that tensors are of the same kind as these; None where there is none.
+    """A function that checks, in one call, that tensors are of the same kind as these, or None.
 
-    The same kind: type, dtype, device, shape, strides, requires_grad under the grad mode, and the
-    keys that PyTorch dispatches on, those of active modes included. It is what a compiled graph is
-    guarded with.
+    It compares type, dtype, device, shape, strides, requires_grad, and the keys that PyTorch
+    dispatches on, including those of active modes, but not the grad mode. PyTorch uses it to guard
+    compiled graphs. Without it, each property has to be compared on its own.
     """
     guards = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
     if guards is None or not hasattr(guards, "TensorGuards"):
@@ -83,7 +103,8 @@ def tensor_guard(*tensors: Tensor) -> Callable[..., bool] | None:
     ).check
 
     def are_same(*others: Tensor) -> bool:
-        # Forward mode and the mode of make_fx are not among the keys.
+        # Forward mode is not among the keys, nor are, in some versions, the modes of make_fx and
+        # of fake tensors.
         return forward_ad._current_level < 0 and not dispatch_modes() and check(*others)
 
     return are_same

@@ -53,7 +53,7 @@ class PreparedLoss:
         spec, inputs = request.call.loss_spec, request.inputs
         self.call, self.denominator = request.call, denominator
         self._is_same_kind = is_same_kind
-        self._needs_gradient = inputs.input.requires_grad and torch.is_grad_enabled()
+        self._needs_gradient = inputs.input.requires_grad
         self._loss = small_record(spec, inputs, False, 1.0)
         self._loss_and_gradient = small_record(spec, inputs, True, 1 / denominator)
 
@@ -113,7 +113,10 @@ def prepare(request: Request) -> PreparedLoss | None:
     """The call prepared; None if it is not of this kind, or PyTorch offers no cheap check of it."""
     inputs, denominator = request.inputs, request.denominator
     if (
-        request.call.reduction == "none"
+        # The check ignores the grad mode. A call prepared without gradients would lack them when
+        # they are needed; one prepared with them may compute a gradient that is not needed.
+        (inputs.input.requires_grad and not torch.is_grad_enabled())
+        or request.call.reduction == "none"
         or not isinstance(denominator, float | int)
         or not fits_small_record(request.call.loss_spec, inputs)
         or (is_same_kind := _pytorch.tensor_guard(inputs.input, inputs.target)) is None
