@@ -78,7 +78,7 @@ bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; 
 exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (minutes)
 	$(BIN)/python benchmarks/exact.py
 
-# `gpu-check` and `gpu-bench` use an existing Python with PyTorch for the GPU, Triton, numpy and pytest:
+# `gpu-check` and `gpu-bench` use a Python that has PyTorch for the GPU, Triton, numpy and pytest:
 # make gpu-check PYTHON=/path/to/python3
 gpu-check:  ## run the tests of the GPU kernels on a GPU
 	@$(MAKE) --no-print-directory --keep-going --jobs=8 --output-sync=target $(GPU_CHECKS)

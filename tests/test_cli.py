@@ -34,7 +34,7 @@ PROCESS = [sys.executable, "-m", "torchbce.cli"]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a table, a model of it, and a model of text alone."""
+    """A folder with a table, a model of it, and a model of one text column."""
     folder = tmp_path_factory.mktemp("place")
     csv_of(TABLE, folder / "t.csv")
     csv_of(TABLE.select("review", "kind"), folder / "text.csv")

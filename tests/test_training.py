@@ -136,7 +136,7 @@ def test_training_in_a_thread() -> None:
 @pytest.mark.parametrize("pos_weight", [1.0, 9.0])
 @pytest.mark.parametrize("model", MODELS)
 def test_the_first_loss_is_that_of_the_base_rate(model: Any, pos_weight: float) -> None:
-    """Before the first step the output bias alone predicts, as the weighted prior."""
+    """Before the first step only the output bias predicts: the weighted prior."""
     y = np.arange(200) % 10 == 0
     rows = Rows(sp.csr_matrix((200, 3), dtype=np.float32), y.astype(np.float32))
     recorded = Recorded()

@@ -100,7 +100,7 @@ def ulp(value: mpf, dtype: torch.dtype) -> mpf:
 def ulp_error(value: float, truth: mpf, dtype: torch.dtype) -> float:
     """|value - truth| in units in the last place of `dtype`.
 
-    NaN agrees with NaN alone, and infinity with what `dtype` must round to infinity.
+    NaN agrees only with NaN, and infinity with values that `dtype` rounds to infinity.
 
     >>> ulp_error(1 + 2**-22, mpf(1), torch.float32)
     2.0

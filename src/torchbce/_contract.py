@@ -52,7 +52,7 @@ def evaluate(
     backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked)
     if loss.kernel is None:
         backend = selection.REFERENCE
-    if backend is selection.REFERENCE:  # kernels take floating inputs and real targets alone
+    if backend is selection.REFERENCE:  # kernels take only floating inputs and real targets
         checks.input_dtype("input", input)
         checks.target_dtype(target)
     options = Options(

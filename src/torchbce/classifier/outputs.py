@@ -28,7 +28,7 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     """
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        # mkdtemp makes a folder for the user alone; an output is readable as the umask allows.
+        # mkdtemp makes a folder that only the user can read; outputs follow the umask.
         temporary.chmod(0o777 & ~_umask())
         for name, content in files.items():
             _write(temporary / name, content)

@@ -206,6 +206,6 @@ def _damaged(path: Path, reason: str) -> InputError:
 
 
 def _replaceable(directory: Path) -> bool:
-    """Whether a directory is empty or holds a model alone; nothing else is ever deleted."""
+    """Whether a directory is empty or holds only a model; nothing else is ever deleted."""
     names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {""}
     return names <= {CARD, TENSORS}

@@ -206,7 +206,7 @@ def _power(minus_log: Tensor, exponent: float) -> Tensor:
 def _floored_logs(p: Tensor) -> tuple[Tensor, Tensor]:
     """max(log p, -100) and max(log(1 - p), -100)."""
     # exp(-100) is 3.7e-44, a subnormal float32. 1 - p is either 0 or at least 6e-8 in float32
-    # (1.1e-16 in float64), so that the second floor is reached at p = 1 alone.
+    # (1.1e-16 in float64), so that the second floor is reached only at p = 1.
     return (
         _log_or(p, p < math.exp(LOG_FLOOR), LOG_FLOOR),
         _log1p_or(-p, p == 1, LOG_FLOOR),

@@ -1,8 +1,8 @@
 """The linear loss under autograd: gradients computed with the loss, or in the backward pass.
 
 Where it is exact, the forward pass computes loss and gradients from three matrix products, and the
-backward pass multiplies the gradients by the upstream one. Otherwise the forward pass computes the
-loss alone and the backward pass the gradients, with four products in all:
+backward pass multiplies the gradients by the upstream one. Otherwise the forward pass computes
+only the loss, and the backward pass the gradients, with four products in all:
 
 - for reduction "none", whose upstream gradient is a number per row;
 - in float16, where only the upstream gradient (a loss scale) keeps gradients from underflow;

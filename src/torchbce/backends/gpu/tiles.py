@@ -17,7 +17,7 @@ MANY, TILES = 2**22, 4
 
 
 def block_size(loss_spec: LossSpec, inputs: KernelInputs, linear: bool = False) -> int:
-    """Elements per tile; for a linear layer it depends on the loss and the dtype alone."""
+    """Elements per tile; for a linear layer it depends only on the loss and the dtype."""
     input, _, *options, _ = inputs
     if loss_spec.loss == "logits" and input.dtype != torch.float64:
         given = sum(option is not None for option in options)
