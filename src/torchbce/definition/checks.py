@@ -134,7 +134,7 @@ def alpha(value: float | None) -> None:
     if value is not None and not 0 <= value <= 1:
         raise ValueError(
             f"alpha must be in [0, 1], got {value}: it is the weight of positives, and 1 - alpha "
-            "that of negatives. To weight only positives, use pos_weight; for no weight, alpha=None."
+            "that of negatives. To weight only positives use pos_weight; for no weight alpha=None."
         )
 
 
