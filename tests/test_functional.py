@@ -518,3 +518,12 @@ def test_soft_targets_are_symmetric(z: float, y: float) -> None:
     # The loss is at least the entropy of y, which it reaches where sigma(z) = y.
     entropy = sum(-q * math.log(q) for q in (y, 1 - y) if q > 0)
     assert loss(z, y) >= entropy - 1e-15
+
+
+def test_probabilities_in_eight_bits() -> None:
+    """PyTorch has no minimum of float8: ranges are checked in the dtype of computation."""
+    p, y = torch.tensor([0.25, 0.5]).to(torch.float8_e4m3fn), torch.tensor([1, 0])
+    expected = binary_cross_entropy(torch.tensor([0.25, 0.5]), y)
+    torch.testing.assert_close(binary_cross_entropy(p, y), expected)
+    with pytest.raises(ValueError, match=r"input\[1\] is 1\.5"):
+        binary_cross_entropy(torch.tensor([0.25, 1.5]).to(torch.float8_e4m3fn), y)

@@ -578,3 +578,10 @@ def test_a_masked_loss_is_that_of_a_smaller_layer() -> None:
     torch.testing.assert_close(call(target=y, mask=mask), smaller)
     logits = torch.nn.functional.linear(X, W[kept], B[kept])
     torch.testing.assert_close(smaller, bce(logits, y[:, kept]))
+
+
+def test_a_wrong_label_raises_before_the_mean_of_no_elements_warns() -> None:
+    x, w = torch.zeros(2, 3), torch.zeros(4, 3)
+    nothing = torch.zeros(2, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"target\[1, 0\] is 7"):  # a warning would be an error
+        linear_bce(x, w, torch.tensor([[1], [7]]), mask=nothing)

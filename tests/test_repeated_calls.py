@@ -33,6 +33,7 @@ every_loss = pytest.mark.parametrize("loss", FAMILY, ids=lambda loss: loss.name)
 @pytest.fixture(autouse=True)
 def nothing_prepared() -> None:
     dispatch.prepared.clear()
+    dispatch._missed.clear()
 
 
 @pytest.fixture
@@ -293,6 +294,59 @@ def test_fake_tensors_and_graphs(fresh_compiler: None) -> None:
     traced = torch.jit.trace(bce, (x, y), check_trace=False)
     other = torch.randn(6)
     torch.testing.assert_close(traced(other, y), bce(other, y))
+
+
+@pytest.mark.parametrize("of", ["input", "target"])
+def test_a_call_without_gradients_is_not_reused_with_them(of: str) -> None:
+    x, y = torch.randn(8), torch.rand(8)
+    (x if of == "input" else y).requires_grad_()
+    with torch.no_grad():
+        for _ in range(TIMES):
+            bce(x, y)
+    for _ in range(TIMES):
+        loss = bce(x, y)
+        (gradient,) = torch.autograd.grad(loss, x if of == "input" else y)
+        assert gradient.abs().sum() > 0
+
+
+def test_a_column_with_flat_targets(short_ways: list[Tensor]) -> None:
+    x, y = torch.randn(9, 1), targets(9).float()
+    first, *others = (step(bce, x, y) for _ in range(TIMES))
+    assert len(short_ways) == TIMES - 2
+    assert all(torch.equal(a, b) for o in others for a, b in zip(o, first, strict=True))
+    for _ in range(TIMES):
+        z = x.clone().requires_grad_()
+        loss = bce(z, y)
+        (slope,) = torch.autograd.grad(loss, z, create_graph=True)
+        assert torch.allclose(slope, first[1])
+        slope.sum().backward()
+        p = torch.sigmoid(x)
+        torch.testing.assert_close(z.grad, p * (1 - p) / 9)
+
+
+def test_options_that_may_change_are_read_every_time() -> None:
+    x, y = torch.randn(6), torch.full((6,), 2.0)
+    for _ in range(TIMES):
+        bce(x, y, check_targets=False)
+    for _ in range(TIMES):
+        with pytest.raises(ValueError, match="target"):
+            bce(x, y, check_targets=0)  # type: ignore[arg-type]
+    smoothing: Any = torch.tensor(0.0)
+    before = [bce(x, torch.ones(6), label_smoothing=smoothing) for _ in range(TIMES)]
+    smoothing.fill_(0.5)
+    assert bce(x, torch.ones(6), label_smoothing=smoothing) != before[-1]
+
+
+def test_a_call_of_several_kinds_is_not_prepared_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    prepare = prepared.prepare
+    monkeypatch.setattr(prepared, "prepare", lambda *a: made.append(a) or prepare(*a))
+    x, y = torch.randn(8), targets(8).float()
+    for _ in range(20):
+        bce(x, y)
+        bce(torch.nn.Parameter(x, requires_grad=False), y)
+        bce(x.new_zeros(16)[::2], y)
+    assert len(made) <= dispatch._MOST_MISSES
 
 
 def test_threads_share_a_prepared_call() -> None:

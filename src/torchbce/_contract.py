@@ -22,20 +22,22 @@ def evaluate(
     check_targets: bool | None,
 ) -> Tensor:
     """The loss of one member of the family; the arguments are those of its function."""
-    # A call that was made before, with tensors of the same kind, is prepared: see `cpu.prepared`.
-    # It is looked up here without a function call more than is needed, since on few elements each
-    # is a percent of the time of a step.
-    repeatable = (
-        weight is None
-        and pos_weight is None
-        and mask is None
-        and not torch.compiler.is_dynamo_compiling()
-    )
+    # A call without options that was made before, with tensors of the same kind, is prepared: see
+    # `cpu.prepared`. It is looked up with as few function calls as possible, since on few elements
+    # each of them is a percent of the time of a step.
     key = None
-    if repeatable:
+    if (
+        weight is pos_weight is None
+        and mask is None
+        and ignore_index is None
+        and type(label_smoothing) in (float, int)
+        and not label_smoothing
+        and not torch.compiler.is_dynamo_compiling()
+    ):
+        unchecked = check_targets is False
         try:
-            numbers = label_smoothing, ignore_index, reduction, check_targets
-            key = loss, numbers, input.shape, input.dtype, target.dtype, input.requires_grad
+            kind = input.shape, input.dtype, input.requires_grad, target.shape, target.dtype
+            key = loss, reduction, unchecked, kind
             prepared = dispatch.prepared[key]
         except (KeyError, TypeError, AttributeError, RuntimeError):
             prepared = None
@@ -58,4 +60,5 @@ def evaluate(
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
     )
-    return dispatch.evaluate(backend, loss, align(input, target, options), options, key)
+    arguments = align(input, target, options)
+    return dispatch.evaluate(backend, loss, arguments, options, key, target)

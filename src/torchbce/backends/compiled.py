@@ -19,7 +19,7 @@ from torchbce.backends.request import (
     strides_of_memory,
 )
 from torchbce.definition import reference
-from torchbce.definition.arguments import Arguments, Valid, find_valid
+from torchbce.definition.arguments import Arguments, Valid, convert, find_valid
 from torchbce.definition.reductions import Denominator
 
 
@@ -48,7 +48,9 @@ class _Arguments(NamedTuple):
     def denominator(self) -> Denominator | None:
         arguments = Arguments(*self[:5])
         batch_mean = self.reduction == "batch_mean"
-        valid = find_valid(arguments, self.ignore_index) if batch_mean else Valid()
+        valid = Valid()
+        if batch_mean:
+            valid = find_valid(arguments, convert(arguments), self.ignore_index)
         return kernel_denominator(self.reduction, arguments, self.ignore_index, valid.elements)
 
 

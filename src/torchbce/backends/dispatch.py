@@ -22,20 +22,28 @@ from torchbce.definition.arguments import (
     Valid,
     aligned,
     check_ranges,
+    convert,
     find_valid,
 )
 from torchbce.definition.dense import dense_loss
 from torchbce.definition.family import Loss
 from torchbce.definition.reductions import warn_of_empty_mean
 
-#: Earlier calls, by a key that `_contract.evaluate` builds without a function call; None for a call
-#: that was made once so far. See `cpu.prepared`.
-prepared: dict[Hashable, Callable[[Tensor, Tensor], Tensor | None] | None] = {}
-_MOST_PREPARED = 1024
+#: Calls that are prepared, see `cpu.prepared`, by a key that `_contract.evaluate` builds.
+prepared: dict[Hashable, Callable[[Tensor, Tensor], Tensor | None]] = {}
+#: How often each call was made and not found here, up to a limit: after a few times it is left as
+#: it is, since calls with this key are of several kinds, or of one that cannot be prepared.
+_missed: dict[Hashable, int] = {}
+_MOST_PREPARED, _MOST_MISSES = 1024, 4
 
 
 def evaluate(
-    backend: str, loss: Loss, arguments: Arguments, options: Options, key: Hashable = None
+    backend: str,
+    loss: Loss,
+    arguments: Arguments,
+    options: Options,
+    key: Hashable,
+    given_target: Tensor,
 ) -> Tensor:
     """The loss of tensors that are already aligned.
 
@@ -45,21 +53,22 @@ def evaluate(
         arguments: the tensors.
         options: the options, except for the tensors.
         key: the key under which the call may be prepared for the next time; None not to prepare it.
+        given_target: the target before it was aligned.
     """
     if backend is selection.REFERENCE:
         return dense_loss(loss, arguments, options)
     arguments, options, valid = _for_kernel(backend, loss, arguments, options)
-    input, target, weight, pos_weight, mask, entries = arguments
+    input, target, weight, pos_weight, mask, enmisses = arguments
     _, _, smoothing, ignore_index, _, reduction, check = options
     if torch.compiler.is_compiling():
         spec = loss_spec(loss, smoothing, ignore_index)
         return in_graph(spec, reduction, KernelInputs(input, target, weight, pos_weight, mask))
     call = _call(loss, smoothing, ignore_index, reduction, check is not False)
     divisor = kernel_denominator(reduction, arguments, ignore_index, valid.elements)
-    if entries is None:
+    if enmisses is None:
         request = Request(call, KernelInputs(input, target, weight, pos_weight, mask), divisor)
     else:
-        positions, values = entries.positions(input.shape), entries.values
+        positions, values = enmisses.positions(input.shape), enmisses.values
         if backend is selection.TRITON and target.layout is torch.sparse_csr:
             # The columns of a row may be in any order, and the kernel finds them by bisection.
             positions, ascending = positions.sort()
@@ -67,7 +76,7 @@ def evaluate(
         inputs = KernelInputs(input, values, weight, pos_weight, mask, positions)
         request = Request(call, inputs, divisor, target)
     if key is not None and backend is selection.NUMBA:
-        _prepare(key, request)
+        _prepare(key, request, given_target)
     value, count = run(backend, request)
     if count == 0 and "mean" in reduction:
         warn_of_empty_mean(reduction)
@@ -85,16 +94,21 @@ def run(backend: str, request: Request) -> tuple[Tensor, float]:
     return gpu_autograd.evaluate(request), request.inputs.input.numel()
 
 
-def _prepare(key: Hashable, request: Request) -> None:
+def _prepare(key: Hashable, request: Request, given_target: Tensor) -> None:
     """Prepare a call that is made for the second time."""
-    if len(prepared) >= _MOST_PREPARED:
+    misses = _missed.get(key, 0)
+    if len(_missed) >= _MOST_PREPARED and misses == 0:
+        _missed.clear()
         prepared.clear()
-    if key not in prepared:
-        prepared[key] = None
-    else:
+    if misses > _MOST_MISSES:
+        return
+    _missed[key] = misses + 1
+    if misses:
         from torchbce.backends.cpu.prepared import prepare
 
-        prepared[key] = prepare(request)
+        call = prepare(request, given_target)
+        if call is not None:
+            prepared[key] = call
 
 
 def in_graph(spec: LossSpec, reduction: str, inputs: KernelInputs) -> Tensor:
@@ -118,9 +132,10 @@ def _for_kernel(
     wide_marker = ignore_index is not None and arguments.target.dtype == torch.float64
     valid = Valid(arguments.mask)
     if checks_here or wide_marker or options.reduction == "batch_mean":
-        valid = find_valid(arguments, ignore_index)
-    if checks_here:
-        check_ranges(loss.domain, arguments, valid, True)
+        values = convert(arguments)
+        valid = find_valid(arguments, values, ignore_index)
+        if checks_here:
+            check_ranges(loss.domain, arguments, values, valid, True)
     if wide_marker:
         arguments = arguments._replace(mask=valid.elements)
         options = options._replace(ignore_index=None)

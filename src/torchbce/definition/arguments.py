@@ -111,31 +111,53 @@ class Valid(NamedTuple):
     entries: Tensor | None = None
 
 
-def find_valid(arguments: Arguments, ignore_index: float | None) -> Valid:
+class Converted(NamedTuple):
+    """The values of a call in the dtype of computation.
+
+    Attributes:
+        input: of the input's shape.
+        target: of the input's shape; for a sparse target the values of its entries, [stored].
+    """
+
+    input: Tensor
+    target: Tensor
+
+
+def convert(arguments: Arguments) -> Converted:
+    """The input and the target in the dtype of computation."""
+    dtype = reference.compute_dtype(arguments.input.dtype)
+    entries = arguments.entries
+    target = arguments.target if entries is None else entries.values
+    return Converted(arguments.input.to(dtype), target.to(dtype))
+
+
+def find_valid(arguments: Arguments, values: Converted, ignore_index: float | None) -> Valid:
     """The elements that neither the mask nor `ignore_index` excludes."""
     input, target, _, _, mask, entries = arguments
     if mask is None and ignore_index is None:
         return Valid()
-    dtype = reference.compute_dtype(input.dtype)
     if entries is None:
-        return Valid(valid_mask(target, target.to(dtype), mask, ignore_index))
-    at, values = entries.places, entries.values
-    stored = valid_mask(values, values.to(dtype), None if mask is None else mask[at], ignore_index)
+        return Valid(valid_mask(target, values.target, mask, ignore_index))
+    at = entries.places
+    mask_at = None if mask is None else mask[at]
+    stored = valid_mask(entries.values, values.target, mask_at, ignore_index)
     if ignore_index is None:
         return Valid(mask, stored)
-    zero = torch.zeros((), dtype=dtype, device=input.device)
+    zero = torch.zeros((), dtype=values.target.dtype, device=input.device)
     valid = valid_mask(zero, zero, mask, ignore_index)
     assert valid is not None  # there is an ignore_index
     assert stored is not None
     return Valid(valid.expand(input.shape).index_put(at, stored), stored)
 
 
-def check_ranges(domain: Domain, arguments: Arguments, valid: Valid, check: bool | None) -> None:
+def check_ranges(
+    domain: Domain, arguments: Arguments, values: Converted, valid: Valid, check: bool | None
+) -> None:
     """Raise if a valid target or input is outside its range, see `checks.value_range`."""
-    input, target, _, _, _, entries = arguments
-    values, index = (target, None) if entries is None else (entries.values, entries.indices)
-    if entries is not None or target.dtype not in INTEGERS:
-        values = values.to(reference.compute_dtype(input.dtype))
-    kept = valid.elements if entries is None else valid.entries
-    checks.value_range("target", values, kept, index, check)
-    checks.value_range(domain.name, input, valid.elements, check=check)
+    target, entries = arguments.target, arguments.entries
+    if entries is None:
+        checked = target if target.dtype in INTEGERS else values.target
+        checks.value_range("target", checked, valid.elements, check=check)
+    else:
+        checks.value_range("target", values.target, valid.entries, entries.indices, check)
+    checks.value_range(domain.name, values.input, valid.elements, check=check)

@@ -8,6 +8,7 @@ from torchbce.definition.arguments import (
     Arguments,
     Options,
     check_ranges,
+    convert,
     find_valid,
 )
 from torchbce.definition.family import Loss
@@ -19,27 +20,24 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
 
     The tensors are taken from `arguments`, everything else from `options`.
     """
-    input, target, weight, pos_weight, _, entries = arguments
+    input, _, weight, pos_weight, _, entries = arguments
     reduction, smoothing = options.reduction, options.label_smoothing
-    dtype = reference.compute_dtype(input.dtype)
-    valid, kept = found = find_valid(arguments, options.ignore_index)
-    check_ranges(loss.domain, arguments, found, options.check_targets)
-    x = input.to(dtype)
+    x, y = values = convert(arguments)
+    valid, kept = which = find_valid(arguments, values, options.ignore_index)
+    check_ranges(loss.domain, arguments, values, which, options.check_targets)
     if valid is not None:
         # Replaced before anything is computed, so that a NaN reaches neither sum nor gradient.
         x = torch.where(valid, x, loss.domain.neutral)
         weight, pos_weight = _where_valid(weight, valid), _where_valid(pos_weight, valid)
     if entries is None:
-        y = target.to(dtype)
         if valid is not None:
             y = torch.where(valid, y, 0.5)
         losses = _elements(loss, x, y, weight, pos_weight, smoothing)
     else:
         # Compute every element as a negative, then replace those of the stored entries.
-        y = entries.values.to(dtype)
         if kept is not None:
             y = torch.where(kept, y, 0.5)
-        zero = torch.zeros((), dtype=dtype, device=input.device)
+        zero = torch.zeros((), dtype=y.dtype, device=input.device)
         negatives = _elements(loss, x, zero, weight, pos_weight, smoothing)
         index = entries.places
         w, p = (t if t is None else t.expand(input.shape)[index] for t in (weight, pos_weight))

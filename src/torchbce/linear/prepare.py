@@ -37,13 +37,14 @@ def prepare(
         check_target()
     mask = _mask_of_rows(options.mask, shape)
     all_ignored, ignored = targets.ignored_keys(options.ignored, shape, check, on_gpu)
-    divisor = _denominator(options, shape, mask, all_ignored, on_gpu)
     operands = LinearOperands(
         *targets.target_operands(target, shape, check, on_gpu),
         None if mask is None else mask[:, shape.first : shape.first + shape.local],
         ignored,
         *_weights(input, options, shape),
     )
+    # After the checks of values: it may warn.
+    divisor = _denominator(options, shape, mask, all_ignored, on_gpu)
     call = LinearCall(
         shape.batch,
         options.reduction,

@@ -35,7 +35,8 @@ class PreparedLoss:
     Args:
         request: a call of this kind.
         denominator: the denominator of its reduction.
-        is_same_kind: tells whether an input and a target are like those of the request.
+        given_target: the target before it was aligned to the input's shape.
+        is_same_kind: tells whether an input and a target are like those of the call.
     """
 
     __slots__ = (
@@ -43,17 +44,24 @@ class PreparedLoss:
         "_loss",
         "_loss_and_gradient",
         "_needs_gradient",
+        "_shape",
         "call",
         "denominator",
     )
 
     def __init__(
-        self, request: Request, denominator: float, is_same_kind: Callable[..., bool]
+        self,
+        request: Request,
+        denominator: float,
+        given_target: Tensor,
+        is_same_kind: Callable[..., bool],
     ) -> None:
         spec, inputs = request.call.loss_spec, request.inputs
         self.call, self.denominator = request.call, denominator
         self._is_same_kind = is_same_kind
         self._needs_gradient = inputs.input.requires_grad
+        shape = inputs.input.shape
+        self._shape = None if given_target.shape == shape else shape
         self._loss = small_record(spec, inputs, False, 1.0)
         self._loss_and_gradient = small_record(spec, inputs, True, 1 / denominator)
 
@@ -61,8 +69,11 @@ class PreparedLoss:
         """The loss; None if the tensors are of another kind."""
         if not self._is_same_kind(input, target):
             return None
+        if self._shape is not None:
+            target = target.view(self._shape)
         if self._needs_gradient:
-            value: Tensor = _apply(input, target, self)
+            # In a tuple, the target is no argument of a node of the graph.
+            value: Tensor = _apply(input, self, (target,))
             return value
         return self.compute(input, target, None)
 
@@ -95,8 +106,9 @@ class SmallBinaryCrossEntropy(BinaryCrossEntropy):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, input: Tensor, target: Tensor, prepared: PreparedLoss
+        ctx: Any, input: Tensor, prepared: PreparedLoss, targets: tuple[Tensor]
     ) -> Tensor:
+        (target,) = targets
         gradient = None
         if _pytorch.saved_tensor_hooks(True) is None:
             gradient = torch.empty_like(input)
@@ -109,17 +121,23 @@ class SmallBinaryCrossEntropy(BinaryCrossEntropy):
 _apply = _pytorch.function_apply(SmallBinaryCrossEntropy)
 
 
-def prepare(request: Request) -> PreparedLoss | None:
-    """The call prepared; None if it is not of this kind, or PyTorch offers no cheap check of it."""
+def prepare(request: Request, given_target: Tensor) -> PreparedLoss | None:
+    """The call prepared; None if it is not of this kind, or PyTorch offers no cheap check of it.
+
+    Args:
+        request: the call.
+        given_target: its target before it was aligned to the input's shape.
+    """
     inputs, denominator = request.inputs, request.denominator
     if (
         # The check ignores the grad mode. A call prepared without gradients would lack them when
         # they are needed; one prepared with them may compute a gradient that is not needed.
         (inputs.input.requires_grad and not torch.is_grad_enabled())
+        or given_target.requires_grad
         or request.call.reduction == "none"
         or not isinstance(denominator, float | int)
         or not fits_small_record(request.call.loss_spec, inputs)
-        or (is_same_kind := _pytorch.tensor_guard(inputs.input, inputs.target)) is None
+        or (is_same_kind := _pytorch.tensor_guard(inputs.input, given_target)) is None
     ):
         return None
-    return PreparedLoss(request, denominator, is_same_kind)
+    return PreparedLoss(request, denominator, given_target, is_same_kind)
