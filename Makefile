@@ -39,11 +39,11 @@ test-rest: $(INSTALLED)  ## run the tests that `make test` leaves out, and inter
 
 test-all: test test-rest  ## run every test (20 minutes on two cores)
 
-# Left out: the Triton kernels, which need a newer Triton than PyTorch 2.6 brings, the test suites of
+# Left out: the Triton kernels, which need a newer Triton than PyTorch 2.10 brings, the test suites of
 # other projects, whose current releases need newer versions, and the figures of the README.
-# gradcheck of PyTorch 2.6 calls a function that PyTorch 2.6 itself deprecates.
 test-oldest: $(OLDEST_INSTALLED)  ## run the tests with the oldest supported versions
-	$(OLDEST)/bin/pytest -q -p no:cacheprovider -W 'ignore:Please use `torch.vmap`:FutureWarning' \
+	$(OLDEST)/bin/pytest -q -n $(WORKERS) --dist worksteal -p no:cacheprovider \
+		-W 'ignore:Please use `torch.vmap`:FutureWarning' \
 		--ignore=tests/test_kernels_ahead.py --ignore=tests/test_dropin_peers.py \
 		--ignore=tests/test_readme.py $(TESTS)
 
@@ -52,7 +52,7 @@ test-oldest: $(OLDEST_INSTALLED)  ## run the tests with the oldest supported ver
 $(OLDEST_INSTALLED): pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt \
-		-e '.[cli]' pytest hypothesis mpmath
+		-e '.[cli]' pytest pytest-xdist hypothesis mpmath
 	@touch $@
 
 check: $(INSTALLED)  ## formatter, linter and type checker
