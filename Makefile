@@ -40,12 +40,14 @@ test-rest: $(INSTALLED)  ## run the tests that `make test` leaves out, and inter
 test-all: test test-rest  ## run every test (20 minutes on two cores)
 
 # Left out: the Triton kernels, which need a newer Triton than PyTorch 2.10 brings, the test suites of
-# other projects, whose current releases need newer versions, and the figures of the README.
+# other projects, whose current releases need newer versions, the figures of the README, losses of
+# sharded tensors, as PyTorch 2.10 cannot shard softplus, and an example that runs with warnings as
+# errors, as PyTorch 2.10 warns of its own checkpoints.
 test-oldest: $(OLDEST_INSTALLED)  ## run the tests with the oldest supported versions
 	$(OLDEST)/bin/pytest -q -n $(WORKERS) --dist worksteal -p no:cacheprovider \
-		-W 'ignore:Please use `torch.vmap`:FutureWarning' \
 		--ignore=tests/test_kernels_ahead.py --ignore=tests/test_dropin_peers.py \
-		--ignore=tests/test_readme.py $(TESTS)
+		--ignore=tests/test_readme.py --ignore=tests/test_sharded.py \
+		--deselect='tests/test_examples.py::test_label_shards[1]' $(TESTS)
 
 # From PyPI, PyTorch for Linux comes with 3 GB of CUDA's libraries. For the CPU alone:
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-oldest PYTHON=python3.11

@@ -123,8 +123,7 @@ def test_a_compiled_loss_says_the_same() -> None:
         loss(z, y)
     with pytest.raises(ValueError, match=r"target\[2\] is 1\.5; targets must be in") as ran:
         compiled(z, y)
-    said = str(ran.value).split("\n\nWhile executing ")[0]  # which PyTorch 2.6 adds
-    assert said == str(eager.value)
+    assert str(ran.value) == str(eager.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64], ids=str)
