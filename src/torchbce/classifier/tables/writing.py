@@ -62,7 +62,7 @@ class RowWriter:
     def close(self) -> None:
         """Write what is left. Does not close the stream."""
         if self._waiting is not None:
-            pl.scan_ipc(Path(self._waiting.name) / "*.arrow").sink_parquet(self._stream)  # type: ignore[arg-type]
+            pl.scan_ipc(Path(self._waiting.name) / "*.arrow").sink_parquet(self._stream)
         if self._compressor is not None:
             self._stream.write(self._compressor.flush())
         self._stream.flush()
