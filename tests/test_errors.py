@@ -123,8 +123,7 @@ def test_a_compiled_loss_raises_the_same_error() -> None:
         loss(z, y)
     with pytest.raises(ValueError, match=r"target\[2\] is 1\.5; targets must be in") as ran:
         compiled(z, y)
-    message = str(ran.value).split("\n\nWhile executing ")[0]  # added by PyTorch 2.6
-    assert message == str(eager.value)
+    assert str(ran.value) == str(eager.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64], ids=str)

@@ -1,8 +1,8 @@
 """Every private name of PyTorch that this package uses, and for which versions it holds.
 
-All exist in PyTorch 2.6 and 2.15, the oldest and the newest version checked, and behave the same,
-except `saved_tensor_hooks`, which exists from 2.8 on; before, its public replacement is used.
-Comments name the public function that does the same, if there is one, and its cost.
+All exist in PyTorch 2.10 and 2.15, the oldest and the newest version checked. Where they answer
+differently, as `tensor_guard` does under fake tensors and make_fx, the code covers both answers.
+Comments say which public function does the same where there is one, and what it costs.
 
 Each is a plain alias where PyTorch has a C function, since a wrapper in Python would cost as much
 as the function.
@@ -53,24 +53,10 @@ def forward_mode_is_active() -> bool:
     return forward_ad._current_level >= 0
 
 
-def _public_saved_tensor_hooks(ignore_is_tracing: bool = True) -> bool | None:
-    """True if hooks pack saved tensors, else None, from PyTorch's public functions.
-
-    Hooks cannot be disabled while they are in use: PyTorch raises, and changes nothing.
-    """
-    try:
-        with torch.autograd.graph.disable_saved_tensors_hooks("unused"):
-            return None
-    except RuntimeError:
-        return True
-
-
 #: The hooks that saved tensors are packed with, None if there are none. The argument says whether
-#: to return them even while PyTorch traces a graph. It exists from PyTorch 2.8 on; the public
-#: function takes 3 microseconds.
-saved_tensor_hooks: Callable[[bool], Any] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", _public_saved_tensor_hooks
-)
+#: to look for them while PyTorch traces its own graphs too. The public way, to enter and leave
+#: `torch.autograd.graph.disable_saved_tensors_hooks`, takes 3 microseconds.
+saved_tensor_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 # ------------------------------------------------------------------------------------ autograd

@@ -1,10 +1,10 @@
 """Tables to files: CSV (also gzipped), Parquet and JSON lines, written with polars."""
 
-import gzip
 import io
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +29,10 @@ class RowWriter:
     def __init__(self, stream: IO[bytes], kind: str, compress: bool = False) -> None:
         self.keeps_strings = kind == "csv"
         self._kind = kind
-        # mtime=0, so that the same rows are the same bytes.
-        self._stream = gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) if compress else stream
+        self._stream = stream
+        # zlib's gzip (16 + its largest window, 15) has no time stamp: the same rows are the same
+        # bytes. gzip.GzipFile would write to the closed stream, when deleted after an error.
+        self._compressor = zlib.compressobj(level=9, wbits=31) if compress else None
         self._header = True
         self._waiting: tempfile.TemporaryDirectory[str] | None = None
 
@@ -54,16 +56,16 @@ class RowWriter:
         else:
             table.write_ndjson(buffer)
         self._header = False
-        self._stream.write(buffer.getvalue())
+        rows = buffer.getvalue()
+        self._stream.write(self._compressor.compress(rows) if self._compressor else rows)
 
     def close(self) -> None:
         """Write what is left. Does not close the stream."""
         if self._waiting is not None:
-            pl.scan_ipc(Path(self._waiting.name) / "*.arrow").sink_parquet(self._stream)  # type: ignore[arg-type]
-        if isinstance(self._stream, gzip.GzipFile):
-            self._stream.close()
-        else:
-            self._stream.flush()
+            pl.scan_ipc(Path(self._waiting.name) / "*.arrow").sink_parquet(self._stream)
+        if self._compressor is not None:
+            self._stream.write(self._compressor.flush())
+        self._stream.flush()
 
     def discard(self) -> None:
         """Remove the temporary files."""
