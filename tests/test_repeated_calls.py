@@ -397,7 +397,6 @@ def test_a_step_on_few_elements_makes_few_calls() -> None:
             bce(x, y).backward()
     finally:
         sys.setprofile(None)
-    most = 60.5  # of which PyTorch's own are 40
-    if torch.__version__ < "2.8":
-        most += 4  # saved-tensor hooks are queried by public functions
-    assert (events["call"] + events["c_call"]) / steps < most
+    # About 40 of them are those of any `torch.autograd.Function`. The half is for the calls after the
+    # last step.
+    assert (events["call"] + events["c_call"]) / steps < 60.5
