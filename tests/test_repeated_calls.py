@@ -397,6 +397,5 @@ def test_a_step_on_few_elements_makes_few_calls() -> None:
             bce(x, y).backward()
     finally:
         sys.setprofile(None)
-    # About 40 of them are those of any `torch.autograd.Function`. The half is for the calls after the
-    # last step.
+    # Any `torch.autograd.Function` makes about 40. The half is for the calls after the last step.
     assert (events["call"] + events["c_call"]) / steps < 60.5
