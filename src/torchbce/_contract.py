@@ -34,10 +34,9 @@ def evaluate(
         and not label_smoothing
         and not torch.compiler.is_dynamo_compiling()
     ):
-        unchecked = check_targets is False
         try:
             kind = input.shape, input.dtype, input.requires_grad, target.shape, target.dtype
-            key = loss, reduction, unchecked, kind
+            key = loss, reduction, check_targets is False, kind
             prepared = dispatch.prepared[key]
         except (KeyError, TypeError, AttributeError, RuntimeError):
             prepared = None

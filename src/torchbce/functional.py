@@ -1,6 +1,5 @@
 """The losses as functions of tensors, as in `torch.nn.functional`."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -26,19 +25,16 @@ __all__ = [
 
 _LOG_PROBS = family.loss("binary_cross_entropy_with_log_probs")
 
-#: Imported with the first use, see `torchbce.__getattr__`.
-_LAZY = {
-    "linear_binary_cross_entropy": "torchbce.linear.loss",
-    "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
-}
+#: Of `torchbce.linear`, which is imported with their first use.
+_LAZY = ("linear_binary_cross_entropy", "pairwise_sigmoid_loss")
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+    from torchbce import linear
+
+    return getattr(linear, name)
 
 
 def binary_cross_entropy_with_logits(

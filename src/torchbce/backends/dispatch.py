@@ -31,8 +31,8 @@ from torchbce.definition.reductions import warn_of_empty_mean
 
 #: Calls that are prepared, see `cpu.prepared`, by a key that `_contract.evaluate` builds.
 prepared: dict[Hashable, Callable[[Tensor, Tensor], Tensor | None]] = {}
-#: How often each call was made and not found here, up to a limit: after a few times it is left as
-#: it is, since calls with this key are of several kinds, or of one that cannot be prepared.
+#: How often a key was looked up and no prepared call was used. After a few times nothing more is
+#: prepared for it: its calls are of several kinds, or of one that cannot be prepared.
 _missed: dict[Hashable, int] = {}
 _MOST_PREPARED, _MOST_MISSES = 1024, 4
 
@@ -58,17 +58,17 @@ def evaluate(
     if backend is selection.REFERENCE:
         return dense_loss(loss, arguments, options)
     arguments, options, valid = _for_kernel(backend, loss, arguments, options)
-    input, target, weight, pos_weight, mask, enmisses = arguments
+    input, target, weight, pos_weight, mask, entries = arguments
     _, _, smoothing, ignore_index, _, reduction, check = options
     if torch.compiler.is_compiling():
         spec = loss_spec(loss, smoothing, ignore_index)
         return in_graph(spec, reduction, KernelInputs(input, target, weight, pos_weight, mask))
     call = _call(loss, smoothing, ignore_index, reduction, check is not False)
     divisor = kernel_denominator(reduction, arguments, ignore_index, valid.elements)
-    if enmisses is None:
+    if entries is None:
         request = Request(call, KernelInputs(input, target, weight, pos_weight, mask), divisor)
     else:
-        positions, values = enmisses.positions(input.shape), enmisses.values
+        positions, values = entries.positions(input.shape), entries.values
         if backend is selection.TRITON and target.layout is torch.sparse_csr:
             # The columns of a row may be in any order, and the kernel finds them by bisection.
             positions, ascending = positions.sort()
@@ -140,9 +140,8 @@ def _for_kernel(
         arguments = arguments._replace(mask=valid.elements)
         options = options._replace(ignore_index=None)
     elif ignore_index is not None and ignore_index != ignore_index:
-        options = options._replace(
-            ignore_index=math.nan
-        )  # always the same object, since calls are cached by it
+        # Always the same object, since calls are cached by it.
+        options = options._replace(ignore_index=math.nan)
     return arguments, options, valid
 
 
