@@ -7,6 +7,7 @@ from torch import Tensor
 from torchbce import _pytorch
 from torchbce._contract import evaluate
 from torchbce.definition import checks, family
+from torchbce.definition.reference import Constant
 
 if TYPE_CHECKING:
     from torchbce.linear.loss import linear_binary_cross_entropy
@@ -305,8 +306,10 @@ def sigmoid_focal_loss(
     input: Tensor,
     target: Tensor,
     *,
-    alpha: float | None = None,
-    gamma: float = 2.0,
+    alpha: Constant | None = None,
+    gamma: Constant = 2.0,
+    soft_targets: str = "linear",
+    detach_focusing: bool = False,
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     label_smoothing: float = 0.0,
@@ -370,10 +373,16 @@ def sigmoid_focal_loss(
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
-    checks.alpha(alpha)
-    checks.exponent("gamma", gamma)
+    checks.choice("soft_targets", soft_targets, family.SOFT_TARGETS)
+    loss = family.loss(
+        "sigmoid_focal_loss",
+        checks.alpha(alpha, input),
+        checks.exponent("gamma", gamma, input),
+        soft_targets=soft_targets,
+        detach_focusing=detach_focusing,
+    )
     return evaluate(
-        family.loss("sigmoid_focal_loss", alpha, gamma),
+        loss,
         input,
         target,
         weight,
@@ -390,9 +399,11 @@ def asymmetric_loss(
     input: Tensor,
     target: Tensor,
     *,
-    gamma_pos: float = 1.0,
-    gamma_neg: float = 4.0,
-    margin: float = 0.05,
+    gamma_pos: Constant = 1.0,
+    gamma_neg: Constant = 4.0,
+    margin: Constant = 0.05,
+    soft_targets: str = "linear",
+    detach_focusing: bool = False,
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     label_smoothing: float = 0.0,
@@ -456,11 +467,17 @@ def asymmetric_loss(
     References:
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
-    checks.exponent("gamma_pos", gamma_pos)
-    checks.exponent("gamma_neg", gamma_neg)
-    checks.margin(margin)
+    checks.choice("soft_targets", soft_targets, family.SOFT_TARGETS)
+    loss = family.loss(
+        "asymmetric_loss",
+        checks.exponent("gamma_pos", gamma_pos, input),
+        checks.exponent("gamma_neg", gamma_neg, input),
+        checks.margin(margin, input),
+        soft_targets=soft_targets,
+        detach_focusing=detach_focusing,
+    )
     return evaluate(
-        family.loss("asymmetric_loss", gamma_pos, gamma_neg, margin),
+        loss,
         input,
         target,
         weight,
@@ -477,9 +494,11 @@ def poly_binary_cross_entropy(
     input: Tensor,
     target: Tensor,
     *,
-    epsilon: float = 1.0,
-    gamma: float = 0.0,
-    alpha: float | None = None,
+    epsilon: Constant = 1.0,
+    gamma: Constant = 0.0,
+    alpha: Constant | None = None,
+    soft_targets: str = "linear",
+    detach_focusing: bool = False,
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     label_smoothing: float = 0.0,
@@ -546,11 +565,17 @@ def poly_binary_cross_entropy(
         Leng et al., PolyLoss: A Polynomial Expansion Perspective of Classification Loss
         Functions, ICLR 2022.
     """
-    checks.alpha(alpha)
-    checks.exponent("gamma", gamma)
-    checks.epsilon(epsilon)
+    checks.choice("soft_targets", soft_targets, family.SOFT_TARGETS)
+    loss = family.loss(
+        "poly_binary_cross_entropy",
+        checks.epsilon(epsilon, input),
+        checks.exponent("gamma", gamma, input),
+        checks.alpha(alpha, input),
+        soft_targets=soft_targets,
+        detach_focusing=detach_focusing,
+    )
     return evaluate(
-        family.loss("poly_binary_cross_entropy", epsilon, gamma, alpha),
+        loss,
         input,
         target,
         weight,
