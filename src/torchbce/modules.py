@@ -283,9 +283,15 @@ class SigmoidFocalLoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
-        gamma: focusing exponent, at least 0.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -362,9 +368,15 @@ class AsymmetricLoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        gamma_pos: focusing exponent of positives, at least 0.
-        gamma_neg: focusing exponent of negatives, at least 0.
-        margin: in [0, 1), subtracted from the probability of negatives.
+        gamma_pos: focusing exponent of positives, at least 0; a number, or a tensor that broadcasts
+            to input's shape, for instance (C,) for an input of shape (N, C).
+        gamma_neg: focusing exponent of negatives, likewise.
+        margin: in [0, 1), subtracted from the probability of negatives; a number, or a tensor that
+            broadcasts to input's shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -445,10 +457,17 @@ class PolyBCELoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        epsilon: added to the coefficient of the first term, at least -1.
-        gamma: focusing exponent, at least 0.
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
+        epsilon: added to the coefficient of the first term, at least -1; a number, or a tensor that
+            broadcasts to input's shape.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's

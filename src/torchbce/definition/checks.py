@@ -151,9 +151,7 @@ def alpha(value: Constant | None, input: Tensor | None = None) -> Constant | Non
         ": it is the weight of positives, and 1 - alpha that of negatives. To weight only "
         "positives use pos_weight; for no weight alpha=None."
     )
-    return _constant(
-        "alpha", value, input, "in [0, 1]", lambda v: (v >= 0) & (v <= 1), remedy
-    )
+    return _constant("alpha", value, input, "in [0, 1]", lambda v: (v >= 0) & (v <= 1), remedy)
 
 
 def margin(value: Constant, input: Tensor | None = None) -> Constant:

@@ -22,7 +22,7 @@ from torchbce.definition import reference
 from torchbce.definition.reference import Constant
 
 #: The loss of a positive and of a negative, see `reference`; of a focused loss, its terms.
-Parts = Callable[..., tuple[Tensor, Tensor] | reference.Terms]
+Parts = Callable[..., Any]
 
 
 class Domain(NamedTuple):
@@ -60,11 +60,12 @@ class Kernel(NamedTuple):
 
 
 BY_ELEMENT, BY_P_T = "_by_element", "_by_p_t"
+FORMS = ("", BY_ELEMENT, BY_P_T)
 _FOCUSED = ("focal", "poly", "asymmetric")
 #: The kernels, and the domain of the input of each.
 KERNELS = {
     "logits": LOGITS,
-    **{name + form: LOGITS for name in _FOCUSED for form in ("", BY_ELEMENT, BY_P_T)},
+    **{name + form: LOGITS for name in _FOCUSED for form in FORMS},
     "probability": PROBABILITIES,
     "log_probability": LOG_PROBS,
 }
@@ -106,9 +107,7 @@ class LossRecord(NamedTuple):
 
 
 def _kernel(name: str, *constants: Constant, slope: float = 1.0) -> Kernel:
-    wide = (
-        reference.widened(c.detach()) if isinstance(c, Tensor) else float(c) for c in constants
-    )
+    wide = (reference.widened(c.detach()) if isinstance(c, Tensor) else float(c) for c in constants)
     filled = (*wide, 0.0, 0.0, 0.0, 0.0, 0.0)[:5]
     return Kernel(name, (*filled, slope))  # type: ignore[arg-type]
 
@@ -147,9 +146,7 @@ def _focal(alpha: Constant | None, gamma: Constant, focus: Focus) -> Kernel:
     return _focused("focal", alpha, gamma, gamma, 0, focus)
 
 
-def _asymmetric(
-    gamma_pos: Constant, gamma_neg: Constant, margin: Constant, focus: Focus
-) -> Kernel:
+def _asymmetric(gamma_pos: Constant, gamma_neg: Constant, margin: Constant, focus: Focus) -> Kernel:
     shifted = isinstance(margin, Tensor) or margin
     name = "asymmetric" if shifted else "focal"
     return _focused(name, None, gamma_pos, gamma_neg, margin, focus)

@@ -10,8 +10,8 @@ broadcast and check nothing; `torchbce.functional` does. Each is differentiable 
 with respect to the weights and the targets too.
 
 The focal, asymmetric and Poly-1 losses multiply a loss (P, N) by focusing weights, powers of the
-probability of the wrong answer. The `*_terms` functions return a loss before it is focused and these
-probabilities; `combine_focused` weights them.
+probability of the wrong answer. The `*_terms` functions return a loss before it is focused, and
+these probabilities; `combine_focused` weights it.
 
 Half-precision inputs are computed in float32. The loss of "none" is rounded once to the input's
 dtype; a reduced loss stays in float32, in which a sum of many elements does not overflow.
@@ -175,7 +175,8 @@ def combine_focused(
         w [ alpha y + (1 - alpha) (1 - y) ] m^g [ p y P + (1 - y) N ],
         m = y q + (1 - y) s, g = y g+ + (1 - y) g-
 
-    The two are equal for targets of 0 and 1. If `detached`, the powers are constants in derivatives.
+    The two are equal for targets of 0 and 1. If `detached`, the powers are constants in
+    derivatives.
     """
     wide = (widened(c) if isinstance(c, Tensor) else c for c in constants)
     found = terms(widened(z), *wide)
@@ -186,7 +187,7 @@ def combine_focused(
         positive, negative = _share(alpha, weights[0] * positive, weights[1] * negative)
         return combine(positive.to(z.dtype), negative.to(z.dtype), targets, weight, pos_weight)
     y = widened(targets)
-    miss = Miss(None, _mixed(of_positive.value(), of_negative.value(), y))
+    miss = Miss(None, y * of_positive.value() + (1 - y) * of_negative.value())
     mixed = miss.power(_mixed(gamma_pos, gamma_neg, y))
     mixed = mixed.detach() if detached else mixed
     if alpha is not None:
@@ -217,9 +218,7 @@ def asymmetric_terms(
     rest = torch.where(near_one, not_p + margin, 0.75)
     if isinstance(margin, Tensor):
         rest = torch.where(margin == 0, 0.75, rest)
-    log_rest = torch.where(
-        near_one, torch.log(rest), torch.log1p(-torch.where(near_one, 0.25, s))
-    )
+    log_rest = torch.where(near_one, torch.log(rest), torch.log1p(-torch.where(near_one, 0.25, s)))
     shifted = torch.where(counts, -log_rest, 0.0)
     if isinstance(margin, Tensor):
         shifted = torch.where(margin == 0, negative, shifted)

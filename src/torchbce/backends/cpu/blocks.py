@@ -264,9 +264,7 @@ def _focal_terms(x, last):
     return formulas.focal_terms(x)
 
 
-_focal = _member(
-    "_focal", lambda x, c: formulas.focused(formulas.focal_terms(x), c[2], c[3], c[5])
-)
+_focal = _member("_focal", lambda x, c: formulas.focused(formulas.focal_terms(x), c[2], c[3], c[5]))
 _poly = _member(
     "_poly", lambda x, c: formulas.focused(formulas.poly_terms(x, c[4]), c[2], c[3], c[5])
 )

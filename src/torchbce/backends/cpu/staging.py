@@ -78,9 +78,7 @@ def buffer_at(scratch, which, size):
 
 @loop
 def constant_buffer_at(scratch, which, size):
-    return carray(
-        pointer_to_float64(scratch + 4 * BLOCK * BUFFERS + 8 * BLOCK * which), (size,)
-    )
+    return carray(pointer_to_float64(scratch + 4 * BLOCK * BUFFERS + 8 * BLOCK * which), (size,))
 
 
 # ------------------------------------------------------------------------------------- staging
