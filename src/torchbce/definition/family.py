@@ -259,7 +259,8 @@ class Loss(NamedTuple):
             return reference.combine_focused(
                 self.parts, constants, x, y, weight, pos_weight, *self.focus
             )
-        return reference.combine(*self.parts(x, *constants), y, weight, pos_weight)
+        positive, negative = self.parts(x, *constants)
+        return reference.combine(positive, negative, y, weight, pos_weight)
 
 
 def loss(

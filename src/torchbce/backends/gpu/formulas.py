@@ -336,10 +336,10 @@ def _asymmetric_terms(z, exact_margin):
     rest = tl.where(near_one, q + margin, 1 - s)
     reciprocal = 1 / rest
     minus_log_rest = -_log1p(tl.where(near_one, rest - 1, -s), rest, reciprocal)
-    # Without a margin, the rest underflows where sigma is 1, and its quotient with q is 1.
+    # Without a margin, the rest underflows where sigma is 1.
     minus_log_rest = tl.where(margin == 0, negative, minus_log_rest)
     steep = tl.where(inside, p * q, 0.0)
-    slope_neg = tl.where((margin == 0) & (rest == 0), 1.0, steep * reciprocal)
+    slope_neg = tl.where(margin == 0, p, steep * reciprocal)
     is_number = z == z
     return (
         positive,
