@@ -394,7 +394,6 @@ def sigmoid_focal_loss(
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
-    checks.choice("soft_targets", soft_targets, family.SOFT_TARGETS)
     loss = family.loss(
         "sigmoid_focal_loss",
         checks.alpha(alpha, input),
@@ -499,7 +498,6 @@ def asymmetric_loss(
     References:
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
-    checks.choice("soft_targets", soft_targets, family.SOFT_TARGETS)
     loss = family.loss(
         "asymmetric_loss",
         checks.exponent("gamma_pos", gamma_pos, input),
@@ -605,7 +603,6 @@ def poly_binary_cross_entropy(
         Leng et al., PolyLoss: A Polynomial Expansion Perspective of Classification Loss
         Functions, ICLR 2022.
     """
-    checks.choice("soft_targets", soft_targets, family.SOFT_TARGETS)
     loss = family.loss(
         "poly_binary_cross_entropy",
         checks.epsilon(epsilon, input),

@@ -140,13 +140,14 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> None:
 
 # The constants of a loss are numbers, or tensors that broadcast to the input. Each function raises
 # unless every value is in its range, and returns a tensor in a shape that broadcasts. The values of
-# a tensor are read on the CPU, and not where the host would have to wait for them.
+# a tensor are read on the CPU, and not where the host would have to wait for them. A float, which
+# is usual, takes one comparison: on few elements each function call is a percent of a step.
 
 
 def alpha(value: Constant | None, input: Tensor | None = None) -> Constant | None:
     """The weight of positives: None or in [0, 1]."""
-    if value is None:
-        return None
+    if value is None or (type(value) is float and 0 <= value <= 1):
+        return value
     remedy = (
         ": it is the weight of positives, and 1 - alpha that of negatives. To weight only "
         "positives use pos_weight; for no weight alpha=None."
@@ -156,11 +157,15 @@ def alpha(value: Constant | None, input: Tensor | None = None) -> Constant | Non
 
 def margin(value: Constant, input: Tensor | None = None) -> Constant:
     """A margin of probability, in [0, 1)."""
+    if type(value) is float and 0 <= value < 1:
+        return value
     return _constant("margin", value, input, "in [0, 1)", lambda v: (v >= 0) & (v < 1))
 
 
 def epsilon(value: Constant, input: Tensor | None = None) -> Constant:
     """What is added to the coefficient of the first term: finite, and at least -1."""
+    if type(value) is float and -1 <= value < math.inf:
+        return value
     return _constant(
         "epsilon",
         value,
@@ -172,6 +177,8 @@ def epsilon(value: Constant, input: Tensor | None = None) -> Constant:
 
 def exponent(name: str, value: Constant, input: Tensor | None = None) -> Constant:
     """A focusing exponent: finite, and at least 0."""
+    if type(value) is float and 0 <= value < math.inf:
+        return value
     return _constant(
         name, value, input, "finite and not negative", lambda v: (v >= 0) & (v < math.inf)
     )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce.definition import reference
+from torchbce.definition import checks, reference
 from torchbce.definition.reference import Constant
 
 #: The loss of a positive and of a negative, see `reference`; of a focused loss, its terms.
@@ -269,21 +269,22 @@ def loss(
     soft_targets: str = "linear",
     detach_focusing: bool = False,
 ) -> Loss:
-    """The loss of this name."""
-    focus = Focus(soft_targets == "p_t", detach_focusing)
+    """The loss of this name; the options are those of focused losses."""
     if torch.compiler.is_compiling() or any(isinstance(c, Tensor) for c in constants):
-        return _make(name, focus, *constants)
-    return _cached(name, focus, *constants)
+        return _make(name, soft_targets, detach_focusing, *constants)
+    return _cached(name, soft_targets, detach_focusing, *constants)
 
 
-def _make(name: str, focus: Focus, *constants: Any) -> Loss:
+def _make(name: str, soft_targets: str, detached: bool, *constants: Any) -> Loss:
+    checks.choice("soft_targets", soft_targets, SOFT_TARGETS)
     record = FAMILY[name]
     named = zip(record.constants, constants, strict=True)
     tensors = tuple((name, value) for name, value in named if isinstance(value, Tensor))
     if not record.focused:
         kernel = None if tensors else record.kernel(*constants)
         return Loss(record.parts, record.domain, constants, kernel, None, tensors)
-    other = _make(name, focus._replace(by_p_t=False), *constants) if focus.by_p_t else None
+    focus = Focus(soft_targets == "p_t", detached)
+    other = _make(name, "linear", detached, *constants) if focus.by_p_t else None
     kernel = record.kernel(*constants, focus)
     return Loss(record.parts, record.domain, constants, kernel, focus, tensors, other)
 
