@@ -13,6 +13,7 @@ from interpreting import DEVICE
 from torch import Tensor
 
 import torchbce
+from family import once
 from torchbce.backends.gpu import kernels, launch, tiles
 from torchbce.linear import chunks_gpu
 
@@ -39,7 +40,7 @@ def _uniform(*shape: int, seed: int = 0) -> Tensor:
 
 def _lists(*shape: int, seed: int = 0) -> Tensor:
     """Labels in any order, some of them twice, some of them padding."""
-    return torch.randint(-1, L, shape, generator=torch.Generator().manual_seed(seed))
+    return once(torch.randint(-1, L, shape, generator=torch.Generator().manual_seed(seed)))
 
 
 TARGETS = {
@@ -160,7 +161,7 @@ def test_chunks_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 200), (130, 16, 17), (64, 8, 48)])
 def test_sizes(sizes: tuple[int, int, int]) -> None:
     rows, _, labels = sizes
-    target = torch.randint(-1, labels, (rows, 3), generator=torch.Generator().manual_seed(1))
+    target = once(torch.randint(-1, labels, (rows, 3), generator=torch.Generator().manual_seed(1)))
     for bias in (True, False):
         assert_close(both(torch.bfloat16, target, sizes=sizes, bias=bias), torch.bfloat16)
 
