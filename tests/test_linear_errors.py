@@ -558,6 +558,14 @@ def test_one_value_per_label_of_int64_is_refused(labels: int, name: str) -> None
         call(**given | {name: padded}, reduction="sum")
 
 
+def test_unknown_values_before_a_label_are_refused() -> None:
+    for values in ([[-1, 1], [1, -1]], [[-100, 0], [1, -100]]):
+        target = torch.tensor(values * 2)
+        with pytest.raises(ValueError, match="before them"):
+            call(weight=W[:2], bias=B[:2], target=target)
+        assert call(weight=W[:3], bias=B[:3], target=target).isfinite()
+
+
 @pytest.mark.parametrize("name", ["target", "ignored"])
 def test_what_is_not_read_is_refused_if_it_may_be_dense(name: str) -> None:
     lists = torch.full((ROWS, LABELS), -1)

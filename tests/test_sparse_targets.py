@@ -65,6 +65,8 @@ WRONG: dict[str, tuple[Callable[[], Tensor], str]] = {
     "CSR, pointers from 1": (lambda: csr([1, 1, 2, 2], [5, 7]), "crow_indices"),
     "CSR, pointers beyond the values": (lambda: csr([0, 1, 2, 9], [5, 7]), "stored values, 2"),
     "CSR, pointers before the end": (lambda: csr([0, 1, 1, 1], [5, 7]), "stored values, 2"),
+    "CSR, too few pointers": (lambda: csr([0, 2], [5, 7]), "crow_indices are not one more"),
+    "CSR, too many pointers": (lambda: csr([0, 1, 1, 1, 2], [5, 7]), "crow_indices are not one"),
     "CSR, an element twice": (
         lambda: csr([0, 3, 3, 4], [5, 8, 5, 7]),
         "stores the element at index [0, 5] more than once",
@@ -117,6 +119,21 @@ def test_values_follow_their_indices() -> None:
         )
         for loss in (as_loss, as_head):
             torch.testing.assert_close(loss(target), loss(y), rtol=1e-6, atol=0)
+
+
+def test_values_that_share_memory() -> None:
+    rows = torch.arange(ROWS).repeat_interleave(50)
+    columns = torch.arange(50).repeat(ROWS)
+    y = torch.zeros(ROWS, LABELS)
+    y[:, :50] = 0.5
+    target = torch.sparse_coo_tensor(
+        torch.stack([rows, columns]),
+        torch.tensor([0.5]).expand(len(rows)),
+        (ROWS, LABELS),
+        is_coalesced=True,
+    )
+    for loss in (as_loss, as_head):
+        torch.testing.assert_close(loss(target), loss(y), rtol=1e-6, atol=0)
 
 
 def test_empty_sparse_targets() -> None:

@@ -113,7 +113,8 @@ def is_in_compiled_code() -> bool:
 
     It skips a function with a sparse argument, and traces those that the function calls.
     """
-    return torch.compiler.is_compiling() or _eval_frame.get_eval_frame_callback() is not None
+    callback = _eval_frame.get_eval_frame_callback()
+    return torch.compiler.is_compiling() or (callback is not None and callback is not False)
 
 
 # ------------------------------------------------------------------------------ sparse tensors

@@ -37,7 +37,8 @@ def sparse_entries(
         plain = None if plain is None else checks.readable(target, anywhere=True)
     order = None if plain is None else _order(plain)
     target = target.coalesce()
-    indices, values = target.indices(), target.values()
+    # Contiguous, since kernels read the values one after another.
+    indices, values = target.indices(), target.values().contiguous()
     if order is None:
         return indices, values
     return indices[:, order], values[order]
@@ -55,17 +56,21 @@ def refuse_in_compiled_code(target: Tensor) -> None:
 
 def _check_row_pointers(target: Tensor) -> None:
     """Raise unless the row pointers of a CSR tensor delimit its stored values."""
-    pointers, stored = target.crow_indices(), target.col_indices().shape[-1]
+    pointers, columns = target.crow_indices(), target.col_indices()
+    stored = columns.shape[-1]
     right = (
-        bool((pointers[..., 0] == 0).all())
+        pointers.shape == (*target.shape[:-2], target.shape[-2] + 1)
+        and target.values().shape == columns.shape
+        and bool((pointers[..., 0] == 0).all())
         and bool((pointers[..., -1] == stored).all())
         and bool((pointers[..., 1:] >= pointers[..., :-1]).all())
     )
     if not right:
         raise ValueError(
-            "target is a CSR tensor whose crow_indices do not start with 0, decrease, or do not "
-            f"end with the number of its stored values, {stored}. Build it with "
-            "torch.sparse_csr_tensor(..., check_invariants=True) to see where"
+            "target is a CSR tensor whose crow_indices are not one more than its rows, do not "
+            "start with 0, decrease, or do not end with the number of its stored values, "
+            f"{stored}. Build it with torch.sparse_csr_tensor(..., check_invariants=True) to see "
+            "where"
         )
 
 

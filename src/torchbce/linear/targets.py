@@ -161,11 +161,13 @@ def _check_labels(name: str, lists: Tensor, shape: LogitsShape, check: bool | No
     if not plain.numel():
         return True
     low, high = (int(value) for value in torch.aminmax(plain))
-    if as_wide_as_dense and low >= 0 and high <= 1:
+    # -1 before a label may be a marker of unknown values, as it never is at the end of a list.
+    if as_wide_as_dense and high <= 1 and (low >= 0 or _has_gaps(plain)):
         raise ValueError(
-            f"{name} has shape {tuple(lists.shape)}, dtype int64 and holds only 0 and 1, with as "
-            "many columns as there are labels. It may be one value per label or lists of labels. "
-            + _remedies(name)
+            f"{name} has shape {tuple(lists.shape)}, dtype int64 and holds only 0 and 1"
+            + ("" if low >= 0 else f" and {low} before them")
+            + ", with as many columns as there are labels. It may be one value per label or lists "
+            "of labels. " + _remedies(name)
         )
     if low < -1 or high >= shape.labels:
         wrong = (plain < -1) | (plain >= shape.labels)
@@ -174,6 +176,11 @@ def _check_labels(name: str, lists: Tensor, shape: LogitsShape, check: bool | No
         if bool(wrong.any()):
             _refuse_label(name, plain, wrong, shape)
     return True
+
+
+def _has_gaps(lists: Tensor) -> bool:
+    """Whether padding stands before a label in some row."""
+    return bool(((lists[..., :-1] < 0) & (lists[..., 1:] >= 0)).any())
 
 
 def _refuse_label(name: str, lists: Tensor, wrong: Tensor, shape: LogitsShape) -> None:
