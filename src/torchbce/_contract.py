@@ -32,6 +32,7 @@ def evaluate(
         and ignore_index is None
         and type(label_smoothing) in (float, int)
         and not label_smoothing
+        and not loss.tensors
         and not torch.compiler.is_dynamo_compiling()
     ):
         try:
@@ -50,12 +51,15 @@ def evaluate(
         weight = checks.scalar_to_device(weight, input)
         pos_weight = checks.scalar_to_device(pos_weight, input)
     unchecked = check_targets is False and loss.domain.name != "logits"
-    backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked)
+    own = dict(loss.tensors) if loss.tensors else {}
+    backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked, **own)
     if loss.kernel is None:
         backend = selection.REFERENCE
     if backend is selection.REFERENCE:  # kernels take only floating inputs and real targets
         checks.input_dtype("input", input)
         checks.target_dtype(target)
+    if loss.of_hard_targets and not label_smoothing and not target.is_floating_point():
+        loss = loss.of_hard_targets
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
     )

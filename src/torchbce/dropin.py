@@ -326,8 +326,7 @@ def _definition(
     if loss.domain is family.PROBABILITIES:
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
-    parts = loss.positive_and_negative(x.to(dtype))
-    losses = reference.combine(*parts, y.to(dtype), weight, pos_weight)
+    losses = loss.elements(x.to(dtype), y.to(dtype), weight, pos_weight)
     # The mean over no elements is NaN, as in PyTorch.
     if reduction == "none":
         return losses

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchbce import functional
-from torchbce.definition import checks
+from torchbce.definition import checks, family
+from torchbce.definition.reference import Constant
 
 __all__ = [
     "AsymmetricLoss",
@@ -27,7 +28,8 @@ class _Loss(nn.Module):
     """Weights as buffers, other options as attributes; `forward` calls the function with them all.
 
     Weights are buffers as in PyTorch: `.to(...)` moves them, and the `state_dict` has them. A
-    number becomes a 0-dimensional buffer of the default dtype.
+    number becomes a 0-dimensional buffer of the default dtype. Other options that are tensors, such
+    as `alpha` per class, are buffers too; an `nn.Parameter` is a parameter.
     """
 
     label_smoothing: float
@@ -37,13 +39,18 @@ class _Loss(nn.Module):
     _function: str
     _options: tuple[str, ...]
 
-    def _store(self, weight: Weight, pos_weight: Weight, **options: float | str | None) -> None:
+    def _store(self, weight: Weight, pos_weight: Weight, **options: Constant | str | None) -> None:
         checks.reduction(str(options["reduction"]))
-        checks.fraction("label_smoothing", float(options["label_smoothing"] or 0))
+        checks.fraction("label_smoothing", options["label_smoothing"] or 0)  # type: ignore[arg-type]
+        if "soft_targets" in options:
+            checks.choice("soft_targets", options["soft_targets"], family.SOFT_TARGETS)
         self.register_buffer("weight", _as_buffer("weight", weight))
         self.register_buffer("pos_weight", _as_buffer("pos_weight", pos_weight))
         for name, value in options.items():
-            setattr(self, name, value)
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
         self._options = tuple(options)
 
     def forward(self, input: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -276,9 +283,15 @@ class SigmoidFocalLoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
-        gamma: focusing exponent, at least 0.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -312,15 +325,19 @@ class SigmoidFocalLoss(_Loss):
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
 
-    alpha: float | None
-    gamma: float
+    alpha: Constant | None
+    gamma: Constant
+    soft_targets: str
+    detach_focusing: bool
     _function = "sigmoid_focal_loss"
 
     def __init__(
         self,
         *,
-        alpha: float | None = None,
-        gamma: float = 2.0,
+        alpha: Constant | None = None,
+        gamma: Constant = 2.0,
+        soft_targets: str = "linear",
+        detach_focusing: bool = False,
         weight: Weight = None,
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
@@ -336,6 +353,8 @@ class SigmoidFocalLoss(_Loss):
             pos_weight,
             alpha=alpha,
             gamma=gamma,
+            soft_targets=soft_targets,
+            detach_focusing=detach_focusing,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             check_targets=check_targets,
@@ -349,9 +368,15 @@ class AsymmetricLoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        gamma_pos: focusing exponent of positives, at least 0.
-        gamma_neg: focusing exponent of negatives, at least 0.
-        margin: in [0, 1), subtracted from the probability of negatives.
+        gamma_pos: focusing exponent of positives, at least 0; a number, or a tensor that broadcasts
+            to input's shape, for instance (C,) for an input of shape (N, C).
+        gamma_neg: focusing exponent of negatives, likewise.
+        margin: in [0, 1), subtracted from the probability of negatives; a number, or a tensor that
+            broadcasts to input's shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -385,17 +410,21 @@ class AsymmetricLoss(_Loss):
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
 
-    gamma_pos: float
-    gamma_neg: float
-    margin: float
+    gamma_pos: Constant
+    gamma_neg: Constant
+    margin: Constant
+    soft_targets: str
+    detach_focusing: bool
     _function = "asymmetric_loss"
 
     def __init__(
         self,
         *,
-        gamma_pos: float = 1.0,
-        gamma_neg: float = 4.0,
-        margin: float = 0.05,
+        gamma_pos: Constant = 1.0,
+        gamma_neg: Constant = 4.0,
+        margin: Constant = 0.05,
+        soft_targets: str = "linear",
+        detach_focusing: bool = False,
         weight: Weight = None,
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
@@ -413,6 +442,8 @@ class AsymmetricLoss(_Loss):
             gamma_pos=gamma_pos,
             gamma_neg=gamma_neg,
             margin=margin,
+            soft_targets=soft_targets,
+            detach_focusing=detach_focusing,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             check_targets=check_targets,
@@ -426,10 +457,17 @@ class PolyBCELoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        epsilon: added to the coefficient of the first term, at least -1.
-        gamma: focusing exponent, at least 0.
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
+        epsilon: added to the coefficient of the first term, at least -1; a number, or a tensor that
+            broadcasts to input's shape.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -463,17 +501,21 @@ class PolyBCELoss(_Loss):
         Leng et al., PolyLoss, ICLR 2022.
     """
 
-    epsilon: float
-    gamma: float
-    alpha: float | None
+    epsilon: Constant
+    gamma: Constant
+    alpha: Constant | None
+    soft_targets: str
+    detach_focusing: bool
     _function = "poly_binary_cross_entropy"
 
     def __init__(
         self,
         *,
-        epsilon: float = 1.0,
-        gamma: float = 0.0,
-        alpha: float | None = None,
+        epsilon: Constant = 1.0,
+        gamma: Constant = 0.0,
+        alpha: Constant | None = None,
+        soft_targets: str = "linear",
+        detach_focusing: bool = False,
         weight: Weight = None,
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
@@ -491,6 +533,8 @@ class PolyBCELoss(_Loss):
             epsilon=epsilon,
             gamma=gamma,
             alpha=alpha,
+            soft_targets=soft_targets,
+            detach_focusing=detach_focusing,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             check_targets=check_targets,

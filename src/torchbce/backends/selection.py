@@ -57,6 +57,7 @@ def backend_for(
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
+    **own: Tensor | float | str | None,
 ) -> Choice:
     """Which backend computes a loss of these arguments, and why.
 
@@ -71,6 +72,7 @@ def backend_for(
         weight: as the loss takes it.
         pos_weight: as the loss takes it.
         mask: as the loss takes it.
+        **own: further arguments of the loss, such as `alpha` or `gamma`.
 
     Returns:
         A named tuple `(name, reason)`.
@@ -91,14 +93,14 @@ def backend_for(
     """
     target = input if target is None else target
     if torch.compiler.is_compiling():
-        if traced(input, target, weight, pos_weight, mask) == TRITON:
+        if traced(input, target, weight, pos_weight, mask, *own.values()) == TRITON:
             return Choice(TRITON, "a custom operator, which torch.compile does not trace")
         return Choice(REFERENCE, "torch.compile traces plain PyTorch, which it fuses")
     named = _named.get()
     if named == REFERENCE:
         return Choice(REFERENCE, "chosen by torchbce.backend")
     kernel = named or fitting(input)
-    reason = obstacle(kernel, input, target, weight, pos_weight, mask)
+    reason = obstacle(kernel, input, target, weight, pos_weight, mask, **own)
     if named is not None:
         _refuse(named, reason)
         return Choice(named, "chosen by torchbce.backend")
@@ -159,19 +161,21 @@ def chosen(
     pos_weight: Tensor | float | None,
     mask: Tensor | None,
     unchecked: bool = False,
+    **own: Tensor | float | None,
 ) -> str:
     """The backend for a call of a loss.
 
-    `unchecked`: whether the input may be outside the domain of the loss.
+    `unchecked`: whether the input may be outside the domain of the loss. `own`: arguments of this
+    loss only that may be tensors, such as `alpha`.
     """
     if torch.compiler.is_compiling():
         # before the context variable, which the compiler cannot trace
-        return traced(input, target, weight, pos_weight, mask)
+        return traced(input, target, weight, pos_weight, mask, *own.values())
     named = _named.get()
     if named == REFERENCE:
         return REFERENCE
     kernel = named or fitting(input)
-    reason = obstacle(kernel, input, target, weight, pos_weight, mask)
+    reason = obstacle(kernel, input, target, weight, pos_weight, mask, **own)
     if unchecked and kernel == NUMBA and reason is None:
         reason = "check_targets is False; the kernels of the CPU compute inputs in their range only"
     if named is not None:
@@ -190,8 +194,11 @@ def traced(
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
+    *own: object,
 ) -> str:
     """The backend in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
+    if any(isinstance(constant, Tensor) for constant in own):
+        return REFERENCE  # which the compiler fuses
     if not _TRITON_INSTALLED or not input.is_cuda or target.layout is not _STRIDED:
         return REFERENCE
     if _pytorch.functorch_is_active() or _lacks_triton(input.device.index):
@@ -215,6 +222,7 @@ def obstacle(
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
+    **own: object,
 ) -> str | None:
     """Why `kernel` cannot compute a loss of these arguments; None if it can.
 
@@ -237,8 +245,8 @@ def obstacle(
     grad = torch.is_grad_enabled()
     if grad and target.requires_grad:
         return "target requires grad; the kernels compute the gradient of the input only"
-    if not (weight is pos_weight is mask is None):
-        options = {"weight": weight, "pos_weight": pos_weight, "mask": mask}
+    if own or not (weight is pos_weight is mask is None):
+        options = {"weight": weight, "pos_weight": pos_weight, "mask": mask, **own}
         for name, tensor in options.items():
             if not isinstance(tensor, Tensor):
                 continue
@@ -249,9 +257,9 @@ def obstacle(
             if grad and tensor.requires_grad:
                 return f"{name} requires grad; the kernels compute the gradient of the input only"
     if kernel == TRITON:
-        return _on_another_device(input, target, weight, pos_weight, mask) or _missing_for_triton(
-            input.device.index if on_gpu else None
-        )
+        return _on_another_device(
+            input, target, weight, pos_weight, mask, *own.values()
+        ) or _missing_for_triton(input.device.index if on_gpu else None)
     return _missing(dtype is _FLOAT16 or target.dtype is _FLOAT16)
 
 
@@ -310,7 +318,7 @@ def _missing(half: bool) -> str | None:
     return None
 
 
-def _on_another_device(input: Tensor, *others: Tensor | float | None) -> str | None:
+def _on_another_device(input: Tensor, *others: object) -> str | None:
     """Which tensor is on another device than the input; None if there is none."""
     for tensor in others:
         if isinstance(tensor, Tensor) and tensor.device != input.device:

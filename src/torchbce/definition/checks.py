@@ -1,7 +1,8 @@
 """Checks of the arguments of a loss. Each raises before anything is computed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from torchbce import _pytorch
 from torchbce.definition import reference
 from torchbce.definition.reductions import REDUCTIONS
+from torchbce.definition.reference import Constant
 
 
 def input_dtype(name: str, tensor: Tensor) -> None:
@@ -78,7 +80,7 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
         return weight.reshape(input.shape)
     raise ValueError(
         f"{name} has shape {tuple(weight.shape)}, which does not broadcast to the input's shape "
-        f"{tuple(input.shape)}; {_WEIGHT_REMEDY[name]}"
+        f"{tuple(input.shape)}; {_WEIGHT_REMEDY.get(name, _PER_CLASS)}"
     )
 
 
@@ -99,8 +101,8 @@ def scalar_to_device(weight: Tensor | float | None, input: Tensor) -> Tensor | f
 
 _WEIGHT_REMEDY = {
     "weight": "give one number, one weight per element, per column (C,) or per row (N, 1)",
-    "pos_weight": "give one number, or one per output: shape (C,) for an input of shape (N, C)",
 }
+_PER_CLASS = "give one number, or one per output: shape (C,) for an input of shape (N, C)"
 
 
 def mask_dtype(mask: object) -> None:
@@ -129,31 +131,77 @@ def fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
-def alpha(value: float | None) -> None:
-    """Raise unless the weight of positives is None or in [0, 1]."""
-    if value is not None and not 0 <= value <= 1:
-        raise ValueError(
-            f"alpha must be in [0, 1], got {value}: it is the weight of positives, and 1 - alpha "
-            "that of negatives. To weight only positives use pos_weight; for no weight alpha=None."
-        )
+def choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise unless an option is one of the allowed words."""
+    if value not in allowed:
+        expected = " or ".join(map(repr, allowed))
+        raise ValueError(f"{name} must be {expected}; got {value!r}")
 
 
-def margin(value: float) -> None:
-    """Raise unless a margin of probability is in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"margin must be in [0, 1), got {value}")
+# The constants of a loss are numbers, or tensors that broadcast to the input. Each function raises
+# unless every value is in its range, and returns a tensor in a shape that broadcasts. The values of
+# a tensor are read on the CPU, and not where the host would have to wait for them.
 
 
-def epsilon(value: float) -> None:
-    """Raise unless the coefficient of the first term, 1 + epsilon, is at least 0."""
-    if not -1 <= value < math.inf:
-        raise ValueError(f"epsilon must be finite and at least -1, got {value}")
+def alpha(value: Constant | None, input: Tensor | None = None) -> Constant | None:
+    """The weight of positives: None or in [0, 1]."""
+    if value is None:
+        return None
+    remedy = (
+        ": it is the weight of positives, and 1 - alpha that of negatives. To weight only "
+        "positives use pos_weight; for no weight alpha=None."
+    )
+    return _constant("alpha", value, input, "in [0, 1]", lambda v: (v >= 0) & (v <= 1), remedy)
 
 
-def exponent(name: str, value: float) -> None:
-    """Raise unless a focusing exponent is finite and at least 0."""
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
+def margin(value: Constant, input: Tensor | None = None) -> Constant:
+    """A margin of probability, in [0, 1)."""
+    return _constant("margin", value, input, "in [0, 1)", lambda v: (v >= 0) & (v < 1))
+
+
+def epsilon(value: Constant, input: Tensor | None = None) -> Constant:
+    """What is added to the coefficient of the first term: finite, and at least -1."""
+    return _constant(
+        "epsilon",
+        value,
+        input,
+        "finite and at least -1",
+        lambda v: (v >= -1) & (v < math.inf),
+    )
+
+
+def exponent(name: str, value: Constant, input: Tensor | None = None) -> Constant:
+    """A focusing exponent: finite, and at least 0."""
+    return _constant(
+        name, value, input, "finite and not negative", lambda v: (v >= 0) & (v < math.inf)
+    )
+
+
+def _constant(
+    name: str,
+    value: Constant,
+    input: Tensor | None,
+    requirement: str,
+    inside: Callable[[Any], Any],
+    remedy: str = "",
+) -> Constant:
+    if not isinstance(value, Tensor):
+        number(name, value)
+        if not inside(value):
+            raise ValueError(f"{name} must be {requirement}, got {value}{remedy}")
+        return value
+    if input is not None:
+        input_dtype("input", input)
+        moved = scalar_to_device(value, input)
+        aligned = align_weight(name, moved, input)
+        assert aligned is not None  # for the type checker: only None gives None
+        value = aligned
+    plain = None if torch.compiler.is_compiling() else readable(value)
+    if plain is not None and not bool(inside(plain).all()):
+        at = tuple(int(i) for i in (~inside(plain)).nonzero()[0])
+        place = f"{name}[{', '.join(map(str, at))}]" if at else name
+        raise ValueError(f"{place} must be {requirement}, got {plain[at].item()}{remedy}")
+    return value
 
 
 def value_range(

@@ -18,7 +18,7 @@ MANY, TILES = 2**22, 4
 
 def block_size(loss_spec: LossSpec, inputs: KernelInputs, linear: bool = False) -> int:
     """Elements per tile; for a linear layer it depends only on the loss and the dtype."""
-    input, _, *options, _ = inputs
+    input, options = inputs.input, (inputs.weight, inputs.pos_weight, inputs.mask)
     if loss_spec.loss == "logits" and input.dtype != torch.float64:
         given = sum(option is not None for option in options)
         return BLOCK // (2 if linear or given > 1 else 1)
