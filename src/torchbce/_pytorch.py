@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo import eval_frame as _eval_frame
 from torch.autograd import forward_ad
 from torch.nn import _reduction
 
@@ -105,6 +106,24 @@ def constant_when_compiled(function: Any) -> None:
     `torch.compiler.assume_constant_result` does this too, and imports the compiler.
     """
     function._dynamo_marked_constant = True
+
+
+def is_in_compiled_code() -> bool:
+    """Whether torch.compile traces the functions that are called, or would if it could.
+
+    It skips a function with a sparse argument, and traces those that the function calls.
+    """
+    callback = _eval_frame.get_eval_frame_callback()
+    return torch.compiler.is_compiling() or (callback is not None and callback is not False)
+
+
+# ------------------------------------------------------------------------------ sparse tensors
+
+
+def stored_indices(target: Tensor) -> Tensor:
+    """The indices of a COO tensor as they are stored, [dimensions, stored]."""
+    indices: Tensor = target._indices()
+    return indices
 
 
 # ---------------------------------------------------------- the reductions of torch.nn.functional

@@ -331,11 +331,17 @@ def _missing_for_triton(device: int | None) -> str | None:
     """Why Triton cannot be used, on a GPU or (None) in the interpreter; None if it can."""
     if not _TRITON_INSTALLED:
         return "triton is not installed"
-    if device is not None and torch.version.cuda is not None:
+    from torchbce.backends import probe
+
+    if (version := probe.too_old()) is not None:
+        return version
+    if device is None:
+        return None
+    if torch.version.cuda is not None:
         major, minor = torch.cuda.get_device_capability(device)
         if major < 8:  # no instruction rounds to bfloat16
             return f"the GPU has compute capability {major}.{minor}, below 8.0"
-    return None
+    return probe.failure(device)
 
 
 def _lacks_triton(device: int | None) -> bool:

@@ -211,25 +211,6 @@ def _constant(
     return value
 
 
-def sparse_entries(target: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-    """The indices, [dimensions, stored], and the values, [stored], of a sparse target."""
-    if target.layout == torch.sparse_csr:
-        target = target.to_sparse()
-    if target.layout != torch.sparse_coo:
-        raise TypeError(
-            f"a sparse target must be of layout torch.sparse_coo or torch.sparse_csr, got "
-            f"{target.layout}; convert it with .to_sparse()"
-        )
-    if target.shape != input.shape or target.dense_dim():
-        raise ValueError(
-            f"input has shape {tuple(input.shape)} and the sparse target has shape "
-            f"{tuple(target.shape)}; a sparse target must have input's shape and be sparse in "
-            "each dimension"
-        )
-    target = target.coalesce()
-    return target.indices(), target.values()
-
-
 def value_range(
     name: str,
     values: Tensor,

@@ -190,7 +190,8 @@ class LinearBCELoss(nn.Module):
 
         Args:
             input: x, [..., D], of the weight's dtype (under autocast of any floating dtype).
-            target: label lists, int64 [..., K], padded with -1; or sparse or dense, [..., L].
+            target: label lists, int64 [..., K], padded with -1 or -100; or sparse or dense,
+                [..., L].
             row_weight: of input's shape without the last dimension.
             mask: bool, broadcasts to [..., L]: false where an element is ignored.
             ignored: int64 [..., K]: the labels of each row that are ignored, padded with -1.

@@ -101,6 +101,9 @@ def pairwise_sigmoid_loss(
         value: Tensor = apply(x, y, b, call)
         return value
     partners = torch.arange(x.shape[0], device=x.device)[:, None]
+    if len(x) == 1:
+        # A list of one column, for one label, may be a dense target.
+        partners = torch.nn.functional.pad(partners, (0, 1), value=-1)
     options = LinearOptions(reduction=reduction, chunk_labels=chunk_pairs)
     return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
 

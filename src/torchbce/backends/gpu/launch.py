@@ -43,7 +43,7 @@ _LOSSES: dict[str, int] = {
 }
 _NO_LINEAR = LinearInputs()
 _WARPS = 4
-#: Partial sums that `sum_kernel` adds up at a time: 8 per thread of 32 warps.
+#: Partial sums that `sum_kernel` adds up at a time: 8 per thread of the largest program.
 _SUM_BLOCK = 8192
 
 
@@ -218,7 +218,7 @@ def launch_sum(
     options: dict[str, object] = {
         "DENOMINATOR": source,
         "BLOCK": block,
-        "num_warps": max(block // 256, 1),
+        "num_warps": tiles.sum_warps(block, sums.device),
     }
     _run(Launch(kernels.sum_kernel, 1, arguments, options), sums)
 

@@ -1,5 +1,6 @@
 """How elements are divided: tiles of a fixed size, and programs that visit one or several tiles."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,20 @@ def tiles_per_program(n: int) -> int:
 def count_programs(n: int, block: int) -> int:
     """How many programs visit n elements in tiles of `block`."""
     return -(-n // (block * tiles_per_program(n)))
+
+
+def sum_warps(block: int, device: torch.device) -> int:
+    """The number of warps that add up `block` partial sums: 8 sums per thread, 1,024 threads."""
+    warp = _warp_size(device)
+    return min(max(block // (8 * warp), 1), 1024 // warp)
+
+
+@functools.cache
+def _warp_size(device: torch.device) -> int:
+    """The number of threads of a warp: 32, and 64 on the data centre GPUs of AMD."""
+    if device.type != "cuda":  # Triton's interpreter
+        return 32
+    return int(torch.cuda.get_device_properties(device).warp_size)
 
 
 def search_tile_starts(keys: Tensor, first: int, n: int, block: int) -> Tensor:
