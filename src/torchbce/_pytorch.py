@@ -107,6 +107,25 @@ def constant_when_compiled(function: Any) -> None:
     function._dynamo_marked_constant = True
 
 
+def decompose_for_onnx(
+    operator: Any, decomposition: Callable[..., Any], metadata: Callable[..., Any]
+) -> None:
+    """Let `torch.onnx.export` write a custom operator as PyTorch's own operators.
+
+    The exporter applies every decomposition of PyTorch's table; torch.compile and torch.export
+    apply those that they name, and keep the operator. Public is the exporter's argument
+    `custom_translation_table`, which each caller would have to give.
+
+    Args:
+        operator: the operator, of one overload.
+        decomposition: computes it; called with the operator's arguments.
+        metadata: what was given to `register_fake`. Tensors of symbolic sizes would otherwise be
+            propagated by the decomposition.
+    """
+    torch._decomp.decomposition_table[operator] = decomposition
+    torch._decomp.meta_table[operator] = metadata
+
+
 # ---------------------------------------------------------- the reductions of torch.nn.functional
 
 

@@ -191,8 +191,10 @@ def traced(
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
 ) -> str:
-    """The backend in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
+    """The backend in a graph: on a GPU under torch.compile an operator, else the definition."""
     if not _TRITON_INSTALLED or not input.is_cuda or target.layout is not _STRIDED:
+        return REFERENCE
+    if torch.compiler.is_exporting():  # a program that other runtimes and devices may run
         return REFERENCE
     if _pytorch.functorch_is_active() or _lacks_triton(input.device.index):
         return REFERENCE
