@@ -8,6 +8,7 @@ Each is a plain alias where PyTorch has a C function, since a wrapper in Python 
 as the function.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,21 @@ def tensor_guard(*tensors: Tensor) -> Callable[..., bool] | None:
         return forward_ad._current_level < 0 and not dispatch_modes() and check(*others)
 
     return are_same
+
+
+# ------------------------------------------------------------------------------ torch.profiler
+
+profiler_is_active: Callable[[], bool] = torch._C._autograd._profiler_enabled
+_no_record = contextlib.nullcontext()
+
+
+def profiled(name: str) -> contextlib.AbstractContextManager[object]:
+    """A record of this name in a running profiler.
+
+    A kernel is no operator of PyTorch, and only those of a node of the graph have a name in it.
+    Without a profiler, `torch.profiler.record_function` would take a microsecond for nothing.
+    """
+    return torch.profiler.record_function(name) if profiler_is_active() else _no_record
 
 
 # ------------------------------------------------------------------------------- torch.compile
