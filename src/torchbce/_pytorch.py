@@ -8,6 +8,7 @@ Each is a plain alias where PyTorch has a C function, since a wrapper in Python 
 as the function.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -97,6 +98,21 @@ def tensor_guard(*tensors: Tensor) -> Callable[..., bool] | None:
     return are_same
 
 
+# ------------------------------------------------------------------------------ torch.profiler
+
+profiler_is_active: Callable[[], bool] = torch._C._autograd._profiler_enabled
+_no_record = contextlib.nullcontext()
+
+
+def profiled(name: str) -> contextlib.AbstractContextManager[object]:
+    """A record of this name in a running profiler.
+
+    A kernel is no operator of PyTorch, and only those of a node of the graph have a name in it.
+    Without a profiler, `torch.profiler.record_function` would take a microsecond for nothing.
+    """
+    return torch.profiler.record_function(name) if profiler_is_active() else _no_record
+
+
 # ------------------------------------------------------------------------------- torch.compile
 
 
@@ -106,6 +122,25 @@ def constant_when_compiled(function: Any) -> None:
     `torch.compiler.assume_constant_result` does this too, and imports the compiler.
     """
     function._dynamo_marked_constant = True
+
+
+def decompose_for_onnx(
+    operator: Any, decomposition: Callable[..., Any], metadata: Callable[..., Any]
+) -> None:
+    """Let `torch.onnx.export` write a custom operator as PyTorch's own operators.
+
+    The exporter applies every decomposition of PyTorch's table; torch.compile and torch.export
+    apply those that they name, and keep the operator. Public is the exporter's argument
+    `custom_translation_table`, which each caller would have to give.
+
+    Args:
+        operator: the operator, of one overload.
+        decomposition: computes it; called with the operator's arguments.
+        metadata: what was given to `register_fake`. Tensors of symbolic sizes would otherwise be
+            propagated by the decomposition.
+    """
+    torch._decomp.decomposition_table[operator] = decomposition
+    torch._decomp.meta_table[operator] = metadata
 
 
 def is_in_compiled_code() -> bool:

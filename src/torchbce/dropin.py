@@ -23,6 +23,10 @@ What is not replaced:
   exported before. (`torch.compile` sees the change and compiles again.)
 - complex targets, which PyTorch accepts.
 
+Profilers and graphs (`torch.compile`, `torch.export`, ONNX) no longer show
+`aten::binary_cross_entropy_with_logits` and `aten::binary_cross_entropy`. A profiler shows
+`BinaryCrossEntropy` where a kernel computes the loss, and element-wise operators elsewhere.
+
 Gradients of `binary_cross_entropy` differ. PyTorch divides by p (1 - p) or 1e-12, whichever is
 larger. Here they are exact: 1 at p = y = 0, for example. Where the floor of -100 applies (p = 0 for
 y = 1, p = 1 for y = 0) the gradient is that of the floored loss, 0 and not 1e12. It is 0 too where

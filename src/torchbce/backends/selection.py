@@ -196,10 +196,12 @@ def traced(
     mask: Tensor | None = None,
     *own: object,
 ) -> str:
-    """The backend in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
+    """The backend in a graph: on a GPU under torch.compile an operator, else the definition."""
     if any(isinstance(constant, Tensor) for constant in own):
         return REFERENCE  # which the compiler fuses
     if not _TRITON_INSTALLED or not input.is_cuda or target.layout is not _STRIDED:
+        return REFERENCE
+    if torch.compiler.is_exporting():  # a program that other runtimes and devices may run
         return REFERENCE
     if _pytorch.functorch_is_active() or _lacks_triton(input.device.index):
         return REFERENCE

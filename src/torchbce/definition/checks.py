@@ -275,8 +275,13 @@ def _(info: object, in_dims: object, values: Tensor, name: str) -> tuple[None, N
     return None, None
 
 
+def _no_check(values: Tensor, name: str) -> None:
+    """ONNX has no operator that raises."""
+
+
 # An operator without a result would be removed as dead code.
 torch.fx.node.has_side_effect(torch.ops.torchbce.check_range.default)
+_pytorch.decompose_for_onnx(torch.ops.torchbce.check_range.default, _no_check, _no_check)
 
 
 def _range_remedy(name: str, value: float) -> str:

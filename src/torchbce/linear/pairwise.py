@@ -97,7 +97,7 @@ def pairwise_sigmoid_loss(
     if group is not None:
         pairs_per_process = _agreed_counts(y, reduction, group, failure)
         call = _GroupCall(group, pairs_per_process, reduction, chunk_pairs)
-        apply: Any = _GroupLoss.apply
+        apply: Any = PairwiseSigmoidLossOverGroup.apply
         value: Tensor = apply(x, y, b, call)
         return value
     partners = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -147,7 +147,7 @@ class _GroupCall(NamedTuple):
     chunk_pairs: int | None
 
 
-class _GroupLoss(torch.autograd.Function):
+class PairwiseSigmoidLossOverGroup(torch.autograd.Function):
     """Each process broadcasts its y in turn, and receives the sum of the gradients by it."""
 
     @staticmethod
