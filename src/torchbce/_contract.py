@@ -1,12 +1,24 @@
 """What every loss does with its arguments: check them, align them once, hand them to a backend."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from torchbce.backends import dispatch, selection
-from torchbce.definition import checks
+from torchbce.definition import checks, kinds
 from torchbce.definition.arguments import Options, align
-from torchbce.definition.family import Loss
+from torchbce.definition.family import FAMILY, Loss
+
+_TENSORS = "input", "target", "weight", "pos_weight", "mask"
+#: The public function of each loss, which the `__torch_function__` of a tensor is given.
+_functions: dict[str, Callable[..., Tensor]] = {}
+
+
+def register(functions: dict[str, Callable[..., Tensor]]) -> None:
+    """Name the public functions of the losses, which are defined in a later module."""
+    _functions.update(functions)
 
 
 def evaluate(
@@ -44,6 +56,28 @@ def evaluate(
             value = prepared(input, target)
             if value is not None:
                 return value
+    tensors = input, target, weight, pos_weight, mask
+    kinds.check_kinds(dict(zip(_TENSORS, tensors, strict=True)))
+    if has_torch_function_variadic(*tensors):
+        return kinds.overridden(
+            _functions[loss.name],
+            tensors,
+            input,
+            target,
+            **dict(zip(FAMILY[loss.name].constants, loss.constants, strict=True)),
+            weight=weight,
+            pos_weight=pos_weight,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            mask=mask,
+            reduction=reduction,
+            check_targets=check_targets,
+        )
+    if not torch.compiler.is_compiling():
+        given = tensors
+        input, target, weight, pos_weight, mask = map(kinds.plain, tensors)
+        if input is not given[0] or target is not given[1]:
+            key = None  # the next call comes with a subclass too
     checks.reduction(reduction)
     checks.fraction("label_smoothing", label_smoothing)
     if not torch.compiler.is_compiling():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from torchbce import _pytorch
-from torchbce._contract import evaluate
+from torchbce._contract import evaluate, register
 from torchbce.definition import checks, family
 
 if TYPE_CHECKING:
@@ -561,3 +561,6 @@ def poly_binary_cross_entropy(
         reduction,
         check_targets,
     )
+
+
+register({name: globals()[name] for name in family.FAMILY})

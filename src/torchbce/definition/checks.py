@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torchbce import _pytorch
-from torchbce.definition import reference
+from torchbce.definition import kinds, reference
 from torchbce.definition.reductions import REDUCTIONS
 
 
@@ -198,16 +198,22 @@ def value_range(
     if check is False or name == "logits" or values.dtype == torch.bool:
         return
     values = values.detach() if valid is None else torch.where(valid, values.detach(), 0)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _pytorch.is_traced_by_proxies():
         if check or values.device.type == "cpu":
             _check_range_when_run(values, name)
         return
     plain = readable(values, anywhere=bool(check))
-    if plain is not None:
-        _check_range(plain, name, index)
+    if plain is None:
+        if check:
+            unreadable("target" if name == "target" else "input", values)
+        return
+    offset = _pytorch.shard_offset(values) if kinds.is_distributed(values) else None
+    _check_range(plain, name, index, offset)
 
 
-def _check_range(values: Tensor, name: str, index: Tensor | None = None) -> None:
+def _check_range(
+    values: Tensor, name: str, index: Tensor | None = None, offset: Sequence[int] | None = None
+) -> None:
     low, high = (-math.inf, 0) if name == "log_probs" else (0, 1)
     # One pass each, without a temporary. NaN makes both NaN, and the comparisons false.
     if values.numel() == 0 or (bool(values.amin() >= low) and bool(values.amax() <= high)):
@@ -218,6 +224,8 @@ def _check_range(values: Tensor, name: str, index: Tensor | None = None) -> None
     remedy = _range_remedy(name, value)
     if index is not None:
         at = tuple(int(i) for i in index[:, at[0]])
+    if offset is not None:  # of a shard
+        at = tuple(i + first for i, first in zip(at, offset, strict=True))
     name = "target" if name == "target" else "input"
     place = f"{name}[{', '.join(map(str, at))}]" if at else name
     raise ValueError(f"{place} is {value}; {remedy}")
@@ -269,12 +277,31 @@ def _range_remedy(name: str, value: float) -> str:
 def readable(values: Tensor, anywhere: bool = False) -> Tensor | None:
     """The values without gradients and transforms; None where they cannot be read.
 
-    Values on another device than the CPU are read only with `anywhere`: the host has to wait.
+    Of a DTensor they are those of this process. Values on another device than the CPU are read only
+    with `anywhere`: the host has to wait.
     """
-    values = _pytorch.unwrapped(values)
     reachable = values.device.type == "cpu" or (anywhere and values.device.type != "meta")
-    plain = type(values) in (Tensor, torch.nn.Parameter) and reachable
-    return values.detach() if plain else None
+    if not reachable or _pytorch.is_traced_by_proxies():
+        return None
+    read: Tensor | None = kinds.plain(_pytorch.unwrapped(values))
+    if kinds.is_distributed(read):
+        read = kinds.local_part(read)
+    return read.detach() if type(read) in kinds.PLAIN else None
+
+
+def unreadable(name: str, values: Tensor) -> None:
+    """Raise, where `check_targets` is True, if there are values that cannot be read.
+
+    Tensors on the meta device and fake tensors have none.
+    """
+    if not _pytorch.has_values(values) or _pytorch.is_traced_by_proxies():
+        return
+    kind = type(_pytorch.unwrapped(values)).__name__
+    remedy = "; redistribute it first" if kinds.is_distributed(values) else ""
+    raise TypeError(
+        f"check_targets is True, and the values of {name}, a {kind}, cannot be read{remedy}. Check "
+        "them before, and give check_targets=None or False"
+    )
 
 
 def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:

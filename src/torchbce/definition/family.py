@@ -182,12 +182,14 @@ class Loss(NamedTuple):
         constants: the arguments of `parts` after the input.
         kernel: the kernel that computes it; None if a constant is a tensor, which only the
             definition supports.
+        name: the name of its function in `torchbce.functional`.
     """
 
     parts: Parts
     domain: Domain
     constants: tuple[Any, ...]
     kernel: Kernel | None
+    name: str = ""
 
     def positive_and_negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a positive and of a negative, for each input."""
@@ -205,7 +207,7 @@ def _make(name: str, *constants: Any) -> Loss:
     record = FAMILY[name]
     has_kernel = not any(isinstance(constant, Tensor) for constant in constants)
     kernel = record.kernel(*constants) if has_kernel else None
-    return Loss(record.parts, record.domain, constants, kernel)
+    return Loss(record.parts, record.domain, constants, kernel, name)
 
 
 _cached = functools.lru_cache(maxsize=256)(_make)
