@@ -57,7 +57,9 @@ def evaluate(
             if value is not None:
                 return value
     tensors = input, target, weight, pos_weight, mask
-    kinds.check_kinds(dict(zip(_TENSORS, tensors, strict=True)))
+    named = dict(zip(_TENSORS, tensors, strict=True))
+    kinds.check_kinds(named)
+    kinds.check_distributed(named)
     if has_torch_function_variadic(*tensors):
         return kinds.overridden(
             _functions[loss.name],
@@ -79,7 +81,9 @@ def evaluate(
         if input is not given[0] or target is not given[1]:
             key = None  # the next call comes with a subclass too
     checks.reduction(reduction)
-    checks.fraction("label_smoothing", label_smoothing)
+    label_smoothing = checks.fraction("label_smoothing", label_smoothing)
+    if ignore_index is not None:
+        ignore_index = checks.number("ignore_index", ignore_index)
     if not torch.compiler.is_compiling():
         weight = checks.scalar_to_device(weight, input)
         pos_weight = checks.scalar_to_device(pos_weight, input)
@@ -88,7 +92,7 @@ def evaluate(
     if loss.kernel is None:
         backend = selection.REFERENCE
     if backend is selection.REFERENCE:  # kernels take only floating inputs and real targets
-        checks.input_dtype("input", input)
+        checks.input_dtype("input", input, target)
         checks.target_dtype(target)
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets

@@ -203,7 +203,7 @@ def binary_cross_entropy(
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy.html
     """
-    checks.eps(eps)
+    eps = checks.eps(eps)
     if size_average is not None or reduce is not None:
         reduction = _pytorch.reduction_name(size_average, reduce, reduction)
     return evaluate(
@@ -370,8 +370,8 @@ def sigmoid_focal_loss(
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
-    checks.alpha(alpha)
-    checks.exponent("gamma", gamma)
+    alpha = checks.alpha(alpha)
+    gamma = checks.exponent("gamma", gamma)
     return evaluate(
         family.loss("sigmoid_focal_loss", alpha, gamma),
         input,
@@ -456,9 +456,9 @@ def asymmetric_loss(
     References:
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
-    checks.exponent("gamma_pos", gamma_pos)
-    checks.exponent("gamma_neg", gamma_neg)
-    checks.margin(margin)
+    gamma_pos = checks.exponent("gamma_pos", gamma_pos)
+    gamma_neg = checks.exponent("gamma_neg", gamma_neg)
+    margin = checks.margin(margin)
     return evaluate(
         family.loss("asymmetric_loss", gamma_pos, gamma_neg, margin),
         input,
@@ -546,9 +546,9 @@ def poly_binary_cross_entropy(
         Leng et al., PolyLoss: A Polynomial Expansion Perspective of Classification Loss
         Functions, ICLR 2022.
     """
-    checks.alpha(alpha)
-    checks.exponent("gamma", gamma)
-    checks.epsilon(epsilon)
+    alpha = checks.alpha(alpha)
+    gamma = checks.exponent("gamma", gamma)
+    epsilon = checks.epsilon(epsilon)
     return evaluate(
         family.loss("poly_binary_cross_entropy", epsilon, gamma, alpha),
         input,

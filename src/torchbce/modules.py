@@ -4,12 +4,13 @@ Those that PyTorch has are subclasses of PyTorch's, so that `isinstance` and `st
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchbce import functional
-from torchbce.definition import checks
+from torchbce.definition import checks, kinds
 
 __all__ = [
     "AsymmetricLoss",
@@ -37,9 +38,11 @@ class _Loss(nn.Module):
     _function: str
     _options: tuple[str, ...]
 
-    def _store(self, weight: Weight, pos_weight: Weight, **options: float | str | None) -> None:
+    def _store(self, weight: Weight, pos_weight: Weight, **options: Any) -> None:
         checks.reduction(str(options["reduction"]))
-        checks.fraction("label_smoothing", float(options["label_smoothing"] or 0))
+        options["label_smoothing"] = checks.fraction("label_smoothing", options["label_smoothing"])
+        if options["ignore_index"] is not None:
+            options["ignore_index"] = checks.number("ignore_index", options["ignore_index"])
         self.register_buffer("weight", _as_buffer("weight", weight))
         self.register_buffer("pos_weight", _as_buffer("pos_weight", pos_weight))
         for name, value in options.items():
@@ -54,6 +57,10 @@ class _Loss(nn.Module):
             input, target, weight=self.weight, pos_weight=self.pos_weight, mask=mask, **options
         )
         return loss
+
+    def __prepare_scriptable__(self) -> Any:
+        """Raise, since `torch.jit.script` cannot compile the losses."""
+        raise kinds.not_scriptable(type(self).__name__)
 
     def extra_repr(self) -> str:
         """The reduction and the options that differ from their defaults."""
@@ -195,7 +202,7 @@ class BCELoss(_Loss, nn.BCELoss):
         ignore_index: float | None = None,
         check_targets: bool | None = None,
     ) -> None:
-        checks.eps(eps)
+        eps = checks.eps(eps)
         nn.BCELoss.__init__(self, None, size_average, reduce, reduction)
         self._store(
             weight,
@@ -329,8 +336,8 @@ class SigmoidFocalLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.alpha(alpha)
-        checks.exponent("gamma", gamma)
+        alpha = checks.alpha(alpha)
+        gamma = checks.exponent("gamma", gamma)
         self._store(
             weight,
             pos_weight,
@@ -404,9 +411,9 @@ class AsymmetricLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.exponent("gamma_pos", gamma_pos)
-        checks.exponent("gamma_neg", gamma_neg)
-        checks.margin(margin)
+        gamma_pos = checks.exponent("gamma_pos", gamma_pos)
+        gamma_neg = checks.exponent("gamma_neg", gamma_neg)
+        margin = checks.margin(margin)
         self._store(
             weight,
             pos_weight,
@@ -482,9 +489,9 @@ class PolyBCELoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.alpha(alpha)
-        checks.exponent("gamma", gamma)
-        checks.epsilon(epsilon)
+        alpha = checks.alpha(alpha)
+        gamma = checks.exponent("gamma", gamma)
+        epsilon = checks.epsilon(epsilon)
         self._store(
             weight,
             pos_weight,

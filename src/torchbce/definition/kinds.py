@@ -6,7 +6,7 @@ loss, as it is given PyTorch's own losses, so that results have the type that Py
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ T = TypeVar("T")
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
 
 
-def plain(tensor: T) -> T | Tensor:
+def plain(tensor: Any) -> Any:
     """A subclass whose values are in its memory as a plain tensor; anything else as it is."""
     kind = type(tensor)
     if kind in PLAIN or not isinstance(tensor, Tensor):
@@ -48,6 +48,14 @@ def overridden(
         ) from None
 
 
+def not_scriptable(module: str) -> TypeError:
+    """The error of `torch.jit.script`, which PyTorch has deprecated, for a module."""
+    return TypeError(
+        f"torch.jit.script cannot compile torchbce.{module}. Script the model without its loss; or "
+        "use torch.compile, torch.export, torch.fx.symbolic_trace or torch.jit.trace, which take it"
+    )
+
+
 # ------------------------------------------------------------------------------------- DTensor
 
 
@@ -68,7 +76,7 @@ def local_part(tensor: Any) -> Tensor | None:
     return local
 
 
-def check_distributed(tensors: dict[str, object]) -> None:
+def check_distributed(tensors: Mapping[str, object]) -> None:
     """Raise if some tensors are DTensors and others are not, except for those of one element."""
     distributed = {name: is_distributed(tensor) for name, tensor in tensors.items()}
     if not any(distributed.values()) or _pytorch.replicates_implicitly():
@@ -96,37 +104,33 @@ def check_distributed(tensors: dict[str, object]) -> None:
 # ------------------------------------------------------------------- tensors that no loss takes
 
 
+_MAY_BE_SPARSE = ("target", "ignored")
+
+
 def is_masked(tensor: object) -> bool:
     """Whether a tensor is a `torch.masked.MaskedTensor`."""
     return isinstance(tensor, torch.masked.MaskedTensor)
 
 
-def check_kinds(tensors: dict[str, object]) -> None:
-    """Raise for a kind of tensor that no loss takes, and for DTensors among other tensors."""
-    special = False
+def check_kinds(tensors: Mapping[str, object]) -> None:
+    """Raise for a kind of tensor that no loss takes."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             continue
-        if type(tensor) not in PLAIN:
-            special = True
-            if is_masked(tensor):
-                mask = "" if name == "mask" else f" and mask={name}.get_mask()"
-                raise TypeError(
-                    f"{name} is a MaskedTensor, which PyTorch's losses do not take either; give "
-                    f"{name}.get_data(){mask}"
-                )
+        if type(tensor) not in PLAIN and is_masked(tensor):
+            raise TypeError(
+                f"{name} is a MaskedTensor, which PyTorch's losses do not take either; give "
+                f"{name}.get_data(), and {name}.get_mask() as the argument mask of a loss"
+            )
         if tensor.is_nested:
+            padding = 0.0 if tensor.is_floating_point() else -1
             raise TypeError(
-                f"{name} is a nested tensor, whose rows differ in length; give the values of all "
-                f"rows, {name}.values() for a jagged one, or pad it, "
-                f"torch.nested.to_padded_tensor({name}, 0.0), and mask the padding"
+                f"{name} is a nested tensor, which losses do not take. Pad it, "
+                f"torch.nested.to_padded_tensor({name}, {padding}), and mask or ignore the "
+                f"padding; or give the values of all rows, {name}.values() for a jagged one"
             )
-        if name != "target" and tensor.layout is not torch.strided:
-            reason = "an element that is not stored has a loss too" if name == "input" else ""
+        if tensor.layout is not torch.strided and name not in _MAY_BE_SPARSE:
             raise TypeError(
-                f"{name} has layout {tensor.layout}; only the target may be sparse"
-                + (f", since {reason}" if reason else "")
-                + f". Give {name}.to_dense()"
+                f"{name} has layout {tensor.layout}; only a target may be sparse. Give "
+                f"{name}.to_dense()"
             )
-    if special:
-        check_distributed(tensors)

@@ -111,6 +111,8 @@ def check_label_lists(
 ) -> None:
     """Raise unless every entry is a label or -1: on the CPU, on a GPU only if `check` is true."""
     readable = None if check is False else checks.readable(lists, anywhere=bool(check))
+    if readable is None and check:
+        checks.unreadable(name, lists)
     if readable is None or not readable.numel():
         return
     lists = readable
