@@ -154,7 +154,7 @@ def number(name: str, value: object, or_tensor: bool = False) -> float:
     found: Any = _only_element(value)
     if not isinstance(found, bool) and isinstance(found, Real):
         return int(found) if isinstance(found, Integral) else float(found)
-    expected = "a number or a tensor" if or_tensor else "a number"
+    expected = "a tensor or a number" if or_tensor else "a number"
     several = hasattr(value, "__len__") and not isinstance(value, (str, bytes, Tensor))
     remedy = f"; convert it with torch.as_tensor({name})" if or_tensor and several else ""
     got = type(value).__name__

@@ -153,12 +153,12 @@ def _check_features(x: Tensor, y: Tensor) -> None:
 def _number(name: str, value: Tensor | float, x: Tensor) -> Tensor:
     """A number or a tensor of one element as a 0-dimensional tensor."""
     if isinstance(value, Tensor):
-        if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+        if value.numel() != 1 or not value.is_floating_point():
             raise ValueError(
-                f"{name} must be one real number, got {value.dtype} {tuple(value.shape)}"
+                f"{name} must be one floating number, got {value.dtype} {tuple(value.shape)}"
             )
         return value.reshape(())
-    value = checks.number(name, value)
+    value = checks.number(name, value, or_tensor=True)
     # Filled on the device: a copy to a GPU would make the host wait.
     return torch.full((), float(value), dtype=torch.float64, device=x.device)
 
