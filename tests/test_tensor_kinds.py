@@ -86,7 +86,9 @@ def test_values_and_types_of_results(loss: Loss, reduction: str, places: tuple[i
     ]
     names = "input", "target", "weight", "pos_weight", "mask"
     given = [sub(t) if i in places else t for i, t in enumerate(plain)]
-    expected = loss.function(**dict(zip(names, plain, strict=True)), **loss.own, reduction=reduction)
+    expected = loss.function(
+        **dict(zip(names, plain, strict=True)), **loss.own, reduction=reduction
+    )
     got = loss.function(**dict(zip(names, given, strict=True)), **loss.own, reduction=reduction)
     assert type(got) is Sub  # as PyTorch's own: see below
     assert torch.equal(got.as_subclass(Tensor), expected)  # the kernel computes both
@@ -117,7 +119,9 @@ def test_results_keep_the_type_that_pytorchs_have(place: int, kind: Any, reducti
 def test_the_backend_for_a_subclass_is_that_of_its_values() -> None:
     assert torchbce.backend_for(sub(LOGITS)).name == torchbce.backend_for(LOGITS).name == "numba"
     with torchbce.backend("numba"):
-        assert torch.equal(bce(sub(LOGITS), LOGITS > 0).as_subclass(Tensor), bce(LOGITS, LOGITS > 0))
+        assert torch.equal(
+            bce(sub(LOGITS), LOGITS > 0).as_subclass(Tensor), bce(LOGITS, LOGITS > 0)
+        )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "weighted_mean", "batch_mean"])
@@ -145,11 +149,9 @@ def test_a_wrapper_whose_values_cannot_be_read() -> None:
     assert isinstance(bce(two, wrong), TwoTensor)  # not checked, as on a GPU
     with pytest.raises(TypeError, match="check_targets is True, and the values of target, a TwoT"):
         bce(two, wrong, check_targets=True)
+    lists = TwoTensor(torch.tensor([[1], [0]]), torch.tensor([[1], [0]]))
     with pytest.raises(TypeError, match="values of target, a TwoTensor, cannot be read"):
-        lists = torch.tensor([[1], [0]])
-        torchbce.linear_binary_cross_entropy(
-            X, X, TwoTensor(lists, lists.clone()), check_targets=True
-        )
+        torchbce.linear_binary_cross_entropy(X, X, lists, check_targets=True)
     # There are no values to be wrong.
     assert bce(LOGITS.to("meta"), MASKS.to("meta"), check_targets=True).is_meta
 
@@ -187,8 +189,8 @@ def test_hidden_values_of_a_subclass_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=r"\[1, 2\] is nan; hidden values must be finite"):
             call()
+    nan = sub(torch.tensor(torch.nan))
     with pytest.raises(ValueError, match="scale is nan"):
-        nan = sub(torch.tensor(torch.nan))
         torchbce.pairwise_sigmoid_loss(X, X, scale=nan, bias=0.0)
 
 
@@ -304,9 +306,13 @@ def test_the_mean_over_no_elements_of_a_dtensor_warns(reduction: str, sharded: A
 
 def test_plain_tensors_among_dtensors_are_named(sharded: Any, replicated: Any) -> None:
     x, y = sharded(LOGITS), sharded(torch.ones(2, 2))
-    with pytest.raises(TypeError, match=r"input is a DTensor and target is not.*distribute_tensor\("):
+    with pytest.raises(
+        TypeError, match=r"input is a DTensor and target is not.*distribute_tensor\("
+    ):
         bce(x, torch.ones(2, 2))
-    with pytest.raises(TypeError, match=r"target is a DTensor and input is not.*target\.full_tensor"):
+    with pytest.raises(
+        TypeError, match=r"target is a DTensor and input is not.*target\.full_tensor"
+    ):
         bce(LOGITS, y)
     for name, weight in (("weight", torch.ones(2, 1)), ("pos_weight", torch.ones(2))):
         remedy = rf"and {name} is not.*distribute_tensor\({name}, mesh, \[Replicate\(\)\]"
@@ -417,7 +423,9 @@ def test_the_dropin_refuses_masked_tensors_as_pytorch_does(name: str, place: int
         if block:
             dropin.install()
         try:
-            with pytest.raises(TypeError, match=r"Multiple dispatch failed|no implementation found"):
+            with pytest.raises(
+                TypeError, match=r"Multiple dispatch failed|no implementation found"
+            ):
                 getattr(F, name)(*arguments)
         finally:
             dropin.uninstall()

@@ -54,7 +54,8 @@ without_torch_function: Callable[[], Any] = torch._C.DisableTorchFunctionSubclas
 def replicates_implicitly() -> bool:
     """Whether a block of `torch.distributed.tensor.experimental.implicit_replication` is open."""
     module = sys.modules["torch.distributed.tensor"]  # where there is a DTensor
-    return bool(module.DTensor._op_dispatcher._allow_implicit_replication)
+    dispatcher = module.DTensor._op_dispatcher
+    return bool(getattr(dispatcher, "_allow_implicit_replication", False))
 
 
 def shard_offset(dtensor: Any) -> tuple[int, ...]:

@@ -96,8 +96,8 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -165,8 +165,8 @@ class BCELoss(_Loss, nn.BCELoss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -230,8 +230,8 @@ class BCEWithLogProbsLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -295,8 +295,8 @@ class SigmoidFocalLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -368,8 +368,8 @@ class AsymmetricLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -446,8 +446,8 @@ class PolyBCELoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.

@@ -210,7 +210,8 @@ class LinearBCELoss(nn.Module):
         options = self._options()._replace(row_weight=row_weight, mask=mask, ignored=ignored)
         make_update = None
         if self.fused_optimizer is not None:
-            self._check_fused()
+            if isinstance(input, Tensor):  # while torch.fx traces, nothing is a tensor
+                self._check_fused()
             make_update = self.fused_optimizer.make_update
         return linear_loss(input, self.weight, target, self.bias, options, make_update)
 
