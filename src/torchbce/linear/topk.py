@@ -1,11 +1,13 @@
 """The labels with the largest logits, by chunks of labels."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
-from torchbce.definition import reference
+from torchbce.definition import kinds, reference
 from torchbce.linear import arguments, sharding
 from torchbce.linear.candidates import Candidates, largest
 from torchbce.linear.precision import no_autocast
@@ -28,18 +30,24 @@ _CONVERTED_WEIGHTS = 2**21
 
 
 def topk(
-    input: Tensor, weight: Tensor, bias: Tensor | None, k: int, chunk_labels: int | None
+    input: Tensor, weight: Tensor, bias: Tensor | None, k: Any, chunk_labels: int | None
 ) -> Any:
     """As `LinearBCELoss.topk` describes it."""
+    kinds.check_kinds({"input": input, "weight": weight, "bias": bias})
+    if has_torch_function_variadic(input, weight, bias):
+        return kinds.overridden(topk, (input, weight, bias), input, weight, bias, k, chunk_labels)
+    input, weight, bias = map(kinds.plain, (input, weight, bias))
+    chunk_labels = arguments.check_chunk("chunk_labels", chunk_labels)
     local = sharding.local_head(input, weight, bias)
     arguments.check_head(local.input, local.weight, local.bias)
     arguments.check_finite(local.input)
     with torch.no_grad(), no_autocast(input.device):
         labels, first, _, group = local.shard
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= labels:
+        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= labels:
             raise ValueError(
                 f"k must be an integer from 1 to the number of labels, {labels}; got {k}"
             )
+        k = int(k)
         x = local.input.reshape(input.shape[:-1].numel(), input.shape[-1])
         values, indices = _topk_of_chunks(Head(x, local.weight, local.bias), k, chunk_labels)
         if first:
