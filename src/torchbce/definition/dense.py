@@ -28,7 +28,7 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
     if valid is not None:
         # Replaced before anything is computed, so that a NaN reaches neither sum nor gradient.
         x = torch.where(valid, x, loss.domain.neutral)
-        weight, pos_weight = _where_valid(weight, valid), _where_valid(pos_weight, valid)
+        weight, pos_weight = (_where_valid(w, valid, y.dtype) for w in (weight, pos_weight))
     if entries is None:
         if valid is not None:
             y = torch.where(valid, y, 0.5)
@@ -64,9 +64,12 @@ def _elements(
     return reference.combine(*loss.positive_and_negative(x), y, weight, pos_weight)
 
 
-def _where_valid(weight: Tensor | None, valid: Tensor) -> Tensor | None:
-    """The weight, replaced by 1 in ignored elements, whose NaN would reach the gradient."""
-    return None if weight is None else torch.where(valid, weight, 1.0)
+def _where_valid(weight: Tensor | None, valid: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The weight, replaced by 1 in ignored elements, whose NaN would reach the gradient.
+
+    It is broadcast in the dtype of computation, in which its gradient is then summed.
+    """
+    return None if weight is None else torch.where(valid, weight.to(dtype), 1.0)
 
 
 def _is_empty(loss: Tensor, valid: Tensor | None) -> bool:
