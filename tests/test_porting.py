@@ -131,3 +131,42 @@ def test_the_forms_of_a_soft_target(
         x, y = x.numpy(), y.numpy()  # type: ignore[assignment]
     value = eval(code, {PARTS[library]: part}, {"x": x, "y": y})
     assert float(np.asarray(value).item()) == pytest.approx(number, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "flat", "whole"),
+    [
+        ("torchvision", "ops.sigmoid_focal_loss(x, y)", "error", "error"),
+        ("timm", "loss.BinaryCrossEntropy(smoothing=0.0)(x, y)", "error", "error"),
+        ("timm", "loss.AsymmetricLossMultiLabel()(x, y)", "wrong", "right"),
+        ("timm", "loss.PolyBinaryCrossEntropy()(x, y)", "error", "right"),
+        ("segmentation_models_pytorch", "losses.SoftBCEWithLogitsLoss()(x, y)", "error", "error"),
+        ("segmentation_models_pytorch", "losses.FocalLoss('binary')(x, y)", "right", "right"),
+        ("kornia", "losses.binary_focal_loss_with_logits(x, y)", "error", "right"),
+        ("keras", "losses.BinaryCrossentropy(from_logits=True)(y, x)", "right", "right"),
+        ("keras", "losses.BinaryFocalCrossentropy(from_logits=True)(y, x)", "right", "right"),
+        ("optax", "losses.sigmoid_binary_cross_entropy(x, y)", "wrong", "right"),
+    ],
+)
+def test_flat_and_integer_targets(
+    library: str, code: str, flat: str, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = imported(library, monkeypatch)
+    x, y = torch.tensor([[2.0], [-1.0], [0.5], [3.0]]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    array = importlib.import_module("jax.numpy").asarray if library == "optax" else torch.as_tensor
+
+    def outcome(target: Tensor) -> Any:
+        names = {"x": array(x.numpy()), "y": array(target.numpy())}
+        try:
+            return np.asarray(eval(code, {PARTS[library]: part}, names))
+        except Exception:
+            return "error"
+
+    expected = outcome(y[:, None])
+    for target, said in ((y, flat), (y[:, None].long(), whole)):
+        got = outcome(target)
+        if said == "error":
+            assert isinstance(got, str)
+        else:
+            same = got.shape == expected.shape and np.allclose(got, expected, rtol=1e-5)
+            assert same == (said == "right")
