@@ -51,8 +51,8 @@ mask: bool, of input's shape or broadcasting to it; elements where it is false a
     "check_targets": """\
 check_targets: whether targets (and probabilities) outside their range raise. None: on the
     CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-    wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-    probabilities are then computed by the reference backend.""",
+    wait for the values. True: everywhere, with an error where they cannot be read. False:
+    nowhere; on the CPU, losses of probabilities are then computed by the reference backend.""",
     "returns": """\
 The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
 Otherwise it is 0-dimensional, float64 for float64 input and float32 for any other. A mean

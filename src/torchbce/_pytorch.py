@@ -8,6 +8,8 @@ Each is a plain alias where PyTorch has a C function, since a wrapper in Python 
 as the function.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -42,11 +44,42 @@ def storage_uses(storage: torch.UntypedStorage) -> int:
     return torch._C._storage_Use_Count(storage._cdata)
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has values at all, unlike one of the meta device and a fake one."""
+    return not tensor.is_meta and not isinstance(tensor, torch._subclasses.FakeTensor)
+
+
+#: A block in which tensors of a subclass are treated as plain ones, without `__torch_function__`.
+without_torch_function: Callable[[], Any] = torch._C.DisableTorchFunctionSubclass
+
+
+def replicates_implicitly() -> bool:
+    """Whether a block of `torch.distributed.tensor.experimental.implicit_replication` is open."""
+    module = sys.modules["torch.distributed.tensor"]  # where there is a DTensor
+    dispatcher = module.DTensor._op_dispatcher
+    return bool(getattr(dispatcher, "_allow_implicit_replication", False))
+
+
+def shard_offset(dtensor: Any) -> tuple[int, ...]:
+    """The index, in a DTensor, of the first element of this process' shard."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(
+        dtensor.shape, dtensor.device_mesh, dtensor.placements
+    )
+    return offset
+
+
 # ------------------------------------------------------------------------------- active modes
 
 functorch_is_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 tracing_state: Callable[[], Any] = torch._C._get_tracing_state
+
+
+def is_traced_by_proxies() -> bool:
+    """Whether `make_fx` records operations, while which no value can be read."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def forward_mode_is_active() -> bool:
@@ -97,6 +130,21 @@ def tensor_guard(*tensors: Tensor) -> Callable[..., bool] | None:
     return are_same
 
 
+# ------------------------------------------------------------------------------ torch.profiler
+
+profiler_is_active: Callable[[], bool] = torch._C._autograd._profiler_enabled
+_no_record = contextlib.nullcontext()
+
+
+def profiled(name: str) -> contextlib.AbstractContextManager[object]:
+    """A record of this name in a running profiler.
+
+    A kernel is no operator of PyTorch, and only those of a node of the graph have a name in it.
+    Without a profiler, `torch.profiler.record_function` would take a microsecond for nothing.
+    """
+    return torch.profiler.record_function(name) if profiler_is_active() else _no_record
+
+
 # ------------------------------------------------------------------------------- torch.compile
 
 
@@ -106,6 +154,25 @@ def constant_when_compiled(function: Any) -> None:
     `torch.compiler.assume_constant_result` does this too, and imports the compiler.
     """
     function._dynamo_marked_constant = True
+
+
+def decompose_for_onnx(
+    operator: Any, decomposition: Callable[..., Any], metadata: Callable[..., Any]
+) -> None:
+    """Let `torch.onnx.export` write a custom operator as PyTorch's own operators.
+
+    The exporter applies every decomposition of PyTorch's table; torch.compile and torch.export
+    apply those that they name, and keep the operator. Public is the exporter's argument
+    `custom_translation_table`, which each caller would have to give.
+
+    Args:
+        operator: the operator, of one overload.
+        decomposition: computes it; called with the operator's arguments.
+        metadata: what was given to `register_fake`. Tensors of symbolic sizes would otherwise be
+            propagated by the decomposition.
+    """
+    torch._decomp.decomposition_table[operator] = decomposition
+    torch._decomp.meta_table[operator] = metadata
 
 
 def is_in_compiled_code() -> bool:

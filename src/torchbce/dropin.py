@@ -23,6 +23,10 @@ What is not replaced:
   exported before. (`torch.compile` sees the change and compiles again.)
 - complex targets, which PyTorch accepts.
 
+Profilers and graphs (`torch.compile`, `torch.export`, ONNX) no longer show
+`aten::binary_cross_entropy_with_logits` and `aten::binary_cross_entropy`. A profiler shows
+`BinaryCrossEntropy` where a kernel computes the loss, and element-wise operators elsewhere.
+
 Gradients of `binary_cross_entropy` differ. PyTorch divides by p (1 - p) or 1e-12, whichever is
 larger. Here they are exact: 1 at p = y = 0, for example. Where the floor of -100 applies (p = 0 for
 y = 1, p = 1 for y = 0) the gradient is that of the floored loss, 0 and not 1e12. It is 0 too where
@@ -42,7 +46,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torchbce import _pytorch
 from torchbce.backends import dispatch, selection
 from torchbce.backends.request import Call, KernelInputs, Request, loss_spec
-from torchbce.definition import checks, family, reductions, reference
+from torchbce.definition import checks, family, kinds, reductions, reference
 from torchbce.definition.family import Loss
 
 __all__ = ["install", "installed", "uninstall"]
@@ -360,11 +364,10 @@ _patch = _Patch(binary_cross_entropy, binary_cross_entropy_with_logits)
 
 def _is_real(tensor: Tensor) -> bool:
     """Whether PyTorch's function takes the tensor: dense, and of one of four dtypes."""
-    return tensor.layout == torch.strided and tensor.dtype in (
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float64,
+    return (
+        tensor.layout == torch.strided
+        and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        and not kinds.is_masked(tensor)
     )
 
 
@@ -374,6 +377,7 @@ def _is_weight_of(input: Tensor, weight: Tensor | None) -> bool:
         return True
     return (
         isinstance(weight, Tensor)
+        and not kinds.is_masked(weight)
         and weight.layout == torch.strided
         and not weight.is_complex()
         and not (weight.requires_grad and torch.is_grad_enabled())

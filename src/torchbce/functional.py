@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from torchbce import _pytorch
-from torchbce._contract import evaluate
+from torchbce._contract import evaluate, register
 from torchbce.definition import checks, family
 from torchbce.definition.reference import Constant
 
@@ -83,8 +83,8 @@ def binary_cross_entropy_with_logits(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
@@ -174,8 +174,8 @@ def binary_cross_entropy(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
@@ -204,7 +204,7 @@ def binary_cross_entropy(
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy.html
     """
-    checks.eps(eps)
+    eps = checks.eps(eps)
     if size_average is not None or reduce is not None:
         reduction = _pytorch.reduction_name(size_average, reduce, reduction)
     return evaluate(
@@ -257,8 +257,8 @@ def binary_cross_entropy_with_log_probs(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -359,8 +359,8 @@ def sigmoid_focal_loss(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -471,8 +471,8 @@ def asymmetric_loss(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -575,8 +575,8 @@ def poly_binary_cross_entropy(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -623,3 +623,6 @@ def poly_binary_cross_entropy(
         reduction,
         check_targets,
     )
+
+
+register({name: globals()[name] for name in family.FAMILY})

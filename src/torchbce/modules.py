@@ -4,12 +4,13 @@ Those that PyTorch has are subclasses of PyTorch's, so that `isinstance` and `st
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchbce import functional
-from torchbce.definition import checks, family
+from torchbce.definition import checks, family, kinds
 from torchbce.definition.reference import Constant
 
 __all__ = [
@@ -39,9 +40,11 @@ class _Loss(nn.Module):
     _function: str
     _options: tuple[str, ...]
 
-    def _store(self, weight: Weight, pos_weight: Weight, **options: Constant | str | None) -> None:
+    def _store(self, weight: Weight, pos_weight: Weight, **options: Any) -> None:
         checks.reduction(str(options["reduction"]))
-        checks.fraction("label_smoothing", options["label_smoothing"] or 0)  # type: ignore[arg-type]
+        options["label_smoothing"] = checks.fraction("label_smoothing", options["label_smoothing"])
+        if options["ignore_index"] is not None:
+            options["ignore_index"] = checks.number("ignore_index", options["ignore_index"])
         if "soft_targets" in options:
             checks.choice("soft_targets", options["soft_targets"], family.SOFT_TARGETS)
         self.register_buffer("weight", _as_buffer("weight", weight))
@@ -61,6 +64,10 @@ class _Loss(nn.Module):
             input, target, weight=self.weight, pos_weight=self.pos_weight, mask=mask, **options
         )
         return loss
+
+    def __prepare_scriptable__(self) -> Any:
+        """Raise, since `torch.jit.script` cannot compile the losses."""
+        raise kinds.not_scriptable(type(self).__name__)
 
     def extra_repr(self) -> str:
         """The reduction and the options that differ from their defaults."""
@@ -96,8 +103,8 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -165,8 +172,8 @@ class BCELoss(_Loss, nn.BCELoss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -202,7 +209,7 @@ class BCELoss(_Loss, nn.BCELoss):
         ignore_index: float | None = None,
         check_targets: bool | None = None,
     ) -> None:
-        checks.eps(eps)
+        eps = checks.eps(eps)
         nn.BCELoss.__init__(self, None, size_average, reduce, reduction)
         self._store(
             weight,
@@ -230,8 +237,8 @@ class BCEWithLogProbsLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -301,8 +308,8 @@ class SigmoidFocalLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -346,8 +353,8 @@ class SigmoidFocalLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.alpha(alpha)
-        checks.exponent("gamma", gamma)
+        alpha = checks.alpha(alpha)
+        gamma = checks.exponent("gamma", gamma)
         self._store(
             weight,
             pos_weight,
@@ -386,8 +393,8 @@ class AsymmetricLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -433,9 +440,9 @@ class AsymmetricLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.exponent("gamma_pos", gamma_pos)
-        checks.exponent("gamma_neg", gamma_neg)
-        checks.margin(margin)
+        gamma_pos = checks.exponent("gamma_pos", gamma_pos)
+        gamma_neg = checks.exponent("gamma_neg", gamma_neg)
+        margin = checks.margin(margin)
         self._store(
             weight,
             pos_weight,
@@ -477,8 +484,8 @@ class PolyBCELoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -524,9 +531,9 @@ class PolyBCELoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.alpha(alpha)
-        checks.exponent("gamma", gamma)
-        checks.epsilon(epsilon)
+        alpha = checks.alpha(alpha)
+        gamma = checks.exponent("gamma", gamma)
+        epsilon = checks.epsilon(epsilon)
         self._store(
             weight,
             pos_weight,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchbce import _pytorch
+from torchbce.definition import kinds
 
 REFERENCE, NUMBA, TRITON = "reference", "numba", "triton"
 BACKENDS = (REFERENCE, NUMBA, TRITON)
@@ -37,7 +38,6 @@ _named: ContextVar[str | None] = ContextVar("torchbce backend", default=None)
 #: takes longer to read, is not needed.
 open_blocks = 0
 _lock = threading.Lock()
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _STRIDED, _FLOAT16 = torch.strided, torch.float16
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -91,7 +91,11 @@ def backend_for(
         https://numba.readthedocs.io
         https://triton-lang.org
     """
-    target = input if target is None else target
+    target = input.detach() if target is None else target
+    if not torch.compiler.is_compiling():
+        input, target, weight, pos_weight, mask = map(
+            kinds.plain, (input, target, weight, pos_weight, mask)
+        )
     if torch.compiler.is_compiling():
         if traced(input, target, weight, pos_weight, mask, *own.values()) == TRITON:
             return Choice(TRITON, "a custom operator, which torch.compile does not trace")
@@ -196,17 +200,19 @@ def traced(
     mask: Tensor | None = None,
     *own: object,
 ) -> str:
-    """The backend in a compiled graph: on a GPU the kernel, as an operator, else the definition."""
+    """The backend in a graph: on a GPU under torch.compile an operator, else the definition."""
     if any(isinstance(constant, Tensor) for constant in own):
         return REFERENCE  # which the compiler fuses
     if not _TRITON_INSTALLED or not input.is_cuda or target.layout is not _STRIDED:
+        return REFERENCE
+    if torch.compiler.is_exporting():  # a program that other runtimes and devices may run
         return REFERENCE
     if _pytorch.functorch_is_active() or _lacks_triton(input.device.index):
         return REFERENCE
     for tensor in (input, target, weight, pos_weight, mask):
         if not isinstance(tensor, Tensor):
             continue
-        if type(tensor) not in _PLAIN or tensor.device != input.device:
+        if type(tensor) not in kinds.PLAIN or tensor.device != input.device:
             return REFERENCE
         if tensor.dtype not in OPERANDS:
             return REFERENCE
@@ -269,7 +275,7 @@ def is_plain(tensor: Tensor, on_gpu: bool = False) -> bool:
     `on_gpu`: whether it must be on a GPU instead of the CPU.
     """
     return (
-        type(tensor) in _PLAIN
+        type(tensor) in kinds.PLAIN
         and (tensor.is_cuda if on_gpu else tensor.is_cpu)
         and tensor.layout is _STRIDED
         and not tensor.is_neg()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbce.definition import checks
+from torchbce.definition import checks, kinds
 from torchbce.definition.arguments import (
     Arguments,
     Options,
@@ -14,7 +14,7 @@ from torchbce.definition.arguments import (
     find_valid,
 )
 from torchbce.definition.family import Loss
-from torchbce.definition.reductions import reduce, warn_of_empty_mean
+from torchbce.definition.reductions import count, reduce, warn_of_empty_mean
 
 
 def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
@@ -73,4 +73,11 @@ def _is_empty(loss: Tensor, valid: Tensor | None) -> bool:
     if loss.numel() == 0:
         return True
     values = None if valid is None else checks.readable(valid)
-    return values is not None and not bool(values.any())
+    if valid is None or values is None:
+        return False
+    if kinds.is_distributed(valid):
+        # The shard of this process tells nothing about the others: a sum over all processes, as the
+        # denominator is.
+        counted: Any = count(valid)
+        values = counted.full_tensor()
+    return not bool(values.any())

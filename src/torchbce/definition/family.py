@@ -235,6 +235,7 @@ class Loss(NamedTuple):
         tensors: the constants that are tensors, with their names.
         of_hard_targets: the loss in the other form, which is the same for targets of 0 and 1; None
             if it is this one.
+        name: the name of its function in `torchbce.functional`.
     """
 
     parts: Parts
@@ -244,6 +245,15 @@ class Loss(NamedTuple):
     focus: Focus | None = None
     tensors: tuple[tuple[str, Tensor], ...] = ()
     of_hard_targets: "Loss | None" = None
+    name: str = ""
+
+    def own_options(self) -> dict[str, Any]:
+        """The arguments of its function in `torchbce.functional` that only this loss has."""
+        options = dict(zip(FAMILY[self.name].constants, self.constants, strict=True))
+        if self.focus is not None:
+            options["soft_targets"] = "p_t" if self.focus.by_p_t else "linear"
+            options["detach_focusing"] = self.focus.detached
+        return options
 
     def elements(
         self,
@@ -282,11 +292,11 @@ def _make(name: str, soft_targets: str, detached: bool, *constants: Any) -> Loss
     tensors = tuple((name, value) for name, value in named if isinstance(value, Tensor))
     if not record.focused:
         kernel = None if tensors else record.kernel(*constants)
-        return Loss(record.parts, record.domain, constants, kernel, None, tensors)
+        return Loss(record.parts, record.domain, constants, kernel, None, tensors, name=name)
     focus = Focus(soft_targets == "p_t", detached)
     other = _make(name, "linear", detached, *constants) if focus.by_p_t else None
     kernel = record.kernel(*constants, focus)
-    return Loss(record.parts, record.domain, constants, kernel, focus, tensors, other)
+    return Loss(record.parts, record.domain, constants, kernel, focus, tensors, other, name)
 
 
 _cached = functools.lru_cache(maxsize=256)(_make)

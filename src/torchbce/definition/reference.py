@@ -23,8 +23,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from torchbce.definition.elementary import expm1, log1p, log1p_exp
 
 #: PyTorch's floor on each logarithm of a probability: no loss from probabilities exceeds 100.
 LOG_FLOOR = -100.0
@@ -91,7 +92,7 @@ def logits_parts(z: Tensor) -> tuple[Tensor, Tensor]:
     differentiation is right at z = 0 and in both tails.
     """
     below = z < 0
-    tail = F.softplus(torch.where(below, z, -z))
+    tail = log1p_exp(torch.where(below, z, -z))
     return torch.where(below, -z, 0.0) + tail, torch.where(below, 0.0, z) + tail
 
 
@@ -218,7 +219,7 @@ def asymmetric_terms(
     rest = torch.where(near_one, not_p + margin, 0.75)
     if isinstance(margin, Tensor):
         rest = torch.where(margin == 0, 0.75, rest)
-    log_rest = torch.where(near_one, torch.log(rest), torch.log1p(-torch.where(near_one, 0.25, s)))
+    log_rest = torch.where(near_one, torch.log(rest), log1p(-torch.where(near_one, 0.25, s)))
     shifted = torch.where(counts, -log_rest, 0.0)
     if isinstance(margin, Tensor):
         shifted = torch.where(margin == 0, negative, shifted)
@@ -310,8 +311,8 @@ def log_probability_parts(log_p: Tensor) -> tuple[Tensor, Tensor]:
     certain, near_zero = log_p == 0, log_p > -math.log(2)
     log_not_p = torch.where(
         near_zero,
-        torch.log(-torch.expm1(torch.where(near_zero & ~certain, log_p, -1.0))),
-        torch.log1p(-torch.exp(torch.where(near_zero, -1.0, log_p))),
+        torch.log(-expm1(torch.where(near_zero & ~certain, log_p, -1.0))),
+        log1p(-torch.exp(torch.where(near_zero, -1.0, log_p))),
     )
     # At log p = 0 a negative has an infinite loss. It is a constant, so that no NaN derivative
     # reaches the positives.
@@ -349,4 +350,4 @@ def _log_or(x: Tensor, constant_where: Tensor, constant: float) -> Tensor:
 
 
 def _log1p_or(x: Tensor, constant_where: Tensor, constant: float) -> Tensor:
-    return torch.where(constant_where, constant, torch.log1p(torch.where(constant_where, 0.0, x)))
+    return torch.where(constant_where, constant, log1p(torch.where(constant_where, 0.0, x)))

@@ -42,7 +42,8 @@ def differentiable_loss(call: LinearCall, head: Head, operands: LinearOperands) 
         # `loss` has seen that no transform of torch.func is active.
         value: Tensor = _apply(*head, call, operands)
         return value
-    value, _ = loss_and_gradients(call, head, operands, NO_GRADIENTS)
+    with _pytorch.profiled(LinearBinaryCrossEntropy.__name__):
+        value, _ = loss_and_gradients(call, head, operands, NO_GRADIENTS)
     return value
 
 
@@ -134,7 +135,9 @@ def _as_input(gradients: Gradients, head: Head) -> Gradients:
     return gradients._replace(input=of_input)
 
 
-class _LinearLoss(torch.autograd.Function):
+class LinearBinaryCrossEntropy(torch.autograd.Function):
+    """The loss as a node of the graph; profilers and `grad_fn` show its name."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -248,4 +251,4 @@ def _by_dense_loss(
     return tuple(next(gradients) if needed else None for needed in needs_grad)
 
 
-_apply = _pytorch.function_apply(_LinearLoss)
+_apply = _pytorch.function_apply(LinearBinaryCrossEntropy)

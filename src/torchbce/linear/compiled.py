@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchbce import _pytorch
 from torchbce.definition import reference
 from torchbce.linear import autograd
+from torchbce.linear.dense import dense_loss
 from torchbce.linear.prepare import prepare
 from torchbce.linear.records import (
     NO_GRADIENTS,
@@ -60,6 +62,13 @@ def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
     return head.input.new_empty(shape, dtype=dtype), *_without_none(gradients, head)
 
 
+def _forward_in_onnx(*arguments: Any) -> tuple[Tensor, ...]:
+    """The dense form, without gradients: an ONNX graph has no backward pass that reads them."""
+    head, options, _ = _unpacked(arguments)
+    loss = dense_loss(*head, target=arguments[3], options=options)
+    return loss, *_forward_shapes(*arguments)[1:]
+
+
 def _backward(upstream: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     head, _, needs_grad = _unpacked(arguments)
     call, operands = _prepared(arguments)
@@ -87,6 +96,9 @@ _backward_operator = _define(
 )
 _forward_operator.register_fake(_forward_shapes)
 _backward_operator.register_fake(_backward_shapes)
+_pytorch.decompose_for_onnx(
+    torch.ops.torchbce.linear_binary_cross_entropy.default, _forward_in_onnx, _forward_shapes
+)
 
 
 def _unpacked(arguments: tuple[Any, ...]) -> tuple[Head, LinearOptions, NeedsGrad]:

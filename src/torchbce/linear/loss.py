@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from torchbce.backends import selection
+from torchbce.definition import kinds
 from torchbce.definition.sparse import refuse_in_compiled_code
 from torchbce.linear import arguments, autograd, compiled, sharding
 from torchbce.linear.agreement import check_agreement
@@ -126,9 +128,15 @@ def linear_loss(
     make_update: MakeUpdate | None = None,
 ) -> Tensor:
     """The loss; with `make_update`, backward updates weight and bias and gives them no gradient."""
+    tensors = {"input": input, "weight": weight, "bias": bias, "target": target}
+    tensors |= options._asdict()
+    kinds.check_kinds(tensors)
+    if has_torch_function_variadic(*tensors.values()):
+        return _overridden(input, weight, target, bias, options, make_update)
+    options = arguments.with_numbers(options)
     if not torch.compiler.is_compiling():
         return _eager_loss(input, weight, target, bias, options, make_update)
-    if make_update is not None or sharding.is_distributed(weight):
+    if make_update is not None or kinds.is_distributed(weight):
         # Between two graphs: a graph has no node for another process or for an update.
         disable: Any = torch.compiler.disable
         value: Tensor = disable(_eager_loss)(input, weight, target, bias, options, make_update)
@@ -136,6 +144,28 @@ def linear_loss(
     refuse_in_compiled_code(target)
     arguments.check(input, weight, bias, target, weight.shape[0], options)
     return compiled.operator_loss(Head(input, weight, bias), target, options)
+
+
+def _overridden(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    options: LinearOptions,
+    make_update: MakeUpdate | None,
+) -> Tensor:
+    """What the `__torch_function__` of one of the tensors makes of the loss."""
+    tensors = input, weight, target, bias, *options
+    head = input, weight, target, bias
+    if make_update is None:
+        function = linear_binary_cross_entropy
+        return kinds.overridden(function, tensors, *head, **options._asdict())
+    if not all(isinstance(tensor, Tensor) for tensor in (input, target)):
+        raise TypeError(
+            "a head with a fused optimizer cannot be part of a graph of torch.fx; trace the model "
+            "with a torch.fx.Tracer whose is_leaf_module is true for torchbce.LinearBCELoss"
+        )
+    return kinds.overridden(linear_loss, tensors, *head, options, make_update)
 
 
 def _eager_loss(
@@ -146,7 +176,11 @@ def _eager_loss(
     options: LinearOptions,
     make_update: MakeUpdate | None,
 ) -> Tensor:
+    input, weight, target, bias = map(kinds.plain, (input, weight, target, bias))
+    options = LinearOptions(*map(kinds.plain, options))
     arguments.check_types(input, weight, bias)
+    target = sharding.local_operand("target", target)
+    options = LinearOptions(*map(sharding.local_operand, options._fields, options))
     local = sharding.local_head(input, weight, bias)
     head = Head(local.input, local.weight, local.bias)
     arguments.check(*head, target, local.shard.labels, options)
@@ -165,7 +199,7 @@ def _eager_loss(
         update = None if make_update is None else functools.partial(make_update, *head[1:])
         call = call._replace(make_update=update, dense_loss=None)
     loss = autograd.differentiable_loss(call, head, operands)
-    return sharding.replicated(loss, local.mesh) if sharding.is_distributed(input) else loss
+    return sharding.replicated(loss, local.mesh) if kinds.is_distributed(input) else loss
 
 
 def _prepared(

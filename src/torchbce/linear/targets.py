@@ -151,6 +151,8 @@ def _check_labels(name: str, lists: Tensor, shape: LogitsShape, check: bool | No
     as_wide_as_dense = lists.shape[-1] == shape.labels and lists.numel() > 0
     plain = None if check is False else checks.readable(lists, anywhere=bool(check))
     if plain is None:
+        if check:
+            checks.unreadable(name, lists)
         if as_wide_as_dense:
             raise ValueError(
                 f"{name} has shape {tuple(lists.shape)}, dtype int64 and as many columns as there "

@@ -24,7 +24,8 @@ def evaluate(request: Request) -> tuple[Tensor, float]:
         counted: list[float] = []
         value: Tensor = _apply(input, request, counted)
         return value, counted[0]
-    value, _, _, count = _compute(request, with_gradient=False)
+    with _pytorch.profiled(BinaryCrossEntropy.__name__):
+        value, _, _, count = _compute(request, with_gradient=False)
     return value, count
 
 

@@ -75,6 +75,9 @@ class PreparedLoss:
             # In a tuple, the target is no argument of a node of the graph.
             value: Tensor = _apply(input, self, (target,))
             return value
+        if _pytorch.profiler_is_active():
+            with _pytorch.profiled(SmallBinaryCrossEntropy.__name__):
+                return self.compute(input, target, None)
         return self.compute(input, target, None)
 
     def compute(self, input: Tensor, target: Tensor, gradient: Tensor | None) -> Tensor:
