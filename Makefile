@@ -39,10 +39,10 @@ test-rest: $(INSTALLED)  ## run the tests that `make test` leaves out, and inter
 
 test-all: test test-rest  ## run every test (20 minutes on two cores)
 
-# Left out: the Triton kernels, which need a newer Triton than PyTorch 2.10 brings, the test suites of
-# other projects, whose current releases need newer versions, the figures of the README, losses of
-# sharded tensors, as PyTorch 2.10 cannot shard softplus, and an example that runs with warnings as
-# errors, as PyTorch 2.10 warns of its own checkpoints.
+# Left out: the Triton kernels, since Triton is not installed here, the test suites of other projects,
+# whose current releases need newer versions, the figures of the README, losses of sharded tensors, as
+# PyTorch 2.10 cannot shard softplus, and an example that runs with warnings as errors, as PyTorch 2.10
+# warns of its own checkpoints.
 test-oldest: $(OLDEST_INSTALLED)  ## run the tests with the oldest supported versions
 	$(OLDEST)/bin/pytest -q -n $(WORKERS) --dist worksteal -p no:cacheprovider \
 		--ignore=tests/test_kernels_ahead.py --ignore=tests/test_dropin_peers.py \

@@ -58,9 +58,11 @@ def evaluate(
             if value is not None:
                 return value
     tensors = input, target, weight, pos_weight, mask
-    named = dict(zip(_TENSORS, tensors, strict=True))
-    kinds.check_kinds(named)
-    kinds.check_distributed(named)
+    plain = kinds.are_plain(tensors)
+    if not plain:
+        named = dict(zip(_TENSORS, tensors, strict=True))
+        kinds.check_kinds(named)
+        kinds.check_distributed(named)
     if has_torch_function_variadic(*tensors):
         return kinds.overridden(
             _functions[loss.name],
@@ -76,10 +78,9 @@ def evaluate(
             reduction=reduction,
             check_targets=check_targets,
         )
-    if not torch.compiler.is_compiling():
-        given = tensors
+    if not plain and not torch.compiler.is_compiling():
         input, target, weight, pos_weight, mask = map(kinds.plain, tensors)
-        if input is not given[0] or target is not given[1]:
+        if input is not tensors[0] or target is not tensors[1]:
             key = None  # the next call comes with a subclass too
     checks.reduction(reduction)
     label_smoothing = checks.fraction("label_smoothing", label_smoothing)

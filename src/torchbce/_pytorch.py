@@ -78,7 +78,7 @@ tracing_state: Callable[[], Any] = torch._C._get_tracing_state
 
 
 def is_traced_by_proxies() -> bool:
-    """Whether `make_fx` records operations, while which no value can be read."""
+    """Whether `make_fx` is recording operations; no value can be read meanwhile."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
@@ -139,8 +139,9 @@ _no_record = contextlib.nullcontext()
 def profiled(name: str) -> contextlib.AbstractContextManager[object]:
     """A record of this name in a running profiler.
 
-    A kernel is no operator of PyTorch, and only those of a node of the graph have a name in it.
-    Without a profiler, `torch.profiler.record_function` would take a microsecond for nothing.
+    A profiler shows operators of PyTorch and nodes of the autograd graph. A kernel that computes a
+    loss without a gradient is neither. Without a profiler, `torch.profiler.record_function` would
+    take a microsecond for nothing.
     """
     return torch.profiler.record_function(name) if profiler_is_active() else _no_record
 
@@ -162,8 +163,8 @@ def decompose_for_onnx(
     """Let `torch.onnx.export` write a custom operator as PyTorch's own operators.
 
     The exporter applies every decomposition of PyTorch's table; torch.compile and torch.export
-    apply those that they name, and keep the operator. Public is the exporter's argument
-    `custom_translation_table`, which each caller would have to give.
+    apply those that they name, and keep the operator. The public way is the exporter's argument
+    `custom_translation_table`, which every caller would have to give.
 
     Args:
         operator: the operator, of one overload.

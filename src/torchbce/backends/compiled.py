@@ -41,8 +41,7 @@ class _Arguments(NamedTuple):
         return KernelInputs(self.input, self.target, self.weight, self.pos_weight, self.mask)
 
     def request(self, denominator: Denominator | None) -> Request:
-        c0, c1, c2, c3, c4, slope = self.constants
-        constants = c0, c1, c2, c3, c4, slope
+        constants: Any = tuple(self.constants)
         loss_spec = LossSpec(self.loss, constants, self.smoothing, self.ignore_index)
         return Request(Call(loss_spec, self.reduction, _no_definition), self.inputs(), denominator)
 

@@ -6,10 +6,11 @@ computes the losses of that GPU; without it, the first loss would raise.
 """
 
 import re
-import warnings
 
 import torch
 import triton
+
+from torchbce.definition.reductions import warn
 
 #: Older versions cannot compile the kernels: 3.2 to 3.5 refuse tuples of tensors and constants.
 OLDEST = (3, 6)
@@ -32,7 +33,7 @@ def failure(device: int) -> str | None:
     except Exception as error:
         (first, *_) = str(error).strip().splitlines() or [""]
         reason = f"triton cannot launch a kernel on cuda:{device}: {type(error).__name__}: {first}"
-        warnings.warn(f"torchbce computes in plain PyTorch, since {reason}", stacklevel=2)
+        warn(f"torchbce computes in plain PyTorch, since {reason}")
         return reason
     return None
 

@@ -288,8 +288,7 @@ def _constant(
         aligned = align_weight(name, moved, input)
         assert aligned is not None  # for the type checker: only None gives None
         value = aligned
-    traced = torch.compiler.is_compiling() or _pytorch.is_traced_by_proxies()
-    plain = None if traced else readable(value)
+    plain = None if torch.compiler.is_compiling() else readable(value)
     if plain is not None and not bool(inside(plain).all()):
         at = tuple(int(i) for i in (~inside(plain)).nonzero()[0])
         place = f"{name}[{', '.join(map(str, at))}]" if at else name

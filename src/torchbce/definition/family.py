@@ -71,6 +71,11 @@ KERNELS = {
 }
 
 
+def reads_constants(kernel: str) -> bool:
+    """Whether a kernel reads the constants of the loss per element."""
+    return kernel.endswith((BY_ELEMENT, BY_P_T))
+
+
 class Focus(NamedTuple):
     """The options of the losses that are focused.
 

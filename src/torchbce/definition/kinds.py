@@ -6,7 +6,7 @@ loss, as it is given PyTorch's own losses, so that results have the type that Py
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,19 @@ from torchbce import _pytorch
 
 T = TypeVar("T")
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
+
+
+def are_plain(tensors: Iterable[object]) -> bool:
+    """Whether all tensors are of PyTorch's own type and strided, as they nearly always are.
+
+    One pass instead of the checks below: on few elements they take a fifth of the time of a loss.
+    """
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and (
+            type(tensor) not in PLAIN or tensor.layout is not torch.strided or tensor.is_nested
+        ):
+            return False
+    return True
 
 
 def plain(tensor: Any) -> Any:

@@ -118,12 +118,15 @@ def reduce(
 
 
 def warn_of_empty_mean(reduction: str) -> None:
+    warn(
+        f"the {reduction!r} of a loss over no elements is 0: the input is empty, or every element "
+        "is ignored"
+    )
+
+
+def warn(message: str) -> None:
     """Warn at the line that called the loss: the first outside this package and PyTorch."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         level, frame = level + 1, frame.f_back
-    warnings.warn(
-        f"the {reduction!r} of a loss over no elements is 0: the input is empty, or every element "
-        "is ignored",
-        stacklevel=level,
-    )
+    warnings.warn(message, stacklevel=level)

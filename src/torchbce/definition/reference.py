@@ -106,15 +106,17 @@ def logits_slope_parts(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Miss(NamedTuple):
-    """The probability of the wrong answer: sigma(logit), or where that is less a margin, a value.
+    """The probability of the wrong answer: sigma(logit) or, less a margin, a probability itself.
 
     Attributes:
-        logit: its logit; None for a value.
-        minus_log: -log sigma(logit), which the loss needs anyway; or the value.
+        minus_log: -log sigma(logit), which the loss needs anyway; None without a logit.
+        logit: its logit; None where there is only the probability.
+        probability: the probability; None where there is a logit.
     """
 
+    minus_log: Tensor | None
     logit: Tensor | None
-    minus_log: Tensor
+    probability: Tensor | None = None
 
     def power(self, exponent: Constant) -> Tensor:
         """Its power; x^0 is 1, at x = 0 too.
@@ -122,19 +124,27 @@ class Miss(NamedTuple):
         sigma(z)^g is computed as exp(-g (-log sigma(z))). Its derivatives stay finite where sigma
         underflows; those of a power of sigma would be 0 * inf.
         """
-        if self.logit is None:
-            above = self.minus_log > 0
-            power = torch.where(above, self.minus_log, 1.0) ** exponent
-            if isinstance(exponent, Tensor):
-                return torch.where(above | (exponent == 0), power, 0.0)
-            return power if exponent == 0 else torch.where(above, power, 0.0)
         minus_log = self.minus_log
+        if minus_log is None:
+            return _power(self.value(), exponent)
         if isinstance(exponent, Tensor):  # 0 * inf is NaN
             return torch.exp(-exponent * minus_log.clamp(max=torch.finfo(minus_log.dtype).max))
         return torch.ones_like(minus_log) if exponent == 0 else torch.exp(-exponent * minus_log)
 
     def value(self) -> Tensor:
-        return self.minus_log if self.logit is None else torch.sigmoid(self.logit)
+        if self.probability is not None:
+            return self.probability
+        assert self.logit is not None
+        return torch.sigmoid(self.logit)
+
+
+def _power(probability: Tensor, exponent: Constant) -> Tensor:
+    """The power of a probability, with derivatives of 0 at a probability of 0."""
+    above = probability > 0
+    power = torch.where(above, probability, 1.0) ** exponent
+    if isinstance(exponent, Tensor):
+        return torch.where(above | (exponent == 0), power, 0.0)
+    return power if exponent == 0 else torch.where(above, power, 0.0)
 
 
 class Terms(NamedTuple):
@@ -190,7 +200,7 @@ def combine_focused(
         positive, negative = _share(alpha, weights[0] * positive, weights[1] * negative)
         return combine(positive.to(z.dtype), negative.to(z.dtype), targets, weight, pos_weight)
     y = widened(targets)
-    miss = Miss(None, y * of_positive.value() + (1 - y) * of_negative.value())
+    miss = Miss(None, None, y * of_positive.value() + (1 - y) * of_negative.value())
     mixed = miss.power(_mixed(gamma_pos, gamma_neg, y))
     mixed = mixed.detach() if detached else mixed
     if alpha is not None:
@@ -202,7 +212,7 @@ def combine_focused(
 def focal_terms(z: Tensor, alpha: Constant | None, gamma: Constant) -> Terms:
     """Cross-entropy, focused by `sigma(-z)^g` and `sigma(z)^g`."""
     positive, negative = logits_parts(z)
-    return Terms(positive, negative, Miss(-z, negative), Miss(z, positive), gamma, gamma, alpha)
+    return Terms(positive, negative, Miss(negative, -z), Miss(positive, z), gamma, gamma, alpha)
 
 
 def asymmetric_terms(
@@ -210,9 +220,9 @@ def asymmetric_terms(
 ) -> Terms:
     """`-log sigma(z)` and `-log(1 - s)`, s = max(sigma(z) - margin, 0)."""
     positive, negative = logits_parts(z)
-    of_positive = Miss(-z, negative)
+    of_positive = Miss(negative, -z)
     if not isinstance(margin, Tensor) and margin == 0:
-        return Terms(positive, negative, of_positive, Miss(z, positive), gamma_pos, gamma_neg)
+        return Terms(positive, negative, of_positive, Miss(positive, z), gamma_pos, gamma_neg)
     p, not_p = torch.exp(-positive), torch.exp(-negative)
     counts = p > margin
     s = torch.where(counts, p - margin, 0.25)
@@ -226,7 +236,7 @@ def asymmetric_terms(
     if isinstance(margin, Tensor):
         shifted = torch.where(margin == 0, negative, shifted)
     shifted = torch.where(z.isnan(), z, shifted)
-    of_negative = Miss(None, torch.where(counts, s, 0.0))
+    of_negative = Miss(None, None, torch.where(counts, s, 0.0))
     return Terms(positive, shifted, of_positive, of_negative, gamma_pos, gamma_neg)
 
 
@@ -236,8 +246,8 @@ def poly_terms(z: Tensor, epsilon: Constant, gamma: Constant, alpha: Constant | 
     return Terms(
         _poly(positive, negative, epsilon),
         _poly(negative, positive, epsilon),
-        Miss(-z, negative),
-        Miss(z, positive),
+        Miss(negative, -z),
+        Miss(positive, z),
         gamma,
         gamma,
         alpha,

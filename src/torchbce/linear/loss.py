@@ -70,8 +70,7 @@ def linear_binary_cross_entropy(
         mask: bool, broadcasts to [..., L]: false where an element is ignored. It has no loss and no
             gradient, and does not count in the denominator of a mean.
         ignored: int64 [..., K]: the labels of each row that are ignored (unknown), each once,
-            padded with -1 or -100.
-            A label that is both positive and ignored is ignored.
+            padded with -1 or -100. A label that is both positive and ignored is ignored.
         reduction: "mean", the sum divided by the number of valid elements; "sum"; "batch_mean", the
             sum divided by the size of input's first dimension, not counting entries of which every
             element is ignored; "none", the sum over the labels of each row.

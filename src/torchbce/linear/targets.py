@@ -14,6 +14,9 @@ from torchbce.definition import checks
 from torchbce.definition.sparse import sparse_entries
 from torchbce.linear.records import LogitsShape
 
+#: What fills the rows that have fewer labels than the longest.
+PADDING = (-1, -100)
+
 
 def target_operands(
     target: Tensor, shape: LogitsShape, check: bool | None, on_gpu: bool
@@ -73,13 +76,11 @@ def padded_keys(lists: Tensor, shape: LogitsShape) -> Tensor:
 
 def checked_keys(name: str, lists: Tensor, shape: LogitsShape, check: bool | None) -> Tensor:
     """Sorted keys of label lists, each once; raises as `check_label_lists` does."""
-    read = _check_labels(name, lists, shape, check)
+    values = _checked_values(name, lists, shape, check)
     keys = _label_keys(lists, shape)
-    repeats = keys[1:] == keys[:-1]
-    if not repeats.any():
+    if values is not None:
+        _refuse_repeated(name, keys, shape)
         return keys
-    if read:
-        _refuse_repeated(name, int(keys[:-1][repeats][0]), shape)
     once: Tensor = torch.unique_consecutive(keys)
     return once
 
@@ -125,10 +126,6 @@ def _local_range(keys: Tensor, shape: LogitsShape) -> tuple[int, int]:
     return low, high
 
 
-#: What fills the rows that have fewer labels than the longest.
-PADDING = (-1, -100)
-
-
 def check_label_lists(
     name: str, lists: Tensor, shape: LogitsShape, check: bool | None = None
 ) -> None:
@@ -137,18 +134,19 @@ def check_label_lists(
     Values on the CPU are read by default, those on a GPU if `check` is true. Where they are not
     read, lists with as many columns as there are labels are refused: they may be a dense target.
     """
+    values = _checked_values(name, lists, shape, check)
     # Under a transform the values may be those of many calls, in any order of dimensions.
-    if _check_labels(name, lists, shape, check) and not _pytorch.functorch_is_active():
-        plain = checks.readable(lists, anywhere=True)
-        assert plain is not None  # since it was read
-        keys = _label_keys(plain, shape)
-        repeats = keys[1:] == keys[:-1]
-        if bool(repeats.any()):
-            _refuse_repeated(name, int(keys[:-1][repeats][0]), shape)
+    if values is not None and not _pytorch.functorch_is_active():
+        _refuse_repeated(name, _label_keys(values, shape), shape)
 
 
-def _check_labels(name: str, lists: Tensor, shape: LogitsShape, check: bool | None) -> bool:
-    """Raise for values out of range, and for lists that may be dense; whether values were read."""
+def _checked_values(
+    name: str, lists: Tensor, shape: LogitsShape, check: bool | None
+) -> Tensor | None:
+    """The values of label lists, None if they are not read.
+
+    Raises for values out of range, and for lists that may be a dense target.
+    """
     as_wide_as_dense = lists.shape[-1] == shape.labels and lists.numel() > 0
     plain = None if check is False else checks.readable(lists, anywhere=bool(check))
     if plain is None:
@@ -160,11 +158,11 @@ def _check_labels(name: str, lists: Tensor, shape: LogitsShape, check: bool | No
                 "are labels. It may be one value per label or lists of labels, and its values are "
                 f"not read here. {_remedies(name)}; or give check_targets=True"
             )
-        return False
+        return None
     if not plain.numel():
-        return True
+        return plain
     low, high = (int(value) for value in torch.aminmax(plain))
-    # -1 before a label may be a marker of unknown values, as it never is at the end of a list.
+    # -1 before a label may mark an unknown value; a list has its padding at the end.
     if as_wide_as_dense and high <= 1 and (low >= 0 or _has_gaps(plain)):
         raise ValueError(
             f"{name} has shape {tuple(lists.shape)}, dtype int64 and holds only 0 and 1"
@@ -178,7 +176,7 @@ def _check_labels(name: str, lists: Tensor, shape: LogitsShape, check: bool | No
             wrong &= plain != padding
         if bool(wrong.any()):
             _refuse_label(name, plain, wrong, shape)
-    return True
+    return plain
 
 
 def _has_gaps(lists: Tensor) -> bool:
@@ -196,8 +194,12 @@ def _refuse_label(name: str, lists: Tensor, wrong: Tensor, shape: LogitsShape) -
     )
 
 
-def _refuse_repeated(name: str, key: int, shape: LogitsShape) -> None:
-    label, row = divmod(key, shape.rows)
+def _refuse_repeated(name: str, keys: Tensor, shape: LogitsShape) -> None:
+    """Raise if a key occurs twice among sorted keys."""
+    repeats = keys[1:] == keys[:-1]
+    if not bool(repeats.any()):
+        return
+    label, row = divmod(int(keys[:-1][repeats][0]), shape.rows)
     index: list[int] = []
     for size in reversed(shape.batch):
         row, place = divmod(row, size)

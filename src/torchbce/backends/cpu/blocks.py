@@ -212,7 +212,9 @@ def _member(name: str, parts: Any) -> Any:
             for i in range(x.size):
                 positive, negative, up, down = parts(np.float64(x[i]), c)
                 weight, weight_not = c[0] * a[i], c[1] * b[i]
-                losses[i] = weighed(weight, positive) + weighed(weight_not, negative)
+                losses[i] = formulas.weighed(weight, positive) + formulas.weighed(
+                    weight_not, negative
+                )
                 slope = (weight * up + weight_not * down) * scale
                 # The largest float32 instead of infinity, whose product with a weight of 0 is NaN.
                 # Only log_probability has such a slope, 1 / (1 - exp(x)), and it is positive.
@@ -220,7 +222,9 @@ def _member(name: str, parts: Any) -> Any:
         else:
             for i in range(x.size):
                 positive, negative, _, _ = parts(np.float64(x[i]), c)
-                losses[i] = weighed(c[0] * a[i], positive) + weighed(c[1] * b[i], negative)
+                losses[i] = formulas.weighed(c[0] * a[i], positive) + formulas.weighed(
+                    c[1] * b[i], negative
+                )
 
     return named(name, block)
 
@@ -235,7 +239,7 @@ def _by_element(name: str, terms: Any) -> Any:
             found = terms(np.float64(x[i]), c4[i])
             positive, negative, up, down = formulas.focused(found, c2[i], c3[i], slope)
             weight, weight_not = c0[i] * a[i], c1[i] * b[i]
-            losses[i] = weighed(weight, positive) + weighed(weight_not, negative)
+            losses[i] = formulas.weighed(weight, positive) + formulas.weighed(weight_not, negative)
             slopes[i] = (weight * up + weight_not * down) * scale
 
     return named(name, block)
@@ -257,9 +261,6 @@ def _by_p_t(name: str, terms: Any) -> Any:
             losses[i], slopes[i] = loss, change * scale
 
     return named(name, block)
-
-
-weighed = formulas.weighed
 
 
 @formulas.formula

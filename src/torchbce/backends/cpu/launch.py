@@ -13,7 +13,7 @@ from torchbce.backends.cpu import memory as cpu_memory
 from torchbce.backends.cpu import staging, threads
 from torchbce.backends.cpu.compiler import compiled_kernel
 from torchbce.backends.request import KernelInputs, LossSpec, as_in, order, strides_of_memory
-from torchbce.definition.family import BY_ELEMENT, BY_P_T
+from torchbce.definition.family import reads_constants
 
 CODES = {
     torch.float32: staging.FLOAT32,
@@ -82,7 +82,7 @@ def launch(
         marker = as_in(ignore_index, y.dtype)
     ignores = mask is not None or ignore_index is not None
     weight_codes: tuple[int, int] | None = None
-    by_element = _reads_constants(loss)
+    by_element = reads_constants(loss)
     if not (weight is pos_weight is None) or ignores or smoothing or by_element:
         weight_codes = _code(weight), _code(pos_weight)
     count = min(torch.get_num_threads(), n // ELEMENTS_PER_THREAD) or 1
@@ -139,7 +139,7 @@ def small_record(
     """
     x, y, *_ = inputs
     chunks = -(-x.numel() // staging.CHUNK)
-    by_element = _reads_constants(loss_spec.loss)
+    by_element = reads_constants(loss_spec.loss)
     weight_codes = (_code(None), _code(None)) if by_element else None
     table, width = _table(inputs, None, by_element)
     work = staging.TABLE_AT + _WORD * len(table)
@@ -178,11 +178,6 @@ def memory_for_losses(inputs: KernelInputs) -> Tensor:
     x, strides = strides_of_memory(inputs)
     memory = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     return cpu_memory.in_huge_pages(memory)
-
-
-def _reads_constants(loss: str) -> bool:
-    """Whether a kernel reads the constants of the loss per element."""
-    return loss.endswith((BY_ELEMENT, BY_P_T))
 
 
 def _code(weight: Tensor | None) -> int:

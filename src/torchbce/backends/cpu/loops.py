@@ -77,7 +77,7 @@ from torchbce.backends.cpu.staging import (
     N,
     buffer_at,
 )
-from torchbce.definition.family import BY_ELEMENT, BY_P_T, KERNELS
+from torchbce.definition.family import BY_ELEMENT, BY_P_T, KERNELS, reads_constants
 
 # `specialised` gives these names their values.
 _weighted = False  # with weight, pos_weight, mask, ignored targets or label smoothing
@@ -227,12 +227,11 @@ def specialised(
         name: of the function, different for each kernel and each version of the code.
     """
     weighted, domain = weights is not None, KERNELS[loss]
-    reads_constants = loss.endswith((BY_ELEMENT, BY_P_T))
     bound = {
         "_weighted": weighted,
         "_by_element": loss.endswith(BY_ELEMENT),
         "_by_p_t": loss.endswith(BY_P_T),
-        "_buffers": BUFFERS + (2 * CONSTANT_BUFFERS if reads_constants else 0),
+        "_buffers": BUFFERS + (2 * CONSTANT_BUFFERS if reads_constants(loss) else 0),
         "_half_precision": input in WRITERS,
         "_neutral": np.float32(domain.neutral),
         "_loss": unweighted_logits if loss == "logits" and not weighted else LOSSES[loss],
