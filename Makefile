@@ -13,7 +13,7 @@ OLDEST_INSTALLED := $(OLDEST)/installed
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-rest test-all test-oldest check format bench exact gpu-check gpu-bench clean
+.PHONY: help install demo test test-rest test-all test-oldest check format bench exact gpu-check gpu-bench gpu-session clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -94,6 +94,9 @@ GPU_CHECKS := $(GPU_TESTS:tests/gpu/%.py=gpu-check-%)
 $(GPU_CHECKS): gpu-check-%:
 	TORCHBCE_GPU=1 OMP_NUM_THREADS=2 PYTHONPATH=src $(PYTHON) -m pytest -q -p no:cacheprovider \
 		tests/gpu/$*.py --confcutdir=tests/gpu
+
+gpu-session:  ## on a GPU: what fails first, measurements, then all tests; logs in OUT (10 minutes)
+	$(PYTHON) benchmarks/gpu_session.py $(if $(OUT),--out $(OUT))
 
 gpu-bench:  ## measure the GPU kernels and write benchmarks/results/gpu-NAME.md (10 minutes)
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py

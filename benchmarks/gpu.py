@@ -1,6 +1,6 @@
 """The losses on a GPU, compared with PyTorch, eager and compiled, a copy, and matrix products.
 
-    PYTHONPATH=src python benchmarks/gpu.py [--name NAME]
+    PYTHONPATH=src python benchmarks/gpu.py [--name NAME] [--seconds 450] [--out FOLDER]
     PYTHONPATH=src python benchmarks/gpu.py --show  # write docs/gpu.md from the saved results
 
 Needs only torch, triton and numpy. Rows with goals are measured first; once the time is used up, no
@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -21,15 +22,16 @@ from gpu_cases import FORWARD, NOT_MEASURED, OURS, Row, in_order, measure, plan
 from gpu_report import goals_table, save, show
 from gpu_timing import FAILED
 
-#: Seconds from the start after which no row begins.
-BUDGET = 450.0
-
 
 def main() -> int:
     start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", help="of the results; by default that of the card")
     parser.add_argument("--show", action="store_true", help="measure nothing, write docs/gpu.md")
+    parser.add_argument(
+        "--seconds", type=float, default=450, help="from the start, after which no row begins"
+    )
+    parser.add_argument("--out", type=Path, help="a second folder for the results")
     arguments = parser.parse_args()
     if arguments.show:
         show()
@@ -41,11 +43,11 @@ def main() -> int:
     results["header"] = _header()
     name = _slug(arguments.name or torch.cuda.get_device_name())
     for function, row in in_order(results):
-        if time.monotonic() - start > BUDGET:
-            print(f"no row begins after {BUDGET:.0f} s; the rest is {NOT_MEASURED}")
+        if time.monotonic() - start > arguments.seconds:
+            print(f"no row begins after {arguments.seconds:.0f} s; the rest is {NOT_MEASURED}")
             break
         measure(function, row)
-        save(name, results)
+        save(name, results, arguments.out)
         print(f"{time.monotonic() - start:.0f} s", row, flush=True)
     show()
     print(goals_table(results))

@@ -286,7 +286,9 @@ def _largest_products(x: Tensor, w: Tensor) -> tuple[int, Cell]:
 
 def _positive_labels(rows: int, labels: int) -> Tensor:
     """[rows, POSITIVES], padded with -1: every second row has one positive fewer."""
-    positives = torch.randint(labels, (rows, POSITIVES), device=DEVICE)
+    each = labels // POSITIVES  # each positive of a row is drawn from other labels
+    positives = torch.randint(each, (rows, POSITIVES), device=DEVICE)
+    positives += torch.arange(POSITIVES, device=DEVICE) * each
     positives[::2, -1] = -1
     return positives
 

@@ -1,6 +1,7 @@
 """The tables of the GPU's benchmarks in Markdown: results/gpu-NAME.md and those of docs/gpu.md."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from common import markdown, results
@@ -29,10 +30,11 @@ NOTHING = (
 RATES = ("time", "GB/s", "GB/s of the copy", "share of the copy")
 
 
-def save(name: str, found: dict[str, Any]) -> None:
-    """Write results/gpu-NAME.json and the report next to it."""
-    results.save(f"gpu-{name}", found)
-    (results.RESULTS / f"gpu-{name}.md").write_text(document(found))
+def save(name: str, found: dict[str, Any], copies: Path | None = None) -> None:
+    """Write results/gpu-NAME.json and the report next to it, and copies to another folder."""
+    for folder in (results.RESULTS, *([copies] if copies else [])):
+        results.save(f"gpu-{name}", found, folder)
+        (folder / f"gpu-{name}.md").write_text(document(found))
 
 
 def show() -> None:

@@ -32,10 +32,10 @@ from common.machine import machine
 from common.processes import RETURN_FREED_MEMORY, in_process
 from common.timing import Call, Rounds, interleaved_medians, timed
 from linear_heads import (
-    POSITIVES,
     Loss,
     Problem,
     dense,
+    distinct_labels,
     eager,
     gradients,
     loss_of,
@@ -294,7 +294,7 @@ def train(optimizer: str, rows: int, width: int, labels: int) -> dict[str, float
     for _ in range(STEPS):
         # The input requires a gradient, as it does after other layers.
         x = torch.randn(rows, width, requires_grad=True)
-        positives = torch.randint(labels, (rows, POSITIVES))
+        positives = distinct_labels(rows, labels)
         _, taken = timed(functools.partial(one_step, head, x, positives))
         seconds.append(taken)
     return {"peak": memory.peak(), "seconds": statistics.median(seconds)}

@@ -29,6 +29,13 @@ class Problem(NamedTuple):
         return self.input, self.weight, self.bias
 
 
+def distinct_labels(rows: int, labels: int, generator: torch.Generator | None = None) -> Tensor:
+    """[rows, POSITIVES]: each positive of a row is drawn from labels of its own."""
+    each = labels // POSITIVES
+    drawn = torch.randint(each, (rows, POSITIVES), generator=generator)
+    return drawn + torch.arange(POSITIVES) * each
+
+
 def problem(rows: int, width: int, labels: int, seed: int = 0) -> Problem:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, width, generator=generator)
@@ -36,7 +43,7 @@ def problem(rows: int, width: int, labels: int, seed: int = 0) -> Problem:
     drawn = torch.randn(min(labels, 10_000), width, generator=generator) / width**0.5
     w = drawn.repeat(-(-labels // len(drawn)), 1)[:labels]
     b = torch.full((labels,), -5.0)
-    positives = torch.randint(labels, (rows, POSITIVES), generator=generator)
+    positives = distinct_labels(rows, labels, generator)
     return Problem(x.requires_grad_(), w.requires_grad_(), b.requires_grad_(), positives)
 
 

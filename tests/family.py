@@ -146,3 +146,10 @@ FAMILY = [
 #: The last case of each function, for tests that would take too long with all cases.
 ONE_OF_EACH = list({loss.record.name: loss for loss in FAMILY}.values())
 assert {loss.record.name for loss in FAMILY} == set(records.FAMILY)
+
+
+def once(lists: Tensor) -> Tensor:
+    """Label lists without repeated labels, and with a column of padding."""
+    same = lists[..., :, None] == lists[..., None, :]
+    repeated = same.tril(-1).any(-1)
+    return torch.nn.functional.pad(lists.masked_fill(repeated, -1), (0, 1), value=-1)

@@ -1,11 +1,33 @@
 """Run under torchrun: losses of unevenly sharded tensors equal those of the full tensors."""
 
+import warnings
+from contextlib import nullcontext
+
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from family import ONE_OF_EACH, targets
+from torchbce.functional import binary_cross_entropy_with_logits
+
+
+def values_of_other_processes_count(mesh: dist.DeviceMesh) -> None:
+    """A wrong value is named by the process that holds it; a mean is empty if all shards are."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+    rows = 5
+    y = torch.zeros(rows, 3)
+    y[-1, 1] = 255
+    z, y = (distribute_tensor(t, mesh, [Shard(0)]) for t in (torch.zeros(rows, 3), y))
+    with pytest.raises(ValueError, match=r"target\[4, 1\] is 255") if last else nullcontext():
+        binary_cross_entropy_with_logits(z, y)
+    for kept, warns in ((rows - 1, False), (rows, True)):
+        mask = distribute_tensor(torch.arange(rows)[:, None] >= kept, mesh, [Shard(0)])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            binary_cross_entropy_with_logits(z, z, mask=mask)
+        assert any("over no elements" in str(w.message) for w in caught) is warns
 
 
 def main() -> None:
@@ -41,6 +63,7 @@ def main() -> None:
                 expected = loss(x, y, mask=mask, reduction=reduction)
                 got = loss(*shards[:2], mask=shards[2], reduction=reduction)
                 torch.testing.assert_close(got.full_tensor(), expected)
+    values_of_other_processes_count(mesh)
     if dist.get_rank() == 0:
         print("all losses agree")
     dist.destroy_process_group()

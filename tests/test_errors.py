@@ -75,7 +75,74 @@ MISUSES: dict[str, tuple[Any, type[Exception], list[str]]] = {
             torch.zeros(4, 3), torch.zeros(4, 3), pos_weight=torch.ones(4)
         ),
         ValueError,
-        ["pos_weight has shape (4,)", "(4, 3)", "(C,)"],
+        ["pos_weight has shape (4,)", "(4, 3)", "(C,)", "here (3,)"],
+    ),
+    "class indices for one value per class": (
+        lambda f: f.binary_cross_entropy_with_logits(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])),
+        ValueError,
+        ["(4, 3)", "(4,)", "If target holds class", "torch.nn.functional.one_hot(target, 3)"],
+    ),
+    "class indices of 32 bits in a column": (
+        lambda f: f.binary_cross_entropy_with_logits(
+            torch.zeros(2, 3), torch.tensor([[0], [2]], dtype=torch.int32)
+        ),
+        ValueError,
+        ["torch.nn.functional.one_hot(target.long().reshape((2,)), 3)"],
+    ),
+    "an image of class indices": (
+        lambda f: f.sigmoid_focal_loss(torch.zeros(2, 3, 4, 5), torch.ones(2, 4, 5).long()),
+        ValueError,
+        ["torch.nn.functional.one_hot(target, 3).movedim(-1, 1)"],
+    ),
+    "weight per channel of an image": (
+        lambda f: f.binary_cross_entropy_with_logits(
+            torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5), weight=torch.ones(3)
+        ),
+        ValueError,
+        ["weight has shape (3,)", "(C, 1, 1), here (3, 1, 1)", "weight.reshape(3, 1, 1)"],
+    ),
+    "pos_weight per channel of an image": (
+        lambda f: f.binary_cross_entropy_with_logits(
+            torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5), pos_weight=torch.ones(3)
+        ),
+        ValueError,
+        ["pos_weight has shape (3,)", "(C, 1, 1), here (3, 1, 1)", "pos_weight.reshape(3, 1, 1)"],
+    ),
+    "weight per row": (
+        lambda f: f.binary_cross_entropy_with_logits(
+            torch.zeros(4, 3), torch.zeros(4, 3), weight=torch.ones(4)
+        ),
+        ValueError,
+        ["weight has shape (4,)", "(C,), here (3,)", "weight.reshape(4, 1)"],
+    ),
+    "a mask per pixel": (
+        lambda f: f.binary_cross_entropy_with_logits(
+            torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5), mask=torch.ones(2, 4, 5) > 0
+        ),
+        ValueError,
+        ["mask has shape (2, 4, 5)", "(2, 3, 4, 5)", "mask.unsqueeze(1)"],
+    ),
+    "a mask of numbers": (
+        lambda f: f.binary_cross_entropy_with_logits(
+            torch.zeros(2), torch.zeros(2), mask=torch.ones(2)
+        ),
+        TypeError,
+        ["mask must be a bool tensor", "got torch.float32", "mask.bool()"],
+    ),
+    "swapped arguments": (
+        lambda f: f.binary_cross_entropy_with_logits(torch.tensor([1, 0]), torch.tensor([1.5, -2])),
+        TypeError,
+        ["input must have a floating dtype, got torch.int64", "may be swapped", "comes first"],
+    ),
+    "swapped arguments, bool first": (
+        lambda f: f.sigmoid_focal_loss(torch.tensor([True]), torch.tensor([1.5])),
+        TypeError,
+        ["got torch.bool", "target is torch.float32", "may be swapped"],
+    ),
+    "logits as an array": (
+        lambda f: f.binary_cross_entropy_with_logits([0.5], torch.ones(1)),
+        TypeError,
+        ["input must be a torch.Tensor, got list", "torch.as_tensor"],
     ),
     "pos_weight below 0": (
         lambda f: f.binary_cross_entropy_with_logits(torch.zeros(1), torch.zeros(1), pos_weight=-2),

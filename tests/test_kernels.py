@@ -96,6 +96,9 @@ def test_the_backend_and_its_reason() -> None:
     for choice in (torchbce.backend_for(x), torchbce.backend_for(x, y.long())):
         assert choice.name == "numba"
     grad = torch.zeros(3, requires_grad=True)
+    # Targets of the input's dtype are meant, not the input itself.
+    assert torchbce.backend_for(grad) == torchbce.backend_for(grad, y)
+    assert torchbce.backend_for(grad).name == "numba"
     for words, arguments in {
         "float64": (x.double(), y),
         "target requires grad": (x, grad),

@@ -39,6 +39,9 @@ LOSSES = {
     "poly": family.loss("poly_binary_cross_entropy", 1.0, 2.0, 0.25),
     "probability": family.loss("binary_cross_entropy", 1e-4),
     "log-probability": family.loss("binary_cross_entropy_with_log_probs"),
+    "focal by p_t": family.loss("sigmoid_focal_loss", 0.25, 2.0, soft_targets="p_t"),
+    "asymmetric by p_t": family.loss("asymmetric_loss", 1.0, 4.0, 0.05, soft_targets="p_t"),
+    "poly by p_t": family.loss("poly_binary_cross_entropy", 1.0, 2.0, 0.25, soft_targets="p_t"),
 }
 DTYPES = {
     "float32": torch.float32,
@@ -168,6 +171,8 @@ def check(made: Compiled) -> None:
         allowed, copies_of_a_tile = sum(flags.short), 1 if flags.even else 2
         if not flags.exact and flags.loss > formulas.POLY.value:
             allowed += 2 * flags.block // THREADS
+        if not flags.exact and flags.by_p_t:
+            allowed += flags.block // THREADS
         if flags.exact:
             assert re.findall(r"\b(?:ex2|lg2)\.approx\S*", made.ptx) == []
     divisions = re.findall(r"\bdiv\.full\S*", made.ptx)
@@ -227,6 +232,16 @@ def test_a_gradient_with_every_option(loss: str, dtype: str, compiled: Compiler)
     check(made)
     check_offsets(made)
     assert set(made.widths("st")) == {16}
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if LOSSES[name].focus is not None])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_constants_per_column(loss: str, dtype: str, compiled: Compiler) -> None:
+    x, column = torch.zeros(ROWS, COLUMNS, dtype=DTYPES[dtype]), torch.ones(COLUMNS).double()
+    inputs = KernelInputs(x, x.clone(), None, None, None, None, *(5 * [column]))
+    made = compiled(lambda: value_and_gradient(spec(loss), inputs))
+    check(made)
+    check_offsets(made)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -54,10 +54,10 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ValueError,
         ["target[1, 1, 1] is 9"],
     ),
-    "padding with -100": (
-        {"target": with_value(LISTS, -100, 1, 1)},
+    "padding with -5": (
+        {"target": with_value(LISTS, -5, 1, 1)},
         ValueError,
-        ["target[1, 1] is -100", "only -1 pads", "padding_value=-1"],
+        ["target[1, 1] is -5", "only -1 or -100 pads", "padding_value=-1"],
     ),
     "padding with the number of labels": (
         {"target": with_value(LISTS, 6, 1, 1)},
@@ -69,10 +69,30 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ValueError,
         ["ignored[0, 0] is 6", "labels are 0 to 5"],
     ),
-    "ignored padded with -100": (
-        {"ignored": with_value(LISTS, -100, 2, 0)},
+    "ignored padded with -2": (
+        {"ignored": with_value(LISTS, -2, 2, 0)},
         ValueError,
-        ["ignored[2, 0] is -100"],
+        ["ignored[2, 0] is -2"],
+    ),
+    "a repeated label": (
+        {"target": with_value(LISTS, 2, 3, 1)},
+        ValueError,
+        ["target[3] has label 2 more than once", "target.bool()", "pad(target, (0, 1), value=-1)"],
+    ),
+    "a repeated label of more rows than one": (
+        {"input": X.view(2, 2, 3), "target": with_value(LISTS, 2, 3, 1).view(2, 2, 2)},
+        ValueError,
+        ["target[1, 1] has label 2 more than once"],
+    ),
+    "a repeated label of a single row": (
+        {"input": X[0], "target": torch.tensor([4, -1, 4])},
+        ValueError,
+        ["target has label 4 more than once"],
+    ),
+    "a repeated label among the ignored ones": (
+        {"ignored": with_value(LISTS, 5, 0, 0)},
+        ValueError,
+        ["ignored[0] has label 5 more than once", "mask=~ignored.bool()"],
     ),
     "a list of lists": (
         {"target": [[0, 5], [3], [], [2, 1]]},
@@ -108,7 +128,11 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "a dense target of int64": (
         {"target": dense(torch.int64)},
         ValueError,
-        ["target has shape (4, 6), dtype int64 and holds only 0 and 1", "target.bool()"],
+        [
+            "target has shape (4, 6), dtype int64 and holds only 0 and 1",
+            "target.bool()",
+            "pad(target, (0, 1), value=-1)",
+        ],
     ),
     "a mask of int64 for ignored": (
         {"ignored": dense(torch.int64)},
@@ -155,10 +179,10 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ValueError,
         ["target[3, 0] is nan", "NaN is not a target"],
     ),
-    "sparse duplicates, which add up": (
+    "a sparse element that is stored twice": (
         {"target": lambda: torch.sparse_coo_tensor([[1, 1], [2, 2]], torch.ones(2), (4, 6))},
         ValueError,
-        ["target[1, 2] is 2.0"],
+        ["target stores the element at index [1, 2] more than once", "target.coalesce()"],
     ),
     "a NaN in the input": (
         {"input": with_value(X, math.nan, 2, 1)},
@@ -456,17 +480,34 @@ def test_a_loss_is_correct_after_an_error() -> None:
 # ------------------------------------------------------------------------------- what is no error
 
 
-def test_lists_in_any_order_with_duplicates_and_gaps() -> None:
+def test_lists_in_any_order_with_gaps() -> None:
     expected = call(target=torch.tensor([[0, 5], [3, -1], [-1, -1], [2, 1]]))
     for lists in (
         [[5, 0], [-1, 3], [-1, -1], [1, 2]],
-        [[5, 0, 5, 0], [3, 3, 3, 3], [-1, -1, -1, -1], [1, 2, 1, -1]],
-        [[-1, 5, -1, 0, -1, -1, -1], [-1] * 6 + [3], [-1] * 7, [2, -1, -1, 1, 2, 1, -1]],
+        [[5, 0], [-100, 3], [-100, -100], [1, 2]],
+        [[-1, 5, -1, 0, -100, -1, -1], [-1] * 6 + [3], [-1] * 7, [2, -1, -1, 1, -1, -1, -1]],
     ):
         for w in (W, W.clone().requires_grad_()):
             assert call(weight=w, target=torch.tensor(lists)).equal(expected)
     ignored = call(ignored=torch.tensor([[1], [2], [-1], [5]]))
-    assert call(ignored=torch.tensor([[1, 1, -1], [2, 2, 2], [-1] * 3, [-1, 5, 5]])).equal(ignored)
+    assert call(ignored=torch.tensor([[-1, 1, -1], [-100, -100, 2], [-1] * 3, [-1, 5, -1]])).equal(
+        ignored
+    )
+
+
+def test_repeated_labels_that_are_not_read_count_once() -> None:
+    twice = torch.tensor([[0, 5, 0], [3, 3, 3], [-1, -1, -1], [2, 1, 1]])
+    assert call(target=twice, check_targets=False).equal(call())
+
+
+def test_a_mostly_padded_list_is_a_list() -> None:
+    labels = 5000
+    w, b = torch.linspace(-1, 1, labels * WIDTH).view(labels, WIDTH), torch.zeros(labels)
+    lists = torch.full((ROWS, labels), -1)
+    lists[1, ::2] = torch.arange(0, labels, 2)
+    y = torch.zeros(ROWS, labels, dtype=torch.bool)
+    y[1, ::2] = True
+    assert call(weight=w, bias=b, target=lists).equal(call(weight=w, bias=b, target=y))
 
 
 def test_rows_without_positives() -> None:
@@ -489,7 +530,6 @@ def test_a_label_both_positive_and_ignored_is_ignored() -> None:
 
 
 def test_lists_of_two_labels_are_lists() -> None:
-    # Lists of 0 and 1 as long as there are labels are refused from three labels on only.
     two = torch.tensor([[0, 1], [1, -1], [0, -1], [-1, -1]])
     y = torch.tensor([[1.0, 1], [0, 1], [1, 0], [0, 0]])
     assert call(weight=W[:2], bias=B[:2], target=two).equal(
@@ -499,8 +539,44 @@ def test_lists_of_two_labels_are_lists() -> None:
     assert call(target=short).isfinite()
 
 
+@pytest.mark.parametrize("labels", [1, 2, 3, 6])
+@pytest.mark.parametrize("name", ["target", "ignored"])
+def test_one_value_per_label_of_int64_is_refused(labels: int, name: str) -> None:
+    """Whatever the number of labels, and whatever the values are."""
+    given = {"weight": W[:labels], "bias": B[:labels], "target": torch.full((ROWS, 1), -1)}
+    g = torch.Generator().manual_seed(labels)
+    for _ in range(20):
+        values = torch.randint(2, (ROWS, labels), generator=g)
+        with pytest.raises(ValueError, match="one value per label") as raised:
+            call(**given | {name: values})
+        remedy = r"target\.bool\(\)" if name == "target" else r"mask=~ignored\.bool\(\)"
+        assert re.search(remedy, str(raised.value))
+        # Both remedies work.
+        if name == "target":
+            call(**given | {"target": values.bool()})
+        padded = torch.nn.functional.pad(torch.where(values == 1, 0, -1)[:, :1], (0, 1), value=-1)
+        call(**given | {name: padded}, reduction="sum")
+
+
+def test_unknown_values_before_a_label_are_refused() -> None:
+    for values in ([[-1, 1], [1, -1]], [[-100, 0], [1, -100]]):
+        target = torch.tensor(values * 2)
+        with pytest.raises(ValueError, match="before them"):
+            call(weight=W[:2], bias=B[:2], target=target)
+        assert call(weight=W[:3], bias=B[:3], target=target).isfinite()
+
+
+@pytest.mark.parametrize("name", ["target", "ignored"])
+def test_what_is_not_read_is_refused_if_it_may_be_dense(name: str) -> None:
+    lists = torch.full((ROWS, LABELS), -1)
+    call(**{name: lists})
+    with pytest.raises(ValueError, match="values are not read here"):
+        call(**{name: lists}, check_targets=False)
+    call(**{name: lists[:, 1:]}, check_targets=False)
+
+
 def test_the_denominator_excludes_ignored_elements() -> None:
-    ignored = torch.tensor([[0, 1], [2, 2], [1, 4], [3, 5]])  # those of row 2 are masked too
+    ignored = torch.tensor([[0, 1], [2, -1], [1, 4], [3, 5]])  # those of row 2 are masked too
     mask = torch.ones(ROWS, LABELS, dtype=torch.bool)
     mask[2] = False
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import torchbce.linear
+from family import once
 from torchbce import FusedRowwiseAdagrad, FusedSGD, LinearBCELoss
 from torchbce import linear_binary_cross_entropy as linear_bce
 
@@ -42,7 +43,7 @@ def batch(
 ) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, WIDTH, generator=g)
-    return x.to(dtype), torch.randint(-1, LABELS, (rows, 3), generator=g)
+    return x.to(dtype), once(torch.randint(-1, LABELS, (rows, 3), generator=g))
 
 
 def state(module: torch.nn.Module) -> dict[str, Tensor]:

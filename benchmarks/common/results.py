@@ -16,11 +16,12 @@ def load(name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def save(name: str, results: dict[str, Any]) -> None:
-    """Write the measurements of a benchmark."""
-    RESULTS.mkdir(exist_ok=True)
+def save(name: str, results: dict[str, Any], folder: Path | None = None) -> None:
+    """Write the measurements of a benchmark, to another folder than RESULTS if there is one."""
+    folder = folder or RESULTS
+    folder.mkdir(exist_ok=True)
     # Lists of numbers on one line.
     text = NUMBERS.sub(
         lambda found: "[" + " ".join(found[1].split()) + "]", json.dumps(results, indent=2)
     )
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(text + "\n")

@@ -1,12 +1,24 @@
 """What every loss does with its arguments: check them, align them once, hand them to a backend."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from torchbce.backends import dispatch, selection
-from torchbce.definition import checks
+from torchbce.definition import checks, kinds
 from torchbce.definition.arguments import Options, align
 from torchbce.definition.family import Loss
+
+_TENSORS = "input", "target", "weight", "pos_weight", "mask"
+#: The public function of each loss, which the `__torch_function__` of a tensor is given.
+_functions: dict[str, Callable[..., Tensor]] = {}
+
+
+def register(functions: dict[str, Callable[..., Tensor]]) -> None:
+    """Name the public functions of the losses, which are defined in a later module."""
+    _functions.update(functions)
 
 
 def evaluate(
@@ -32,6 +44,7 @@ def evaluate(
         and ignore_index is None
         and type(label_smoothing) in (float, int)
         and not label_smoothing
+        and not loss.tensors
         and not torch.compiler.is_dynamo_compiling()
     ):
         try:
@@ -44,18 +57,47 @@ def evaluate(
             value = prepared(input, target)
             if value is not None:
                 return value
+    tensors = input, target, weight, pos_weight, mask
+    named = dict(zip(_TENSORS, tensors, strict=True))
+    kinds.check_kinds(named)
+    kinds.check_distributed(named)
+    if has_torch_function_variadic(*tensors):
+        return kinds.overridden(
+            _functions[loss.name],
+            tensors,
+            input,
+            target,
+            **loss.own_options(),
+            weight=weight,
+            pos_weight=pos_weight,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            mask=mask,
+            reduction=reduction,
+            check_targets=check_targets,
+        )
+    if not torch.compiler.is_compiling():
+        given = tensors
+        input, target, weight, pos_weight, mask = map(kinds.plain, tensors)
+        if input is not given[0] or target is not given[1]:
+            key = None  # the next call comes with a subclass too
     checks.reduction(reduction)
-    checks.fraction("label_smoothing", label_smoothing)
+    label_smoothing = checks.fraction("label_smoothing", label_smoothing)
+    if ignore_index is not None:
+        ignore_index = checks.number("ignore_index", ignore_index)
     if not torch.compiler.is_compiling():
         weight = checks.scalar_to_device(weight, input)
         pos_weight = checks.scalar_to_device(pos_weight, input)
     unchecked = check_targets is False and loss.domain.name != "logits"
-    backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked)
+    own = dict(loss.tensors) if loss.tensors else {}
+    backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked, **own)
     if loss.kernel is None:
         backend = selection.REFERENCE
     if backend is selection.REFERENCE:  # kernels take only floating inputs and real targets
-        checks.input_dtype("input", input)
+        checks.input_dtype("input", input, target)
         checks.target_dtype(target)
+    if loss.of_hard_targets and not label_smoothing and not target.is_floating_point():
+        loss = loss.of_hard_targets
     options = Options(
         weight, pos_weight, label_smoothing, ignore_index, mask, reduction, check_targets
     )

@@ -9,11 +9,13 @@ as the function.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo import eval_frame as _eval_frame
 from torch.autograd import forward_ad
 from torch.nn import _reduction
 
@@ -42,11 +44,42 @@ def storage_uses(storage: torch.UntypedStorage) -> int:
     return torch._C._storage_Use_Count(storage._cdata)
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has values at all, unlike one of the meta device and a fake one."""
+    return not tensor.is_meta and not isinstance(tensor, torch._subclasses.FakeTensor)
+
+
+#: A block in which tensors of a subclass are treated as plain ones, without `__torch_function__`.
+without_torch_function: Callable[[], Any] = torch._C.DisableTorchFunctionSubclass
+
+
+def replicates_implicitly() -> bool:
+    """Whether a block of `torch.distributed.tensor.experimental.implicit_replication` is open."""
+    module = sys.modules["torch.distributed.tensor"]  # where there is a DTensor
+    dispatcher = module.DTensor._op_dispatcher
+    return bool(getattr(dispatcher, "_allow_implicit_replication", False))
+
+
+def shard_offset(dtensor: Any) -> tuple[int, ...]:
+    """The index, in a DTensor, of the first element of this process' shard."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(
+        dtensor.shape, dtensor.device_mesh, dtensor.placements
+    )
+    return offset
+
+
 # ------------------------------------------------------------------------------- active modes
 
 functorch_is_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 tracing_state: Callable[[], Any] = torch._C._get_tracing_state
+
+
+def is_traced_by_proxies() -> bool:
+    """Whether `make_fx` records operations, while which no value can be read."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def forward_mode_is_active() -> bool:
@@ -140,6 +173,24 @@ def decompose_for_onnx(
     """
     torch._decomp.decomposition_table[operator] = decomposition
     torch._decomp.meta_table[operator] = metadata
+
+
+def is_in_compiled_code() -> bool:
+    """Whether torch.compile traces the functions that are called, or would if it could.
+
+    It skips a function with a sparse argument, and traces those that the function calls.
+    """
+    callback = _eval_frame.get_eval_frame_callback()
+    return torch.compiler.is_compiling() or (callback is not None and callback is not False)
+
+
+# ------------------------------------------------------------------------------ sparse tensors
+
+
+def stored_indices(target: Tensor) -> Tensor:
+    """The indices of a COO tensor as they are stored, [dimensions, stored]."""
+    indices: Tensor = target._indices()
+    return indices
 
 
 # ---------------------------------------------------------- the reductions of torch.nn.functional

@@ -46,7 +46,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torchbce import _pytorch
 from torchbce.backends import dispatch, selection
 from torchbce.backends.request import Call, KernelInputs, Request, loss_spec
-from torchbce.definition import checks, family, reductions, reference
+from torchbce.definition import checks, family, kinds, reductions, reference
 from torchbce.definition.family import Loss
 
 __all__ = ["install", "installed", "uninstall"]
@@ -330,8 +330,7 @@ def _definition(
     if loss.domain is family.PROBABILITIES:
         _assert_unit_range("input", x)
         _assert_unit_range("target", y)
-    parts = loss.positive_and_negative(x.to(dtype))
-    losses = reference.combine(*parts, y.to(dtype), weight, pos_weight)
+    losses = loss.elements(x.to(dtype), y.to(dtype), weight, pos_weight)
     # The mean over no elements is NaN, as in PyTorch.
     if reduction == "none":
         return losses
@@ -365,11 +364,10 @@ _patch = _Patch(binary_cross_entropy, binary_cross_entropy_with_logits)
 
 def _is_real(tensor: Tensor) -> bool:
     """Whether PyTorch's function takes the tensor: dense, and of one of four dtypes."""
-    return tensor.layout == torch.strided and tensor.dtype in (
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float64,
+    return (
+        tensor.layout == torch.strided
+        and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        and not kinds.is_masked(tensor)
     )
 
 
@@ -379,6 +377,7 @@ def _is_weight_of(input: Tensor, weight: Tensor | None) -> bool:
         return True
     return (
         isinstance(weight, Tensor)
+        and not kinds.is_masked(weight)
         and weight.layout == torch.strided
         and not weight.is_complex()
         and not (weight.requires_grad and torch.is_grad_enabled())

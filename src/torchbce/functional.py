@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from torchbce import _pytorch
-from torchbce._contract import evaluate
+from torchbce._contract import evaluate, register
 from torchbce.definition import checks, family
+from torchbce.definition.reference import Constant
 
 if TYPE_CHECKING:
     from torchbce.linear.loss import linear_binary_cross_entropy
@@ -82,8 +83,8 @@ def binary_cross_entropy_with_logits(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
@@ -173,8 +174,8 @@ def binary_cross_entropy(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
@@ -203,7 +204,7 @@ def binary_cross_entropy(
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.binary_cross_entropy.html
     """
-    checks.eps(eps)
+    eps = checks.eps(eps)
     if size_average is not None or reduce is not None:
         reduction = _pytorch.reduction_name(size_average, reduce, reduction)
     return evaluate(
@@ -256,8 +257,8 @@ def binary_cross_entropy_with_log_probs(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -305,8 +306,10 @@ def sigmoid_focal_loss(
     input: Tensor,
     target: Tensor,
     *,
-    alpha: float | None = None,
-    gamma: float = 2.0,
+    alpha: Constant | None = None,
+    gamma: Constant = 2.0,
+    soft_targets: str = "linear",
+    detach_focusing: bool = False,
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     label_smoothing: float = 0.0,
@@ -321,8 +324,15 @@ def sigmoid_focal_loss(
         \ell = w \, [\, p \, \alpha \, y \, \sigma(-z)^\gamma (-\log \sigma(z))
              + (1 - \alpha) (1 - y) \, \sigma(z)^\gamma (-\log \sigma(-z)) \,]
 
-    With `gamma` 0 and `alpha` None it is binary cross-entropy. It is linear in a soft target. Its
-    derivatives are finite at every finite logit, for every `gamma`.
+    With `gamma` 0 and `alpha` None it is binary cross-entropy. Its derivatives are finite at every
+    finite logit, for every `gamma`. This is linear in a soft target, so that it is the expected
+    loss of a label that is positive with probability y. `soft_targets="p_t"` is the form of
+    torchvision, keras and optax, with the probability of the target as p_t:
+
+    .. math::
+        \ell = w \, [\alpha y + (1 - \alpha) (1 - y)] \, (1 - p_t)^\gamma
+             [\, p \, y (-\log \sigma(z)) + (1 - y) (-\log \sigma(-z)) \,],
+        \qquad p_t = y \, \sigma(z) + (1 - y) \, \sigma(-z)
 
     Args:
         input: logits z, any shape, any floating dtype.
@@ -330,9 +340,15 @@ def sigmoid_focal_loss(
             that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
             a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
             never made dense (not under torch.compile, which cannot trace sparse tensors).
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
-        gamma: focusing exponent, at least 0.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -343,8 +359,8 @@ def sigmoid_focal_loss(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -366,14 +382,27 @@ def sigmoid_focal_loss(
         >>> logits, targets = torch.tensor([2.0, -1.0]), torch.tensor([1, 1])
         >>> sigmoid_focal_loss(logits, targets, reduction="none")
         tensor([0.0018, 0.7019])
+        >>> sigmoid_focal_loss(logits, targets, gamma=torch.tensor([0.0, 2.0]), reduction="none")
+        tensor([0.1269, 0.7019])
+        >>> logit, soft = torch.tensor([1.5]), torch.tensor([0.3])
+        >>> [
+        ...     round(sigmoid_focal_loss(logit, soft, soft_targets=form).item(), 5)
+        ...     for form in ("linear", "p_t")
+        ... ]
+        [0.7981, 0.49201]
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
-    checks.alpha(alpha)
-    checks.exponent("gamma", gamma)
+    loss = family.loss(
+        "sigmoid_focal_loss",
+        checks.alpha(alpha, input),
+        checks.exponent("gamma", gamma, input),
+        soft_targets=soft_targets,
+        detach_focusing=detach_focusing,
+    )
     return evaluate(
-        family.loss("sigmoid_focal_loss", alpha, gamma),
+        loss,
         input,
         target,
         weight,
@@ -390,9 +419,11 @@ def asymmetric_loss(
     input: Tensor,
     target: Tensor,
     *,
-    gamma_pos: float = 1.0,
-    gamma_neg: float = 4.0,
-    margin: float = 0.05,
+    gamma_pos: Constant = 1.0,
+    gamma_neg: Constant = 4.0,
+    margin: Constant = 0.05,
+    soft_targets: str = "linear",
+    detach_focusing: bool = False,
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     label_smoothing: float = 0.0,
@@ -408,7 +439,12 @@ def asymmetric_loss(
              + (1 - y) \, q^{\gamma_-} (-\log(1 - q)) \,],
         \qquad q = \max(\sigma(z) - m, 0)
 
-    The gradient is that of the whole formula, including the focusing factors.
+    The gradient is that of the whole formula, including the focusing factors, unless
+    `detach_focusing`. This is linear in a soft target; `soft_targets="p_t"` is the form of timm and
+    of the authors, in which the cross-entropy with q is multiplied by one factor:
+
+    .. math::
+        [\, y \, \sigma(-z) + (1 - y) \, q \,]^{y \gamma_+ + (1 - y) \gamma_-}
 
     Args:
         input: logits z, any shape, any floating dtype.
@@ -416,9 +452,15 @@ def asymmetric_loss(
             that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
             a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
             never made dense (not under torch.compile, which cannot trace sparse tensors).
-        gamma_pos: focusing exponent of positives, at least 0.
-        gamma_neg: focusing exponent of negatives, at least 0.
-        margin: m in [0, 1), subtracted from the probability of negatives.
+        gamma_pos: focusing exponent of positives, at least 0; a number, or a tensor that broadcasts
+            to input's shape, for instance (C,) for an input of shape (N, C).
+        gamma_neg: focusing exponent of negatives, likewise.
+        margin: m in [0, 1), subtracted from the probability of negatives; a number, or a tensor
+            that broadcasts to input's shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -429,8 +471,8 @@ def asymmetric_loss(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -456,11 +498,16 @@ def asymmetric_loss(
     References:
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
-    checks.exponent("gamma_pos", gamma_pos)
-    checks.exponent("gamma_neg", gamma_neg)
-    checks.margin(margin)
+    loss = family.loss(
+        "asymmetric_loss",
+        checks.exponent("gamma_pos", gamma_pos, input),
+        checks.exponent("gamma_neg", gamma_neg, input),
+        checks.margin(margin, input),
+        soft_targets=soft_targets,
+        detach_focusing=detach_focusing,
+    )
     return evaluate(
-        family.loss("asymmetric_loss", gamma_pos, gamma_neg, margin),
+        loss,
         input,
         target,
         weight,
@@ -477,9 +524,11 @@ def poly_binary_cross_entropy(
     input: Tensor,
     target: Tensor,
     *,
-    epsilon: float = 1.0,
-    gamma: float = 0.0,
-    alpha: float | None = None,
+    epsilon: Constant = 1.0,
+    gamma: Constant = 0.0,
+    alpha: Constant | None = None,
+    soft_targets: str = "linear",
+    detach_focusing: bool = False,
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     label_smoothing: float = 0.0,
@@ -496,7 +545,8 @@ def poly_binary_cross_entropy(
              + (1 - \alpha) (1 - y) \, \sigma(z)^{\gamma + 1} \,]
 
     The series is that of -log p in 1 - p. With `epsilon` 0 this is the focal loss, and with
-    `gamma` 0 as well it is binary cross-entropy.
+    `gamma` 0 as well it is binary cross-entropy. This is linear in a soft target;
+    `soft_targets="p_t"` is the form of timm, focused as in `sigmoid_focal_loss`.
 
     Args:
         input: logits z, any shape, any floating dtype.
@@ -504,10 +554,17 @@ def poly_binary_cross_entropy(
             that differs from it only by trailing dimensions of size 1, such as (N, 1) and (N,). Or
             a sparse COO or CSR tensor of input's shape, whose missing entries are 0 and which is
             never made dense (not under torch.compile, which cannot trace sparse tensors).
-        epsilon: added to the coefficient of the first term, at least -1.
-        gamma: focusing exponent, at least 0.
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
+        epsilon: added to the coefficient of the first term, at least -1; a number, or a tensor that
+            broadcasts to input's shape.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -518,8 +575,8 @@ def poly_binary_cross_entropy(
         mask: bool, of input's shape or broadcasting to it; elements where it is false are ignored.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -546,11 +603,16 @@ def poly_binary_cross_entropy(
         Leng et al., PolyLoss: A Polynomial Expansion Perspective of Classification Loss
         Functions, ICLR 2022.
     """
-    checks.alpha(alpha)
-    checks.exponent("gamma", gamma)
-    checks.epsilon(epsilon)
+    loss = family.loss(
+        "poly_binary_cross_entropy",
+        checks.epsilon(epsilon, input),
+        checks.exponent("gamma", gamma, input),
+        checks.alpha(alpha, input),
+        soft_targets=soft_targets,
+        detach_focusing=detach_focusing,
+    )
     return evaluate(
-        family.loss("poly_binary_cross_entropy", epsilon, gamma, alpha),
+        loss,
         input,
         target,
         weight,
@@ -561,3 +623,6 @@ def poly_binary_cross_entropy(
         reduction,
         check_targets,
     )
+
+
+register({name: globals()[name] for name in family.FAMILY})

@@ -4,12 +4,14 @@ Those that PyTorch has are subclasses of PyTorch's, so that `isinstance` and `st
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchbce import functional
-from torchbce.definition import checks
+from torchbce.definition import checks, family, kinds
+from torchbce.definition.reference import Constant
 
 __all__ = [
     "AsymmetricLoss",
@@ -27,7 +29,8 @@ class _Loss(nn.Module):
     """Weights as buffers, other options as attributes; `forward` calls the function with them all.
 
     Weights are buffers as in PyTorch: `.to(...)` moves them, and the `state_dict` has them. A
-    number becomes a 0-dimensional buffer of the default dtype.
+    number becomes a 0-dimensional buffer of the default dtype. Other options that are tensors, such
+    as `alpha` per class, are buffers too; an `nn.Parameter` is a parameter.
     """
 
     label_smoothing: float
@@ -37,13 +40,20 @@ class _Loss(nn.Module):
     _function: str
     _options: tuple[str, ...]
 
-    def _store(self, weight: Weight, pos_weight: Weight, **options: float | str | None) -> None:
+    def _store(self, weight: Weight, pos_weight: Weight, **options: Any) -> None:
         checks.reduction(str(options["reduction"]))
-        checks.fraction("label_smoothing", float(options["label_smoothing"] or 0))
+        options["label_smoothing"] = checks.fraction("label_smoothing", options["label_smoothing"])
+        if options["ignore_index"] is not None:
+            options["ignore_index"] = checks.number("ignore_index", options["ignore_index"])
+        if "soft_targets" in options:
+            checks.choice("soft_targets", options["soft_targets"], family.SOFT_TARGETS)
         self.register_buffer("weight", _as_buffer("weight", weight))
         self.register_buffer("pos_weight", _as_buffer("pos_weight", pos_weight))
         for name, value in options.items():
-            setattr(self, name, value)
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
         self._options = tuple(options)
 
     def forward(self, input: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -54,6 +64,10 @@ class _Loss(nn.Module):
             input, target, weight=self.weight, pos_weight=self.pos_weight, mask=mask, **options
         )
         return loss
+
+    def __prepare_scriptable__(self) -> Any:
+        """Raise, since `torch.jit.script` cannot compile the losses."""
+        raise kinds.not_scriptable(type(self).__name__)
 
     def extra_repr(self) -> str:
         """The reduction and the options that differ from their defaults."""
@@ -89,8 +103,8 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -158,8 +172,8 @@ class BCELoss(_Loss, nn.BCELoss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -195,7 +209,7 @@ class BCELoss(_Loss, nn.BCELoss):
         ignore_index: float | None = None,
         check_targets: bool | None = None,
     ) -> None:
-        checks.eps(eps)
+        eps = checks.eps(eps)
         nn.BCELoss.__init__(self, None, size_average, reduce, reduction)
         self._store(
             weight,
@@ -223,8 +237,8 @@ class BCEWithLogProbsLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -276,9 +290,15 @@ class SigmoidFocalLoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
-        gamma: focusing exponent, at least 0.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -288,8 +308,8 @@ class SigmoidFocalLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -312,15 +332,19 @@ class SigmoidFocalLoss(_Loss):
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
 
-    alpha: float | None
-    gamma: float
+    alpha: Constant | None
+    gamma: Constant
+    soft_targets: str
+    detach_focusing: bool
     _function = "sigmoid_focal_loss"
 
     def __init__(
         self,
         *,
-        alpha: float | None = None,
-        gamma: float = 2.0,
+        alpha: Constant | None = None,
+        gamma: Constant = 2.0,
+        soft_targets: str = "linear",
+        detach_focusing: bool = False,
         weight: Weight = None,
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
@@ -329,13 +353,15 @@ class SigmoidFocalLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.alpha(alpha)
-        checks.exponent("gamma", gamma)
+        alpha = checks.alpha(alpha)
+        gamma = checks.exponent("gamma", gamma)
         self._store(
             weight,
             pos_weight,
             alpha=alpha,
             gamma=gamma,
+            soft_targets=soft_targets,
+            detach_focusing=detach_focusing,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             check_targets=check_targets,
@@ -349,9 +375,15 @@ class AsymmetricLoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        gamma_pos: focusing exponent of positives, at least 0.
-        gamma_neg: focusing exponent of negatives, at least 0.
-        margin: in [0, 1), subtracted from the probability of negatives.
+        gamma_pos: focusing exponent of positives, at least 0; a number, or a tensor that broadcasts
+            to input's shape, for instance (C,) for an input of shape (N, C).
+        gamma_neg: focusing exponent of negatives, likewise.
+        margin: in [0, 1), subtracted from the probability of negatives; a number, or a tensor that
+            broadcasts to input's shape.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -361,8 +393,8 @@ class AsymmetricLoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -385,17 +417,21 @@ class AsymmetricLoss(_Loss):
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021.
     """
 
-    gamma_pos: float
-    gamma_neg: float
-    margin: float
+    gamma_pos: Constant
+    gamma_neg: Constant
+    margin: Constant
+    soft_targets: str
+    detach_focusing: bool
     _function = "asymmetric_loss"
 
     def __init__(
         self,
         *,
-        gamma_pos: float = 1.0,
-        gamma_neg: float = 4.0,
-        margin: float = 0.05,
+        gamma_pos: Constant = 1.0,
+        gamma_neg: Constant = 4.0,
+        margin: Constant = 0.05,
+        soft_targets: str = "linear",
+        detach_focusing: bool = False,
         weight: Weight = None,
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
@@ -404,15 +440,17 @@ class AsymmetricLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.exponent("gamma_pos", gamma_pos)
-        checks.exponent("gamma_neg", gamma_neg)
-        checks.margin(margin)
+        gamma_pos = checks.exponent("gamma_pos", gamma_pos)
+        gamma_neg = checks.exponent("gamma_neg", gamma_neg)
+        margin = checks.margin(margin)
         self._store(
             weight,
             pos_weight,
             gamma_pos=gamma_pos,
             gamma_neg=gamma_neg,
             margin=margin,
+            soft_targets=soft_targets,
+            detach_focusing=detach_focusing,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             check_targets=check_targets,
@@ -426,10 +464,17 @@ class PolyBCELoss(_Loss):
     The function has the formula. `mask` is an argument of the call.
 
     Args:
-        epsilon: added to the coefficient of the first term, at least -1.
-        gamma: focusing exponent, at least 0.
-        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. None for
-            no such weights.
+        epsilon: added to the coefficient of the first term, at least -1; a number, or a tensor that
+            broadcasts to input's shape.
+        gamma: focusing exponent, at least 0; a number, or a tensor that broadcasts to input's
+            shape.
+        alpha: in [0, 1], the weight of positives; negatives have the weight 1 - alpha. A number,
+            or a tensor that broadcasts to input's shape, for instance (C,) for (N, C). None for no
+            such weights.
+        soft_targets: the loss of a target between 0 and 1: "linear" in the target, or "p_t", as
+            other libraries compute it. Targets of 0 and 1 have the same loss in both forms.
+        detach_focusing: whether the focusing weights (the factors with an exponent gamma) are
+            constants in derivatives. The loss itself is the same.
         weight: weight w per element, a number or a tensor that broadcasts to input's shape. A
             number must be finite and not negative; the values of a tensor are not checked.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
@@ -439,8 +484,8 @@ class PolyBCELoss(_Loss):
             gradient, whatever their input, and a mean does not count them.
         check_targets: whether targets (and probabilities) outside their range raise. None: on the
             CPU, where the check is part of the pass, and not on a GPU, where the host would have to
-            wait for the values. True: everywhere. False: nowhere; on the CPU, losses of
-            probabilities are then computed by the reference backend.
+            wait for the values. True: everywhere, with an error where they cannot be read. False:
+            nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
             over all dimensions but the first, averaged over the first.
@@ -463,17 +508,21 @@ class PolyBCELoss(_Loss):
         Leng et al., PolyLoss, ICLR 2022.
     """
 
-    epsilon: float
-    gamma: float
-    alpha: float | None
+    epsilon: Constant
+    gamma: Constant
+    alpha: Constant | None
+    soft_targets: str
+    detach_focusing: bool
     _function = "poly_binary_cross_entropy"
 
     def __init__(
         self,
         *,
-        epsilon: float = 1.0,
-        gamma: float = 0.0,
-        alpha: float | None = None,
+        epsilon: Constant = 1.0,
+        gamma: Constant = 0.0,
+        alpha: Constant | None = None,
+        soft_targets: str = "linear",
+        detach_focusing: bool = False,
         weight: Weight = None,
         pos_weight: Weight = None,
         label_smoothing: float = 0.0,
@@ -482,15 +531,17 @@ class PolyBCELoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        checks.alpha(alpha)
-        checks.exponent("gamma", gamma)
-        checks.epsilon(epsilon)
+        alpha = checks.alpha(alpha)
+        gamma = checks.exponent("gamma", gamma)
+        epsilon = checks.epsilon(epsilon)
         self._store(
             weight,
             pos_weight,
             epsilon=epsilon,
             gamma=gamma,
             alpha=alpha,
+            soft_targets=soft_targets,
+            detach_focusing=detach_focusing,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             check_targets=check_targets,

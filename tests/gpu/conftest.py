@@ -31,6 +31,12 @@ if DEVICE == "cpu":
 collect_ignore = [] if DEVICE == "cuda" else ["test_device.py", "test_device_linear.py"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "fresh_compiler" in getattr(item, "fixturenames", ()):
+            item.add_marker("compiles")
+
+
 @pytest.fixture
 def device() -> str:
     """The device of the tensors that the kernels read."""

@@ -196,6 +196,7 @@ def test_peak_memory_is_that_of_the_gradient(loss: Loss) -> None:
             del value, gradient
 
 
+@pytest.mark.large
 def test_more_than_2_to_the_31_elements() -> None:
     n = 2**31 + 16
     # Logits, targets, losses and a gradient: 2 + 1 + 2 + 2 bytes per element.
@@ -226,6 +227,7 @@ def test_more_than_2_to_the_31_elements() -> None:
     torch.testing.assert_close(gradient[-3:].double(), slopes[-3:] / 3, rtol=2.0**-8, atol=0)
 
 
+@pytest.mark.large
 def test_strides_beyond_32_bits() -> None:
     if free_bytes() < 40 * 2**30:
         pytest.skip("needs 40 GiB of free GPU memory")
@@ -261,6 +263,7 @@ def worst(got: Tensor, true: Tensor) -> float:
     return math.inf if bool(error.isnan().any()) else error.max().item()
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("target", [0, 1])
 def test_every_float32(target: int, capsys: pytest.CaptureFixture[str]) -> None:
     chunk = 2**26

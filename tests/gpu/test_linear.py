@@ -13,6 +13,7 @@ from interpreting import DEVICE
 from torch import Tensor
 
 import torchbce
+from family import once
 from torchbce.backends.gpu import kernels, launch, tiles
 from torchbce.linear import chunks_gpu
 
@@ -39,7 +40,7 @@ def _uniform(*shape: int, seed: int = 0) -> Tensor:
 
 def _lists(*shape: int, seed: int = 0) -> Tensor:
     """Labels in any order, some of them twice, some of them padding."""
-    return torch.randint(-1, L, shape, generator=torch.Generator().manual_seed(seed))
+    return once(torch.randint(-1, L, shape, generator=torch.Generator().manual_seed(seed)))
 
 
 TARGETS = {
@@ -160,7 +161,7 @@ def test_chunks_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 200), (130, 16, 17), (64, 8, 48)])
 def test_sizes(sizes: tuple[int, int, int]) -> None:
     rows, _, labels = sizes
-    target = torch.randint(-1, labels, (rows, 3), generator=torch.Generator().manual_seed(1))
+    target = once(torch.randint(-1, labels, (rows, 3), generator=torch.Generator().manual_seed(1)))
     for bias in (True, False):
         assert_close(both(torch.bfloat16, target, sizes=sizes, bias=bias), torch.bfloat16)
 
@@ -398,14 +399,19 @@ def test_compiled(fresh_compiler: None) -> None:
 
 def test_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     def size(rows: int, width: int, labels: int, copies: bool = False) -> int:
-        x, w = torch.empty(rows, width, device="meta"), torch.empty(labels, width, device="meta")
+        x, w = (
+            torch.empty(size, width, dtype=torch.bfloat16, device="meta") for size in (rows, labels)
+        )
         return chunks_gpu.chunk_size(chunks_gpu.Head(x, w, None), None, copies)
 
     # 132 multiprocessors, 50 MB of cache, 80 GB of memory.
     facts = (4 * 132 * 128 * 256, 50 * 2**20, 80 * 2**30 // 384)
     monkeypatch.setattr(chunks_gpu, "_device", lambda device: facts)
-    assert size(4096, 4096, 131_072) == 4224  # 17 million logits, 104 MB with their gradients
-    assert size(1024, 768, 1_000_000) == 16_896
+    # 22 million logits, 134 MB with their gradients: an eighth of the weight.
+    assert size(4096, 4096, 131_072) == 5504
+    assert size(1024, 768, 1_000_000) == 31_360  # 32 chunks of one size
+    assert size(4096, 256, 131_072) == 4096  # 17 million logits fill the GPU; the last is as large
+    assert size(1024, 8192, 10**7) == 67_584  # four times as many at most
     assert size(2**20, 64, 10_000) == 128  # no less than the side of a tile
     assert size(2**24, 64, 10_000) == 13  # unless memory is short
     assert size(1, 64, 10_000) == 10_000
@@ -421,3 +427,24 @@ def test_each_chunk_is_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     both(torch.bfloat16, TARGETS["lists"], upstream=1.0, chunk_labels=10)
     assert launched.count(kernels.loss_kernel) == 5
     assert launched.count(kernels.sum_kernel) == 1
+
+
+def test_a_captured_backward_pass_may_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the backward pass alone is in a CUDA graph, it leaves the kept gradients as they are."""
+    x, w = (_random(*shape).to(DEVICE).requires_grad_() for shape in ((B, D), (L, D)))
+    upstream = torch.tensor(3.0, device=DEVICE)
+    expected = torch.autograd.grad(
+        torchbce.linear_binary_cross_entropy(x, w, _lists(B, 6).to(DEVICE)), (x, w), upstream
+    )
+    scaled = []
+    monkeypatch.setattr(launch, "launch_scale", lambda *given: scaled.append(given))
+    loss = torchbce.linear_binary_cross_entropy(x, w, _lists(B, 6).to(DEVICE))
+    with monkeypatch.context() as patch:
+        patch.setattr("torchbce.linear.autograd._captures", lambda: True)
+        found = torch.autograd.grad(loss, (x, w), upstream)
+        assert not scaled
+        torch.testing.assert_close(found, expected)
+        # A graph of both passes computes the gradients anew in each replay.
+        loss = torchbce.linear_binary_cross_entropy(x, w, _lists(B, 6).to(DEVICE))
+        torch.autograd.grad(loss, (x, w), upstream)
+        assert len(scaled) == 2

@@ -18,7 +18,7 @@ from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
 
-LOGITS = LossSpec("logits", (1.0, 1.0, 0.0, 0.0, 0.0))
+LOGITS = LossSpec("logits", (1.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
 
 def by_operator(
@@ -29,7 +29,7 @@ def by_operator(
     mask: Tensor | None = None,
     ignore_index: float | None = None,
 ) -> Tensor:
-    loss_spec = LossSpec("focal", (0.25, 0.75, 2.0, 2.0, 0.0), 0.1, ignore_index)
+    loss_spec = LossSpec("focal", (0.25, 0.75, 2.0, 2.0, 0.0, 1.0), 0.1, ignore_index)
     return compiled.loss(loss_spec, reduction, x, y, weight, None, mask)
 
 
@@ -108,7 +108,7 @@ def test_the_operators_pass_opcheck(reduction: str, dtype: torch.dtype) -> None:
         targets(4, 5).float().to(DEVICE),
     )
     weight, mask = targets(5, seed=3).float().to(DEVICE), (targets(4, 5, seed=7) > 0.3).to(DEVICE)
-    others = ("logits", [1.0, 1.0, 0.0, 0.0, 0.0], 0.1, -100.0, reduction)
+    others = ("logits", [1.0, 1.0, 0.0, 0.0, 0.0, 1.0], 0.1, -100.0, reduction)
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if (reduction, dtype) == ("none", torch.float32):
         checks.append("test_aot_dispatch_dynamic")

@@ -41,8 +41,9 @@ class _Arguments(NamedTuple):
         return KernelInputs(self.input, self.target, self.weight, self.pos_weight, self.mask)
 
     def request(self, denominator: Denominator | None) -> Request:
-        c0, c1, c2, c3, c4 = self.constants
-        loss_spec = LossSpec(self.loss, (c0, c1, c2, c3, c4), self.smoothing, self.ignore_index)
+        c0, c1, c2, c3, c4, slope = self.constants
+        constants = c0, c1, c2, c3, c4, slope
+        loss_spec = LossSpec(self.loss, constants, self.smoothing, self.ignore_index)
         return Request(Call(loss_spec, self.reduction, _no_definition), self.inputs(), denominator)
 
     def denominator(self) -> Denominator | None:

@@ -13,6 +13,7 @@ from torchbce.backends.request import (
     KernelInputs,
     LossSpec,
     Request,
+    constant_tensors,
     kernel_denominator,
     loss_spec,
 )
@@ -63,17 +64,21 @@ def evaluate(
     if torch.compiler.is_compiling():
         spec = loss_spec(loss, smoothing, ignore_index)
         return in_graph(spec, reduction, KernelInputs(input, target, weight, pos_weight, mask))
-    call = _call(loss, smoothing, ignore_index, reduction, check is not False)
+    # A loss with tensors is not kept: they would live as long as the cache.
+    call_of = _call.__wrapped__ if loss.tensors else _call
+    call = call_of(loss, smoothing, ignore_index, reduction, check is not False)
+    own = constant_tensors(loss)
     divisor = kernel_denominator(reduction, arguments, ignore_index, valid.elements)
     if entries is None:
-        request = Request(call, KernelInputs(input, target, weight, pos_weight, mask), divisor)
+        inputs = KernelInputs(input, target, weight, pos_weight, mask, None, *own)
+        request = Request(call, inputs, divisor)
     else:
         positions, values = entries.positions(input.shape), entries.values
         if backend is selection.TRITON and target.layout is torch.sparse_csr:
             # The columns of a row may be in any order, and the kernel finds them by bisection.
             positions, ascending = positions.sort()
             values = values[ascending]
-        inputs = KernelInputs(input, values, weight, pos_weight, mask, positions)
+        inputs = KernelInputs(input, values, weight, pos_weight, mask, positions, *own)
         request = Request(call, inputs, divisor, target)
     if key is not None and backend is selection.NUMBA:
         _prepare(key, request, given_target)

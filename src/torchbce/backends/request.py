@@ -26,6 +26,11 @@ class KernelInputs(NamedTuple):
         mask: bool, false where an element is ignored.
         positions: where the stored entries of a sparse target are in the flattened input,
             [stored], int64, ascending; None for a dense target.
+        c0: the first constant of the loss, of float64, if it is a tensor; see `family.Kernel`.
+        c1: the second one.
+        c2: the third one.
+        c3: the fourth one.
+        c4: the fifth one.
     """
 
     input: Tensor
@@ -34,13 +39,21 @@ class KernelInputs(NamedTuple):
     pos_weight: Tensor | None = None
     mask: Tensor | None = None
     positions: Tensor | None = None
+    c0: Tensor | None = None
+    c1: Tensor | None = None
+    c2: Tensor | None = None
+    c3: Tensor | None = None
+    c4: Tensor | None = None
 
 
 class LossSpec(NamedTuple):
-    """Which loss a kernel computes: its name and constants (`family.Kernel`) and its options."""
+    """Which loss a kernel computes: its name and constants (`family.Kernel`) and its options.
+
+    A constant that is a tensor is 0 here, and in `KernelInputs`.
+    """
 
     loss: str
-    constants: tuple[float, float, float, float, float]
+    constants: tuple[float, float, float, float, float, float]
     smoothing: float = 0.0
     ignore_index: float | None = None
 
@@ -79,7 +92,7 @@ class Request(NamedTuple):
 
     def definition(self) -> Tensor:
         """The loss in plain PyTorch."""
-        input, target, weight, pos_weight, mask, _ = self.inputs
+        input, target, weight, pos_weight, mask, *_ = self.inputs
         target = target if self.sparse_target is None else self.sparse_target
         return self.call.definition(input, target, weight, pos_weight, mask)
 
@@ -99,7 +112,18 @@ class Request(NamedTuple):
 def loss_spec(loss: Loss, smoothing: float = 0.0, ignore_index: float | None = None) -> LossSpec:
     """A loss that has a kernel, with its options."""
     assert loss.kernel is not None  # else `selection` chose the reference
-    return LossSpec(*loss.kernel, smoothing, ignore_index)
+    name, constants = loss.kernel
+    if loss.tensors:
+        numbers = (0.0 if isinstance(c, Tensor) else c for c in constants)
+        constants = tuple(numbers)  # type: ignore[assignment]
+    return LossSpec(name, constants, smoothing, ignore_index)  # type: ignore[arg-type]
+
+
+def constant_tensors(loss: Loss) -> tuple[Tensor | None, ...]:
+    """The constants that are tensors, for `KernelInputs`."""
+    if not loss.tensors or loss.kernel is None:
+        return ()
+    return tuple(c if isinstance(c, Tensor) else None for c in loss.kernel.constants[:5])
 
 
 def kernel_denominator(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchbce import _pytorch
+from torchbce.definition import kinds
 
 REFERENCE, NUMBA, TRITON = "reference", "numba", "triton"
 BACKENDS = (REFERENCE, NUMBA, TRITON)
@@ -37,7 +38,6 @@ _named: ContextVar[str | None] = ContextVar("torchbce backend", default=None)
 #: takes longer to read, is not needed.
 open_blocks = 0
 _lock = threading.Lock()
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _STRIDED, _FLOAT16 = torch.strided, torch.float16
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -57,6 +57,7 @@ def backend_for(
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
+    **own: Tensor | float | str | None,
 ) -> Choice:
     """Which backend computes a loss of these arguments, and why.
 
@@ -71,6 +72,7 @@ def backend_for(
         weight: as the loss takes it.
         pos_weight: as the loss takes it.
         mask: as the loss takes it.
+        **own: further arguments of the loss, such as `alpha` or `gamma`.
 
     Returns:
         A named tuple `(name, reason)`.
@@ -89,16 +91,20 @@ def backend_for(
         https://numba.readthedocs.io
         https://triton-lang.org
     """
-    target = input if target is None else target
+    target = input.detach() if target is None else target
+    if not torch.compiler.is_compiling():
+        input, target, weight, pos_weight, mask = map(
+            kinds.plain, (input, target, weight, pos_weight, mask)
+        )
     if torch.compiler.is_compiling():
-        if traced(input, target, weight, pos_weight, mask) == TRITON:
+        if traced(input, target, weight, pos_weight, mask, *own.values()) == TRITON:
             return Choice(TRITON, "a custom operator, which torch.compile does not trace")
         return Choice(REFERENCE, "torch.compile traces plain PyTorch, which it fuses")
     named = _named.get()
     if named == REFERENCE:
         return Choice(REFERENCE, "chosen by torchbce.backend")
     kernel = named or fitting(input)
-    reason = obstacle(kernel, input, target, weight, pos_weight, mask)
+    reason = obstacle(kernel, input, target, weight, pos_weight, mask, **own)
     if named is not None:
         _refuse(named, reason)
         return Choice(named, "chosen by torchbce.backend")
@@ -159,19 +165,21 @@ def chosen(
     pos_weight: Tensor | float | None,
     mask: Tensor | None,
     unchecked: bool = False,
+    **own: Tensor | float | None,
 ) -> str:
     """The backend for a call of a loss.
 
-    `unchecked`: whether the input may be outside the domain of the loss.
+    `unchecked`: whether the input may be outside the domain of the loss. `own`: arguments of this
+    loss only that may be tensors, such as `alpha`.
     """
     if torch.compiler.is_compiling():
         # before the context variable, which the compiler cannot trace
-        return traced(input, target, weight, pos_weight, mask)
+        return traced(input, target, weight, pos_weight, mask, *own.values())
     named = _named.get()
     if named == REFERENCE:
         return REFERENCE
     kernel = named or fitting(input)
-    reason = obstacle(kernel, input, target, weight, pos_weight, mask)
+    reason = obstacle(kernel, input, target, weight, pos_weight, mask, **own)
     if unchecked and kernel == NUMBA and reason is None:
         reason = "check_targets is False; the kernels of the CPU compute inputs in their range only"
     if named is not None:
@@ -190,8 +198,11 @@ def traced(
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
+    *own: object,
 ) -> str:
     """The backend in a graph: on a GPU under torch.compile an operator, else the definition."""
+    if any(isinstance(constant, Tensor) for constant in own):
+        return REFERENCE  # which the compiler fuses
     if not _TRITON_INSTALLED or not input.is_cuda or target.layout is not _STRIDED:
         return REFERENCE
     if torch.compiler.is_exporting():  # a program that other runtimes and devices may run
@@ -201,7 +212,7 @@ def traced(
     for tensor in (input, target, weight, pos_weight, mask):
         if not isinstance(tensor, Tensor):
             continue
-        if type(tensor) not in _PLAIN or tensor.device != input.device:
+        if type(tensor) not in kinds.PLAIN or tensor.device != input.device:
             return REFERENCE
         if tensor.dtype not in OPERANDS:
             return REFERENCE
@@ -217,6 +228,7 @@ def obstacle(
     weight: Tensor | float | None = None,
     pos_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
+    **own: object,
 ) -> str | None:
     """Why `kernel` cannot compute a loss of these arguments; None if it can.
 
@@ -239,8 +251,8 @@ def obstacle(
     grad = torch.is_grad_enabled()
     if grad and target.requires_grad:
         return "target requires grad; the kernels compute the gradient of the input only"
-    if not (weight is pos_weight is mask is None):
-        options = {"weight": weight, "pos_weight": pos_weight, "mask": mask}
+    if own or not (weight is pos_weight is mask is None):
+        options = {"weight": weight, "pos_weight": pos_weight, "mask": mask, **own}
         for name, tensor in options.items():
             if not isinstance(tensor, Tensor):
                 continue
@@ -251,9 +263,9 @@ def obstacle(
             if grad and tensor.requires_grad:
                 return f"{name} requires grad; the kernels compute the gradient of the input only"
     if kernel == TRITON:
-        return _on_another_device(input, target, weight, pos_weight, mask) or _missing_for_triton(
-            input.device.index if on_gpu else None
-        )
+        return _on_another_device(
+            input, target, weight, pos_weight, mask, *own.values()
+        ) or _missing_for_triton(input.device.index if on_gpu else None)
     return _missing(dtype is _FLOAT16 or target.dtype is _FLOAT16)
 
 
@@ -263,7 +275,7 @@ def is_plain(tensor: Tensor, on_gpu: bool = False) -> bool:
     `on_gpu`: whether it must be on a GPU instead of the CPU.
     """
     return (
-        type(tensor) in _PLAIN
+        type(tensor) in kinds.PLAIN
         and (tensor.is_cuda if on_gpu else tensor.is_cpu)
         and tensor.layout is _STRIDED
         and not tensor.is_neg()
@@ -312,7 +324,7 @@ def _missing(half: bool) -> str | None:
     return None
 
 
-def _on_another_device(input: Tensor, *others: Tensor | float | None) -> str | None:
+def _on_another_device(input: Tensor, *others: object) -> str | None:
     """Which tensor is on another device than the input; None if there is none."""
     for tensor in others:
         if isinstance(tensor, Tensor) and tensor.device != input.device:
@@ -325,11 +337,17 @@ def _missing_for_triton(device: int | None) -> str | None:
     """Why Triton cannot be used, on a GPU or (None) in the interpreter; None if it can."""
     if not _TRITON_INSTALLED:
         return "triton is not installed"
-    if device is not None and torch.version.cuda is not None:
+    from torchbce.backends import probe
+
+    if (version := probe.too_old()) is not None:
+        return version
+    if device is None:
+        return None
+    if torch.version.cuda is not None:
         major, minor = torch.cuda.get_device_capability(device)
         if major < 8:  # no instruction rounds to bfloat16
             return f"the GPU has compute capability {major}.{minor}, below 8.0"
-    return None
+    return probe.failure(device)
 
 
 def _lacks_triton(device: int | None) -> bool:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce.definition import checks, reference
+from torchbce.definition import checks, reference, sparse
 from torchbce.definition.family import Domain
 from torchbce.definition.reductions import valid_mask
 
@@ -45,10 +45,7 @@ class SparseEntries(NamedTuple):
 
     def positions(self, shape: torch.Size) -> Tensor:
         """The positions of the entries in the flattened tensor, [stored], in the same order."""
-        position = torch.zeros(self.indices.shape[1], dtype=torch.int64, device=self.indices.device)
-        for places, size in zip(self.indices, shape, strict=True):
-            position.mul_(size).add_(places)
-        return position
+        return sparse.flattened(self.indices, shape)
 
 
 class Arguments(NamedTuple):
@@ -82,7 +79,7 @@ def align(input: Tensor, target: Tensor, options: Options) -> Arguments:
         mask = checks.align_mask(mask, input)
     if target.layout is STRIDED:
         target = checks.align_target(input, target)
-    return aligned(input, target, weight, pos_weight, mask)
+    return aligned(input, target, weight, pos_weight, mask, options.check_targets)
 
 
 def aligned(
@@ -91,11 +88,15 @@ def aligned(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     mask: Tensor | None = None,
+    check: bool | None = None,
 ) -> Arguments:
-    """The arguments from tensors that are already aligned."""
+    """The arguments from tensors that are already aligned.
+
+    `check`: whether the indices of a sparse target are checked on every device.
+    """
     entries = None
     if target.layout is not STRIDED:
-        entries = SparseEntries(*checks.sparse_entries(target, input))
+        entries = SparseEntries(*sparse.sparse_entries(target, input, check))
     return Arguments(input, target, weight, pos_weight, mask, entries)
 
 

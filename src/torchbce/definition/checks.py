@@ -1,24 +1,38 @@
 """Checks of the arguments of a loss. Each raises before anything is computed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchbce import _pytorch
-from torchbce.definition import reference
+from torchbce.definition import kinds, reference
 from torchbce.definition.reductions import REDUCTIONS
+from torchbce.definition.reference import Constant
 
 
-def input_dtype(name: str, tensor: Tensor) -> None:
-    """Raise unless `tensor` is a tensor of a real floating dtype."""
+def input_dtype(name: str, tensor: Tensor, target: object = None) -> None:
+    """Raise unless `tensor` is a tensor of a real floating dtype.
+
+    `target`: the argument that follows it, with which it may have been swapped.
+    """
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if not tensor.is_floating_point():
         raise TypeError(
-            f"{name} must have a floating dtype, got {tensor.dtype}; convert it with .float()"
+            f"{name} must be a torch.Tensor, got {type(tensor).__name__}; convert it with "
+            "torch.as_tensor(...)"
         )
+    if tensor.is_floating_point():
+        return
+    got = f"{name} must have a floating dtype, got {tensor.dtype}"
+    if isinstance(target, Tensor) and target.is_floating_point() and not tensor.is_complex():
+        raise TypeError(
+            f"{got}, and target is {target.dtype}: the two may be swapped. The input comes first, "
+            f"then the target; if they are not, convert {name} with .float()"
+        )
+    raise TypeError(f"{got}; convert it with .float()")
 
 
 def target_dtype(target: Tensor) -> None:
@@ -39,10 +53,14 @@ def reduction(name: str, allowed: Sequence[str] = REDUCTIONS) -> None:
         raise ValueError(f"reduction must be one of {expected}; got {name!r}")
 
 
-def eps(value: float | None) -> None:
-    """Raise unless a clamp epsilon is strictly between 0 and one half."""
-    if value is not None and not 0 < value < 0.5:
+def eps(value: float | None) -> float | None:
+    """A clamp epsilon; raise unless it is strictly between 0 and one half."""
+    if value is None:
+        return None
+    value = number("eps", value)
+    if not 0 < value < 0.5:
         raise ValueError(f"eps must be in (0, 0.5), got {value}; 1e-7 is a common choice")
+    return value
 
 
 def align_target(input: Tensor, target: Tensor) -> Tensor:
@@ -55,6 +73,24 @@ def align_target(input: Tensor, target: Tensor) -> Tensor:
         f"input has shape {tuple(input.shape)} and target has shape {tuple(target.shape)}; they "
         "must be equal or differ only by trailing dimensions of size 1, as (N, 1) and (N,) do. "
         "Nothing is broadcast: reshape or expand one of them to the shape you mean."
+        + _one_hot_remedy(input.shape, target)
+    )
+
+
+def _one_hot_remedy(shape: torch.Size, target: Tensor) -> str:
+    """What to do with a target that may hold a class index instead of one value per class."""
+    if len(shape) < 2 or target.dtype == torch.bool:
+        return ""
+    per_class = (*shape[:1], *shape[2:])
+    if _without_trailing_ones(target.shape) not in (per_class, _without_trailing_ones(per_class)):
+        return ""
+    indices = "target" if target.dtype == torch.int64 else "target.long()"
+    if tuple(target.shape) != per_class:
+        indices += f".reshape({per_class})"
+    move = ".movedim(-1, 1)" if len(shape) > 2 else ""
+    return (
+        " If target holds class indices, one-hot encode them: "
+        f"torch.nn.functional.one_hot({indices}, {shape[1]}){move}"
     )
 
 
@@ -63,7 +99,7 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        number(name, weight)
+        weight = number(name, weight, or_tensor=True)
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {weight}")
         # Filled on the device: a copy from the host to a GPU would make the host wait.
@@ -78,14 +114,65 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
         return weight.reshape(input.shape)
     raise ValueError(
         f"{name} has shape {tuple(weight.shape)}, which does not broadcast to the input's shape "
-        f"{tuple(input.shape)}; {_WEIGHT_REMEDY[name]}"
+        f"{tuple(input.shape)}; {_broadcast_remedy(name, weight, input.shape)}"
     )
 
 
-def number(name: str, value: object) -> None:
-    """Raise unless an argument that is not a tensor is a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a tensor or a number, got {type(value).__name__}")
+def _broadcast_remedy(name: str, tensor: Tensor, shape: torch.Size) -> str:
+    """The shapes that a weight or mask of an input of this shape may have, with its own sizes."""
+    per_output = (*shape[1:2], *(1 for _ in shape[2:]))
+    per_row = (*shape[:1], *(1 for _ in shape[1:]))
+    letters = ", ".join(("C", *("1" for _ in shape[2:]))) + ("," if len(shape) == 2 else "")
+    outputs = f"one per output, ({letters}), here {per_output}"
+    elements = f"one per element, {tuple(shape)}"
+    if len(shape) < 2:
+        expected = elements
+    elif name == "pos_weight":
+        expected = f"{outputs}, or {elements}"
+    else:
+        expected = f"{elements}, {outputs}, or one per row, {per_row}"
+    expected = f"give {'' if name == 'mask' else 'one number, '}{expected}"
+    given = tuple(tensor.shape)
+    if len(shape) > 2 and given == per_output[:1]:
+        return f"{expected}: {name}.reshape{per_output}"
+    if len(shape) > 1 and given == per_row[:1] and name != "pos_weight":
+        return f"{expected}: {name}.reshape{per_row}"
+    if len(shape) > 2 and given == (*shape[:1], *shape[2:]):
+        return f"{expected}: {name}.unsqueeze(1)"
+    return expected
+
+
+def number(name: str, value: object, or_tensor: bool = False) -> float:
+    """An argument as a Python number: a real number of any library, or one element in a container.
+
+    Args:
+        name: of the argument.
+        value: the argument.
+        or_tensor: whether the argument may be a tensor of several elements too.
+    """
+    if type(value) is float or type(value) is int:
+        return value
+    found: Any = _only_element(value)
+    if not isinstance(found, bool) and isinstance(found, Real):
+        return int(found) if isinstance(found, Integral) else float(found)
+    expected = "a tensor or a number" if or_tensor else "a number"
+    several = hasattr(value, "__len__") and not isinstance(value, (str, bytes, Tensor))
+    remedy = f"; convert it with torch.as_tensor({name})" if or_tensor and several else ""
+    got = type(value).__name__
+    if isinstance(value, Tensor):
+        got = f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
+    raise TypeError(f"{name} must be {expected}, got {got}{remedy}")
+
+
+def _only_element(value: Any) -> object:
+    """The element of a list, array or tensor of one; anything else as it is."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        return _only_element(value[0])
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else value
+    if getattr(value, "size", None) == 1 and hasattr(value, "item"):
+        return value.item()
+    return value
 
 
 def scalar_to_device(weight: Tensor | float | None, input: Tensor) -> Tensor | float | None:
@@ -97,17 +184,15 @@ def scalar_to_device(weight: Tensor | float | None, input: Tensor) -> Tensor | f
     return torch.full((), weight.item(), dtype=weight.dtype, device=input.device)
 
 
-_WEIGHT_REMEDY = {
-    "weight": "give one number, one weight per element, per column (C,) or per row (N, 1)",
-    "pos_weight": "give one number, or one per output: shape (C,) for an input of shape (N, C)",
-}
-
-
 def mask_dtype(mask: object) -> None:
     """Raise unless `mask` is a bool tensor."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a bool tensor, false where an element is ignored; got {got}")
+        got, remedy = type(mask).__name__, "convert it with torch.as_tensor(mask)"
+        if isinstance(mask, Tensor):
+            got, remedy = str(mask.dtype), "convert it with mask.bool()"
+        raise TypeError(
+            f"mask must be a bool tensor, false where an element is ignored; got {got}; {remedy}"
+        )
 
 
 def align_mask(mask: Tensor, input: Tensor) -> Tensor:
@@ -119,60 +204,97 @@ def align_mask(mask: Tensor, input: Tensor) -> Tensor:
         return mask.reshape(input.shape)
     raise ValueError(
         f"mask has shape {tuple(mask.shape)}, which does not broadcast to the input's shape "
-        f"{tuple(input.shape)}; give one value per element, or per row (N, 1)"
+        f"{tuple(input.shape)}; {_broadcast_remedy('mask', mask, input.shape)}"
     )
 
 
-def fraction(name: str, value: float) -> None:
-    """Raise unless an option is in [0, 1]."""
+def fraction(name: str, value: float) -> float:
+    """An option; raise unless it is in [0, 1]."""
+    value = number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
+    return value
 
 
-def alpha(value: float | None) -> None:
-    """Raise unless the weight of positives is None or in [0, 1]."""
-    if value is not None and not 0 <= value <= 1:
-        raise ValueError(
-            f"alpha must be in [0, 1], got {value}: it is the weight of positives, and 1 - alpha "
-            "that of negatives. To weight only positives use pos_weight; for no weight alpha=None."
-        )
+def choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise unless an option is one of the allowed words."""
+    if value not in allowed:
+        expected = " or ".join(map(repr, allowed))
+        raise ValueError(f"{name} must be {expected}; got {value!r}")
 
 
-def margin(value: float) -> None:
-    """Raise unless a margin of probability is in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"margin must be in [0, 1), got {value}")
+# The constants of a loss are numbers, or tensors that broadcast to the input. Each function raises
+# unless every value is in its range, and returns a tensor in a shape that broadcasts. The values of
+# a tensor are read on the CPU, and not where the host would have to wait for them. A float, which
+# is usual, takes one comparison: on few elements each function call is a percent of a step.
 
 
-def epsilon(value: float) -> None:
-    """Raise unless the coefficient of the first term, 1 + epsilon, is at least 0."""
-    if not -1 <= value < math.inf:
-        raise ValueError(f"epsilon must be finite and at least -1, got {value}")
+def alpha(value: Constant | None, input: Tensor | None = None) -> Constant | None:
+    """The weight of positives: None or in [0, 1]."""
+    if value is None or (type(value) is float and 0 <= value <= 1):
+        return value
+    remedy = (
+        ": it is the weight of positives, and 1 - alpha that of negatives. To weight only "
+        "positives use pos_weight; for no weight alpha=None."
+    )
+    return _constant("alpha", value, input, "in [0, 1]", lambda v: (v >= 0) & (v <= 1), remedy)
 
 
-def exponent(name: str, value: float) -> None:
-    """Raise unless a focusing exponent is finite and at least 0."""
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
+def margin(value: Constant, input: Tensor | None = None) -> Constant:
+    """A margin of probability, in [0, 1)."""
+    if type(value) is float and 0 <= value < 1:
+        return value
+    return _constant("margin", value, input, "in [0, 1)", lambda v: (v >= 0) & (v < 1))
 
 
-def sparse_entries(target: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-    """The indices, [dimensions, stored], and the values, [stored], of a sparse target."""
-    if target.layout == torch.sparse_csr:
-        target = target.to_sparse()
-    if target.layout != torch.sparse_coo:
-        raise TypeError(
-            f"a sparse target must be of layout torch.sparse_coo or torch.sparse_csr, got "
-            f"{target.layout}; convert it with .to_sparse()"
-        )
-    if target.shape != input.shape or target.dense_dim():
-        raise ValueError(
-            f"input has shape {tuple(input.shape)} and the sparse target has shape "
-            f"{tuple(target.shape)}; a sparse target must have input's shape and be sparse in "
-            "each dimension"
-        )
-    target = target.coalesce()
-    return target.indices(), target.values()
+def epsilon(value: Constant, input: Tensor | None = None) -> Constant:
+    """What is added to the coefficient of the first term: finite, and at least -1."""
+    if type(value) is float and -1 <= value < math.inf:
+        return value
+    return _constant(
+        "epsilon",
+        value,
+        input,
+        "finite and at least -1",
+        lambda v: (v >= -1) & (v < math.inf),
+    )
+
+
+def exponent(name: str, value: Constant, input: Tensor | None = None) -> Constant:
+    """A focusing exponent: finite, and at least 0."""
+    if type(value) is float and 0 <= value < math.inf:
+        return value
+    return _constant(
+        name, value, input, "finite and not negative", lambda v: (v >= 0) & (v < math.inf)
+    )
+
+
+def _constant(
+    name: str,
+    value: Constant,
+    input: Tensor | None,
+    requirement: str,
+    inside: Callable[[Any], Any],
+    remedy: str = "",
+) -> Constant:
+    if not isinstance(value, Tensor):
+        value = number(name, value, or_tensor=True)
+        if not inside(value):
+            raise ValueError(f"{name} must be {requirement}, got {value}{remedy}")
+        return value
+    if input is not None:
+        input_dtype("input", input)
+        moved = scalar_to_device(value, input)
+        aligned = align_weight(name, moved, input)
+        assert aligned is not None  # for the type checker: only None gives None
+        value = aligned
+    traced = torch.compiler.is_compiling() or _pytorch.is_traced_by_proxies()
+    plain = None if traced else readable(value)
+    if plain is not None and not bool(inside(plain).all()):
+        at = tuple(int(i) for i in (~inside(plain)).nonzero()[0])
+        place = f"{name}[{', '.join(map(str, at))}]" if at else name
+        raise ValueError(f"{place} must be {requirement}, got {plain[at].item()}{remedy}")
+    return value
 
 
 def value_range(
@@ -198,16 +320,22 @@ def value_range(
     if check is False or name == "logits" or values.dtype == torch.bool:
         return
     values = values.detach() if valid is None else torch.where(valid, values.detach(), 0)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _pytorch.is_traced_by_proxies():
         if check or values.device.type == "cpu":
             _check_range_when_run(values, name)
         return
     plain = readable(values, anywhere=bool(check))
-    if plain is not None:
-        _check_range(plain, name, index)
+    if plain is None:
+        if check:
+            unreadable("target" if name == "target" else "input", values)
+        return
+    offset = _pytorch.shard_offset(values) if kinds.is_distributed(values) else None
+    _check_range(plain, name, index, offset)
 
 
-def _check_range(values: Tensor, name: str, index: Tensor | None = None) -> None:
+def _check_range(
+    values: Tensor, name: str, index: Tensor | None = None, offset: Sequence[int] | None = None
+) -> None:
     low, high = (-math.inf, 0) if name == "log_probs" else (0, 1)
     # One pass each, without a temporary. NaN makes both NaN, and the comparisons false.
     if values.numel() == 0 or (bool(values.amin() >= low) and bool(values.amax() <= high)):
@@ -218,6 +346,8 @@ def _check_range(values: Tensor, name: str, index: Tensor | None = None) -> None
     remedy = _range_remedy(name, value)
     if index is not None:
         at = tuple(int(i) for i in index[:, at[0]])
+    if offset is not None:  # of a shard
+        at = tuple(i + first for i, first in zip(at, offset, strict=True))
     name = "target" if name == "target" else "input"
     place = f"{name}[{', '.join(map(str, at))}]" if at else name
     raise ValueError(f"{place} is {value}; {remedy}")
@@ -274,15 +404,35 @@ def _range_remedy(name: str, value: float) -> str:
 def readable(values: Tensor, anywhere: bool = False) -> Tensor | None:
     """The values without gradients and transforms; None where they cannot be read.
 
-    Values on another device than the CPU are read only with `anywhere`: the host has to wait.
+    Of a DTensor they are those of this process. Values on another device than the CPU are read only
+    with `anywhere`: the host has to wait.
     """
-    values = _pytorch.unwrapped(values)
     reachable = values.device.type == "cpu" or (anywhere and values.device.type != "meta")
-    plain = type(values) in (Tensor, torch.nn.Parameter) and reachable
-    return values.detach() if plain else None
+    if not reachable or _pytorch.is_traced_by_proxies():
+        return None
+    read: Any = kinds.plain(_pytorch.unwrapped(values))
+    if kinds.is_distributed(read):
+        read = kinds.local_part(read)
+    readable: Tensor | None = read.detach() if type(read) in kinds.PLAIN else None
+    return readable
 
 
-def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:
+def unreadable(name: str, values: Tensor) -> None:
+    """Raise, where `check_targets` is True, if there are values that cannot be read.
+
+    Tensors on the meta device and fake tensors have none.
+    """
+    if not _pytorch.has_values(values) or _pytorch.is_traced_by_proxies():
+        return
+    kind = type(_pytorch.unwrapped(values)).__name__
+    remedy = "; redistribute it first" if kinds.is_distributed(values) else ""
+    raise TypeError(
+        f"check_targets is True, and the values of {name}, a {kind}, cannot be read{remedy}. Check "
+        "them before, and give check_targets=None or False"
+    )
+
+
+def _without_trailing_ones(shape: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(shape)
     while sizes and sizes[-1] == 1:
         sizes = sizes[:-1]

@@ -1,9 +1,11 @@
 """A loss with its options in plain PyTorch: differentiable any number of times, on any device."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from torchbce.definition import checks, reference
+from torchbce.definition import checks, kinds
 from torchbce.definition.arguments import (
     Arguments,
     Options,
@@ -12,7 +14,7 @@ from torchbce.definition.arguments import (
     find_valid,
 )
 from torchbce.definition.family import Loss
-from torchbce.definition.reductions import reduce, warn_of_empty_mean
+from torchbce.definition.reductions import count, reduce, warn_of_empty_mean
 
 
 def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
@@ -22,6 +24,7 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
     """
     input, _, weight, pos_weight, _, entries = arguments
     reduction, smoothing = options.reduction, options.label_smoothing
+    constants = loss.constants
     x, y = values = convert(arguments)
     valid, kept = which = find_valid(arguments, values, options.ignore_index)
     check_ranges(loss.domain, arguments, values, which, options.check_targets)
@@ -29,19 +32,23 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
         # Replaced before anything is computed, so that a NaN reaches neither sum nor gradient.
         x = torch.where(valid, x, loss.domain.neutral)
         weight, pos_weight = (_where_valid(w, valid, y.dtype) for w in (weight, pos_weight))
+        constants = tuple(_where_valid(c, valid, y.dtype) for c in constants)
     if entries is None:
         if valid is not None:
             y = torch.where(valid, y, 0.5)
-        losses = _elements(loss, x, y, weight, pos_weight, smoothing)
+        losses = loss.elements(x, _smooth(y, smoothing), weight, pos_weight, constants)
     else:
         # Compute every element as a negative, then replace those of the stored entries.
         if kept is not None:
             y = torch.where(kept, y, 0.5)
         zero = torch.zeros((), dtype=y.dtype, device=input.device)
-        negatives = _elements(loss, x, zero, weight, pos_weight, smoothing)
+        negatives = loss.elements(x, _smooth(zero, smoothing), weight, pos_weight, constants)
         index = entries.places
-        w, p = (t if t is None else t.expand(input.shape)[index] for t in (weight, pos_weight))
-        stored = _elements(loss, x[index], y, w, p, smoothing)
+        w, p, *own = (
+            t.expand(input.shape)[index] if isinstance(t, Tensor) else t
+            for t in (weight, pos_weight, *constants)
+        )
+        stored = loss.elements(x[index], _smooth(y, smoothing), w, p, tuple(own))
         losses = negatives.index_put(index, stored)
     if valid is not None:
         losses = torch.where(valid, losses, 0.0)
@@ -50,26 +57,16 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
     return reduce(losses, reduction, input.dtype, weight, valid)
 
 
-def _elements(
-    loss: Loss,
-    x: Tensor,
-    y: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    smoothing: float,
-) -> Tensor:
-    """The loss of each element."""
-    if smoothing:
-        y = y * (1 - smoothing) + smoothing / 2
-    return reference.combine(*loss.positive_and_negative(x), y, weight, pos_weight)
+def _smooth(y: Tensor, smoothing: float) -> Tensor:
+    return y * (1 - smoothing) + smoothing / 2 if smoothing else y
 
 
-def _where_valid(weight: Tensor | None, valid: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The weight, replaced by 1 in ignored elements, whose NaN would reach the gradient.
+def _where_valid(value: Any, valid: Tensor, dtype: torch.dtype) -> Any:
+    """A tensor, replaced by 1 in ignored elements, whose NaN would reach the gradient.
 
     It is broadcast in the dtype of computation, in which its gradient is then summed.
     """
-    return None if weight is None else torch.where(valid, weight.to(dtype), 1.0)
+    return torch.where(valid, value.to(dtype), 1.0) if isinstance(value, Tensor) else value
 
 
 def _is_empty(loss: Tensor, valid: Tensor | None) -> bool:
@@ -79,4 +76,11 @@ def _is_empty(loss: Tensor, valid: Tensor | None) -> bool:
     if loss.numel() == 0:
         return True
     values = None if valid is None else checks.readable(valid)
-    return values is not None and not bool(values.any())
+    if valid is None or values is None:
+        return False
+    if kinds.is_distributed(valid):
+        # The shard of this process tells nothing about the others: a sum over all processes, as the
+        # denominator is.
+        counted: Any = count(valid)
+        values = counted.full_tensor()
+    return not bool(values.any())

@@ -1,8 +1,13 @@
 """One record per loss: its formula, its domain, its constants and the kernel that computes it.
 
 Kernels, the drop-in, the functions, modules, tests and benchmarks read this table. A kernel is
-named by a string and takes five constants, so that one compiled kernel serves every value of them:
-the weights of the positive and the negative part, and up to three more.
+named by a string and takes six constants, so that one compiled kernel serves every value of them:
+the weights of the positive and the negative part, up to three more, and what multiplies the
+derivative of a focusing weight: 1, or 0 where that weight is a constant.
+
+Constants of the focal, asymmetric and Poly-1 losses may be tensors, one value per class for
+instance. Two further kernels of each of them read the constants per element: `*_by_element`, and
+`*_by_p_t`, which computes the other form for soft targets, see `reference.combine_focused`.
 """
 
 import functools
@@ -13,10 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchbce.definition import reference
+from torchbce.definition import checks, reference
+from torchbce.definition.reference import Constant
 
-#: The loss of a positive and of a negative, see `reference`.
-Parts = Callable[..., tuple[Tensor, Tensor]]
+#: The loss of a positive and of a negative, see `reference`; of a focused loss, its terms.
+Parts = Callable[..., Any]
 
 
 class Domain(NamedTuple):
@@ -40,22 +46,41 @@ PROBABILITIES = Domain("probabilities", 0.0, 1.0, 0.5)
 LOG_PROBS = Domain("log_probs", -math.inf, 0.0, -1.0)
 
 
+#: How the focusing weight of a target between 0 and 1 is computed, see `reference`.
+SOFT_TARGETS = ("linear", "p_t")
+
+Constants = tuple[Constant, Constant, Constant, Constant, Constant, float]
+
+
 class Kernel(NamedTuple):
-    """A kernel with its constants: see `KERNELS` for the names."""
+    """A kernel with its constants: see `KERNELS` for the names. Tensors are in float64."""
 
     name: str
-    constants: tuple[float, float, float, float, float]
+    constants: Constants
 
 
+BY_ELEMENT, BY_P_T = "_by_element", "_by_p_t"
+FORMS = ("", BY_ELEMENT, BY_P_T)
+_FOCUSED = ("focal", "poly", "asymmetric")
 #: The kernels, and the domain of the input of each.
 KERNELS = {
     "logits": LOGITS,
-    "focal": LOGITS,
-    "poly": LOGITS,
-    "asymmetric": LOGITS,
+    **{name + form: LOGITS for name in _FOCUSED for form in FORMS},
     "probability": PROBABILITIES,
     "log_probability": LOG_PROBS,
 }
+
+
+class Focus(NamedTuple):
+    """The options of the losses that are focused.
+
+    Attributes:
+        by_p_t: whether soft targets are in the form with p_t, see `reference.combine_focused`.
+        detached: whether the focusing weights are constants in derivatives.
+    """
+
+    by_p_t: bool = False
+    detached: bool = False
 
 
 class LossRecord(NamedTuple):
@@ -67,7 +92,9 @@ class LossRecord(NamedTuple):
         parts: the formulas in `reference`.
         domain: the domain of the input.
         constants: the names of its own arguments, in the order in which `parts` takes them.
-        kernel: returns the kernel that computes the loss, from the values of the constants.
+        kernel: returns the kernel that computes the loss, from the values of the constants and, of
+            a focused loss, `Focus`.
+        focused: whether it is focused, and takes `soft_targets` and `detach_focusing`.
     """
 
     name: str
@@ -76,11 +103,13 @@ class LossRecord(NamedTuple):
     domain: Domain
     constants: tuple[str, ...]
     kernel: Callable[..., Kernel]
+    focused: bool = False
 
 
-def _kernel(name: str, *constants: float) -> Kernel:
-    filled = (*map(float, constants), 0.0, 0.0, 0.0, 0.0, 0.0)[:5]
-    return Kernel(name, filled)  # type: ignore[arg-type]
+def _kernel(name: str, *constants: Constant, slope: float = 1.0) -> Kernel:
+    wide = (reference.widened(c.detach()) if isinstance(c, Tensor) else float(c) for c in constants)
+    filled = (*wide, 0.0, 0.0, 0.0, 0.0, 0.0)[:5]
+    return Kernel(name, (*filled, slope))  # type: ignore[arg-type]
 
 
 def _cross_entropy() -> Kernel:
@@ -88,25 +117,43 @@ def _cross_entropy() -> Kernel:
 
 
 def _focused(
-    name: str, alpha: float | None, gamma_pos: float, gamma_neg: float, last: float
+    name: str,
+    alpha: Constant | None,
+    gamma_pos: Constant,
+    gamma_neg: Constant,
+    last: Constant,
+    focus: Focus,
 ) -> Kernel:
     """A loss with focusing exponents; with exponents of 0 it is cross-entropy."""
-    if alpha is None and gamma_pos == gamma_neg == last == 0:
+    by_element = any(isinstance(c, Tensor) for c in (alpha, gamma_pos, gamma_neg, last))
+    # Without focusing and weights, both forms of soft targets are the same.
+    flat = not by_element and alpha is None and gamma_pos == gamma_neg == 0
+    if flat and last == 0:
         return _cross_entropy()
-    weights = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    return _kernel(name, *weights, gamma_pos, gamma_neg, last)
+    if focus.by_p_t and not flat:
+        name += BY_P_T
+    elif by_element:
+        name += BY_ELEMENT
+    weights: tuple[Constant, Constant] = (1.0, 1.0)
+    if alpha is not None:
+        alpha = reference.widened(alpha.detach()) if isinstance(alpha, Tensor) else alpha
+        weights = (alpha, 1 - alpha)
+    slope = 0.0 if focus.detached else 1.0
+    return _kernel(name, *weights, gamma_pos, gamma_neg, last, slope=slope)
 
 
-def _focal(alpha: float | None, gamma: float) -> Kernel:
-    return _focused("focal", alpha, gamma, gamma, 0)
+def _focal(alpha: Constant | None, gamma: Constant, focus: Focus) -> Kernel:
+    return _focused("focal", alpha, gamma, gamma, 0, focus)
 
 
-def _asymmetric(gamma_pos: float, gamma_neg: float, margin: float) -> Kernel:
-    return _focused("asymmetric" if margin else "focal", None, gamma_pos, gamma_neg, margin)
+def _asymmetric(gamma_pos: Constant, gamma_neg: Constant, margin: Constant, focus: Focus) -> Kernel:
+    shifted = isinstance(margin, Tensor) or margin
+    name = "asymmetric" if shifted else "focal"
+    return _focused(name, None, gamma_pos, gamma_neg, margin, focus)
 
 
-def _poly(epsilon: float, gamma: float, alpha: float | None) -> Kernel:
-    return _focused("poly", alpha, gamma, gamma, epsilon)
+def _poly(epsilon: Constant, gamma: Constant, alpha: Constant | None, focus: Focus) -> Kernel:
+    return _focused("poly", alpha, gamma, gamma, epsilon, focus)
 
 
 def _probability(eps: float | None) -> Kernel:
@@ -148,26 +195,29 @@ FAMILY = {
         LossRecord(
             "sigmoid_focal_loss",
             "SigmoidFocalLoss",
-            reference.focal_parts,
+            reference.focal_terms,
             LOGITS,
             ("alpha", "gamma"),
             _focal,
+            focused=True,
         ),
         LossRecord(
             "asymmetric_loss",
             "AsymmetricLoss",
-            reference.asymmetric_parts,
+            reference.asymmetric_terms,
             LOGITS,
             ("gamma_pos", "gamma_neg", "margin"),
             _asymmetric,
+            focused=True,
         ),
         LossRecord(
             "poly_binary_cross_entropy",
             "PolyBCELoss",
-            reference.poly_parts,
+            reference.poly_terms,
             LOGITS,
             ("epsilon", "gamma", "alpha"),
             _poly,
+            focused=True,
         ),
     )
 }
@@ -179,33 +229,74 @@ class Loss(NamedTuple):
     Attributes:
         parts: the formulas in `reference`.
         domain: the domain of the input.
-        constants: the arguments of `parts` after the input.
-        kernel: the kernel that computes it; None if a constant is a tensor, which only the
-            definition supports.
+        constants: the arguments of `parts` after the input. A tensor broadcasts to the input.
+        kernel: the kernel that computes it; None if only the definition does.
+        focus: its options, if it is focused.
+        tensors: the constants that are tensors, with their names.
+        of_hard_targets: the loss in the other form, which is the same for targets of 0 and 1; None
+            if it is this one.
+        name: the name of its function in `torchbce.functional`.
     """
 
     parts: Parts
     domain: Domain
     constants: tuple[Any, ...]
     kernel: Kernel | None
+    focus: Focus | None = None
+    tensors: tuple[tuple[str, Tensor], ...] = ()
+    of_hard_targets: "Loss | None" = None
+    name: str = ""
 
-    def positive_and_negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a positive and of a negative, for each input."""
-        return self.parts(x, *self.constants)
+    def own_options(self) -> dict[str, Any]:
+        """The arguments of its function in `torchbce.functional` that only this loss has."""
+        options = dict(zip(FAMILY[self.name].constants, self.constants, strict=True))
+        if self.focus is not None:
+            options["soft_targets"] = "p_t" if self.focus.by_p_t else "linear"
+            options["detach_focusing"] = self.focus.detached
+        return options
+
+    def elements(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        constants: tuple[Any, ...] | None = None,
+    ) -> Tensor:
+        """The loss of each element; `constants` replace those of the loss."""
+        constants = self.constants if constants is None else constants
+        if self.focus is not None:
+            return reference.combine_focused(
+                self.parts, constants, x, y, weight, pos_weight, *self.focus
+            )
+        positive, negative = self.parts(x, *constants)
+        return reference.combine(positive, negative, y, weight, pos_weight)
 
 
-def loss(name: str, *constants: float | Tensor | None) -> Loss:
-    """The loss of this name."""
+def loss(
+    name: str,
+    *constants: Constant | None,
+    soft_targets: str = "linear",
+    detach_focusing: bool = False,
+) -> Loss:
+    """The loss of this name; the options are those of focused losses."""
     if torch.compiler.is_compiling() or any(isinstance(c, Tensor) for c in constants):
-        return _make(name, *constants)
-    return _cached(name, *constants)
+        return _make(name, soft_targets, detach_focusing, *constants)
+    return _cached(name, soft_targets, detach_focusing, *constants)
 
 
-def _make(name: str, *constants: Any) -> Loss:
+def _make(name: str, soft_targets: str, detached: bool, *constants: Any) -> Loss:
+    checks.choice("soft_targets", soft_targets, SOFT_TARGETS)
     record = FAMILY[name]
-    has_kernel = not any(isinstance(constant, Tensor) for constant in constants)
-    kernel = record.kernel(*constants) if has_kernel else None
-    return Loss(record.parts, record.domain, constants, kernel)
+    named = zip(record.constants, constants, strict=True)
+    tensors = tuple((name, value) for name, value in named if isinstance(value, Tensor))
+    if not record.focused:
+        kernel = None if tensors else record.kernel(*constants)
+        return Loss(record.parts, record.domain, constants, kernel, None, tensors, name=name)
+    focus = Focus(soft_targets == "p_t", detached)
+    other = _make(name, "linear", detached, *constants) if focus.by_p_t else None
+    kernel = record.kernel(*constants, focus)
+    return Loss(record.parts, record.domain, constants, kernel, focus, tensors, other, name)
 
 
 _cached = functools.lru_cache(maxsize=256)(_make)

@@ -9,6 +9,10 @@ The `*_parts` functions return (P, N), `combine` the weighted sum. They take ten
 broadcast and check nothing; `torchbce.functional` does. Each is differentiable any number of times,
 with respect to the weights and the targets too.
 
+The focal, asymmetric and Poly-1 losses multiply a loss (P, N) by focusing weights, powers of the
+probability of the wrong answer. The `*_terms` functions return a loss before it is focused, and
+these probabilities; `combine_focused` weights it.
+
 Half-precision inputs are computed in float32. The loss of "none" is rounded once to the input's
 dtype; a reduced loss stays in float32, in which a sum of many elements does not overflow.
 """
@@ -16,6 +20,7 @@ dtype; a reduced loss stays in float32, in which a sum of many elements does not
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +30,18 @@ from torchbce.definition.elementary import expm1, log1p, log1p_exp
 #: PyTorch's floor on each logarithm of a probability: no loss from probabilities exceeds 100.
 LOG_FLOOR = -100.0
 
+#: A number, or a tensor that broadcasts to the input's shape.
+Constant = float | Tensor
+
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which losses of an input of `dtype` are computed: float32 at least."""
     return dtype if dtype == torch.float64 else torch.float32
+
+
+def widened(x: Tensor) -> Tensor:
+    """In float64, where the device has it, else in float32."""
+    return x.float() if x.device.type == "mps" else x.double()
 
 
 def _wide(parts: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -40,7 +53,7 @@ def _wide(parts: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Te
 
     @functools.wraps(parts)
     def rounded(x: Tensor, *options: float | None) -> tuple[Tensor, Tensor]:
-        positive, negative = parts(x if x.device.type == "mps" else x.double(), *options)
+        positive, negative = parts(widened(x), *options)
         return positive.to(x.dtype), negative.to(x.dtype)
 
     return rounded
@@ -89,55 +102,149 @@ def logits_slope_parts(z: Tensor) -> tuple[Tensor, Tensor]:
     return -torch.sigmoid(-z), torch.sigmoid(z)
 
 
-# A power of a sigmoid is computed from the logarithm that the loss needs anyway: sigma(z)^g is
-# exp(-g (-log sigma(z))). Its derivatives stay finite where sigma underflows; those of a power of
-# sigma would be 0 * inf.
+# -------------------------------------------------------------------------------- focused losses
 
 
-@_wide
-def focal_parts(z: Tensor, alpha: float | None, gamma: float) -> tuple[Tensor, Tensor]:
-    """`a sigma(-z)^g (-log sigma(z))` and `(1 - a) sigma(z)^g (-log sigma(-z))`."""
+class Miss(NamedTuple):
+    """The probability of the wrong answer: sigma(logit), or where that is less a margin, a value.
+
+    Attributes:
+        logit: its logit; None for a value.
+        minus_log: -log sigma(logit), which the loss needs anyway; or the value.
+    """
+
+    logit: Tensor | None
+    minus_log: Tensor
+
+    def power(self, exponent: Constant) -> Tensor:
+        """Its power; x^0 is 1, at x = 0 too.
+
+        sigma(z)^g is computed as exp(-g (-log sigma(z))). Its derivatives stay finite where sigma
+        underflows; those of a power of sigma would be 0 * inf.
+        """
+        if self.logit is None:
+            above = self.minus_log > 0
+            power = torch.where(above, self.minus_log, 1.0) ** exponent
+            if isinstance(exponent, Tensor):
+                return torch.where(above | (exponent == 0), power, 0.0)
+            return power if exponent == 0 else torch.where(above, power, 0.0)
+        minus_log = self.minus_log
+        if isinstance(exponent, Tensor):  # 0 * inf is NaN
+            return torch.exp(-exponent * minus_log.clamp(max=torch.finfo(minus_log.dtype).max))
+        return torch.ones_like(minus_log) if exponent == 0 else torch.exp(-exponent * minus_log)
+
+    def value(self) -> Tensor:
+        return self.minus_log if self.logit is None else torch.sigmoid(self.logit)
+
+
+class Terms(NamedTuple):
+    """A loss before it is focused, in float64, and what it is focused by.
+
+    Attributes:
+        positive: the loss of a positive.
+        negative: the loss of a negative.
+        of_positive: the probability that a positive is taken for a negative.
+        of_negative: the probability that a negative is taken for a positive.
+        gamma_pos: exponent of the first.
+        gamma_neg: exponent of the second.
+        alpha: weight of positives, 1 - alpha that of negatives; None for no such weights.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    of_positive: Miss
+    of_negative: Miss
+    gamma_pos: Constant
+    gamma_neg: Constant
+    alpha: Constant | None = None
+
+
+def combine_focused(
+    terms: Callable[..., Terms],
+    constants: tuple[Constant | None, ...],
+    z: Tensor,
+    targets: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    by_p_t: bool,
+    detached: bool,
+) -> Tensor:
+    """The element losses; with q and s the probabilities of a wrong answer, see `Terms`:
+
+        w [ alpha p y q^g+ P + (1 - alpha) (1 - y) s^g- N ]
+
+    or, `by_p_t`, the unfocused loss focused by a mixture of the probabilities:
+
+        w [ alpha y + (1 - alpha) (1 - y) ] m^g [ p y P + (1 - y) N ],
+        m = y q + (1 - y) s, g = y g+ + (1 - y) g-
+
+    The two are equal for targets of 0 and 1. If `detached`, the powers are constants in
+    derivatives.
+    """
+    wide = (widened(c) if isinstance(c, Tensor) else c for c in constants)
+    found = terms(widened(z), *wide)
+    positive, negative, of_positive, of_negative, gamma_pos, gamma_neg, alpha = found
+    if not by_p_t:
+        focus = of_positive.power(gamma_pos), of_negative.power(gamma_neg)
+        weights = tuple(power.detach() for power in focus) if detached else focus
+        positive, negative = _share(alpha, weights[0] * positive, weights[1] * negative)
+        return combine(positive.to(z.dtype), negative.to(z.dtype), targets, weight, pos_weight)
+    y = widened(targets)
+    miss = Miss(None, y * of_positive.value() + (1 - y) * of_negative.value())
+    mixed = miss.power(_mixed(gamma_pos, gamma_neg, y))
+    mixed = mixed.detach() if detached else mixed
+    if alpha is not None:
+        mixed = mixed * _mixed(alpha, 1 - alpha, y)
+    mixed = mixed if weight is None else mixed * weight
+    return combine(positive, negative, y, mixed, pos_weight).to(z.dtype)
+
+
+def focal_terms(z: Tensor, alpha: Constant | None, gamma: Constant) -> Terms:
+    """Cross-entropy, focused by `sigma(-z)^g` and `sigma(z)^g`."""
     positive, negative = logits_parts(z)
-    return _share(alpha, _power(negative, gamma) * positive, _power(positive, gamma) * negative)
+    return Terms(positive, negative, Miss(-z, negative), Miss(z, positive), gamma, gamma, alpha)
 
 
-@_wide
-def asymmetric_parts(
-    z: Tensor, gamma_pos: float, gamma_neg: float, margin: float
-) -> tuple[Tensor, Tensor]:
-    """`sigma(-z)^g+ (-log sigma(z))` and `q^g- (-log(1 - q))`, q = max(sigma(z) - margin, 0)."""
+def asymmetric_terms(
+    z: Tensor, gamma_pos: Constant, gamma_neg: Constant, margin: Constant
+) -> Terms:
+    """`-log sigma(z)` and `-log(1 - s)`, s = max(sigma(z) - margin, 0)."""
     positive, negative = logits_parts(z)
-    focused = _power(negative, gamma_pos) * positive
-    if margin == 0:
-        return focused, _power(positive, gamma_neg) * negative
+    of_positive = Miss(-z, negative)
+    if not isinstance(margin, Tensor) and margin == 0:
+        return Terms(positive, negative, of_positive, Miss(z, positive), gamma_pos, gamma_neg)
     p, not_p = torch.exp(-positive), torch.exp(-negative)
     counts = p > margin
-    q = torch.where(counts, p - margin, 0.25)
-    # Compute 1 - q from 1 - sigma where q is near 1, and log1p(-q) elsewhere: nothing cancels.
-    near_one = q > 0.5
-    log_rest = torch.where(
-        near_one,
-        torch.log(torch.where(near_one, not_p + margin, 0.75)),
-        log1p(-torch.where(near_one, 0.25, q)),
-    )
-    shifted = torch.where(counts, q**gamma_neg * -log_rest, 0.0)
-    return focused, torch.where(z.isnan(), z, shifted)
+    s = torch.where(counts, p - margin, 0.25)
+    # Compute 1 - s from 1 - sigma where s is near 1, and log1p(-s) elsewhere: nothing cancels.
+    near_one = s > 0.5
+    rest = torch.where(near_one, not_p + margin, 0.75)
+    if isinstance(margin, Tensor):
+        rest = torch.where(margin == 0, 0.75, rest)
+    log_rest = torch.where(near_one, torch.log(rest), log1p(-torch.where(near_one, 0.25, s)))
+    shifted = torch.where(counts, -log_rest, 0.0)
+    if isinstance(margin, Tensor):
+        shifted = torch.where(margin == 0, negative, shifted)
+    shifted = torch.where(z.isnan(), z, shifted)
+    of_negative = Miss(None, torch.where(counts, s, 0.0))
+    return Terms(positive, shifted, of_positive, of_negative, gamma_pos, gamma_neg)
 
 
-@_wide
-def poly_parts(
-    z: Tensor, epsilon: float, gamma: float, alpha: float | None
-) -> tuple[Tensor, Tensor]:
-    """The focal loss plus `epsilon (1 - p_t)^(g + 1)`, p_t the probability of the true class."""
+def poly_terms(z: Tensor, epsilon: Constant, gamma: Constant, alpha: Constant | None) -> Terms:
+    """`-log p_t + epsilon (1 - p_t)`, p_t the probability of the true class, focused as above."""
     positive, negative = logits_parts(z)
-    return _share(
+    return Terms(
+        _poly(positive, negative, epsilon),
+        _poly(negative, positive, epsilon),
+        Miss(-z, negative),
+        Miss(z, positive),
+        gamma,
+        gamma,
         alpha,
-        _power(negative, gamma) * _poly(positive, negative, epsilon),
-        _power(positive, gamma) * _poly(negative, positive, epsilon),
     )
 
 
-def _poly(minus_log: Tensor, minus_log_miss: Tensor, epsilon: float) -> Tensor:
+def _poly(minus_log: Tensor, minus_log_miss: Tensor, epsilon: Constant) -> Tensor:
     """`-log p + epsilon (1 - p)` from -log p and -log(1 - p).
 
     With a negative epsilon that cancels as p approaches 1. Let r = -log p - (1 - p), the series
@@ -145,7 +252,7 @@ def _poly(minus_log: Tensor, minus_log_miss: Tensor, epsilon: float) -> Tensor:
     terms. Where q = 1 - p is small, r is computed as its series q^2 / 2 + q^3 / 3 + ...
     """
     miss = torch.exp(-minus_log_miss)
-    if epsilon >= 0:
+    if not isinstance(epsilon, Tensor) and epsilon >= 0:
         return minus_log + epsilon * miss
     small = miss < 0.05  # 12 terms: 0.05^12 is 2e-16
     q = torch.where(small, miss, 0.0)
@@ -153,7 +260,34 @@ def _poly(minus_log: Tensor, minus_log_miss: Tensor, epsilon: float) -> Tensor:
     for power in range(13, 1, -1):
         series = (series + 1 / power) * q
     rest = torch.where(small, series * q, minus_log - miss)
-    return _times(1 + epsilon, minus_log) - epsilon * rest
+    value = _times(1 + epsilon, minus_log) - epsilon * rest
+    if isinstance(epsilon, Tensor):
+        value = torch.where(epsilon >= 0, minus_log + epsilon * miss, value)
+    return value
+
+
+def _share(alpha: Constant | None, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """The parts weighted by alpha and 1 - alpha; unweighted for None."""
+    if alpha is None:
+        return positive, negative
+    return _times(alpha, positive), _times(1 - alpha, negative)
+
+
+def _times(factor: Constant, part: Tensor) -> Tensor:
+    """The product, where 0 * inf is 0."""
+    if isinstance(factor, Tensor):  # replaced before the product, see `combine`
+        return factor * torch.where((factor != 0) | (part != math.inf), part, 0.0)
+    return factor * part if factor else torch.where(part.isnan(), part, 0.0)
+
+
+def _mixed(of_positive: Constant, of_negative: Constant, y: Tensor) -> Constant:
+    """`y of_positive + (1 - y) of_negative`."""
+    numbers = not isinstance(of_positive, Tensor) and not isinstance(of_negative, Tensor)
+    same = of_positive is of_negative or (numbers and of_positive == of_negative)
+    return of_positive if same else y * of_positive + (1 - y) * of_negative
+
+
+# -------------------------------------------------------------------------------- probabilities
 
 
 def probability_parts(p: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
@@ -185,23 +319,6 @@ def log_probability_parts(log_p: Tensor) -> tuple[Tensor, Tensor]:
     # At log p = 0 a negative has an infinite loss. It is a constant, so that no NaN derivative
     # reaches the positives.
     return -log_p, -torch.where(certain, -math.inf, log_not_p)
-
-
-def _share(alpha: float | None, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """The parts weighted by alpha and 1 - alpha; unweighted for None."""
-    if alpha is None:
-        return positive, negative
-    return _times(alpha, positive), _times(1 - alpha, negative)
-
-
-def _times(factor: float, part: Tensor) -> Tensor:
-    """The product, where 0 * inf is 0."""
-    return factor * part if factor else torch.where(part.isnan(), part, 0.0)
-
-
-def _power(minus_log: Tensor, exponent: float) -> Tensor:
-    """`x^exponent` from -log x; x^0 is 1, at x = 0 too."""
-    return torch.ones_like(minus_log) if exponent == 0 else torch.exp(-exponent * minus_log)
 
 
 def _floored_logs(p: Tensor) -> tuple[Tensor, Tensor]:

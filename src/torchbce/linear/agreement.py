@@ -27,10 +27,12 @@ def check_agreement(
         if failure is not None:
             raise failure
         return
-    tensors = _compared(input, target)
-    fingerprints = [(0.0, 0.0) if failure is not None else _fingerprint(t) for t in tensors]
-    sizes = [float(tensor.numel()) for tensor in tensors]
-    facts = [float(failure is not None), float(needs_grad), *sizes, *(f for f, _ in fingerprints)]
+    # A target that was refused may be unreadable: PyTorch does not check a sparse tensor.
+    refused = failure is not None
+    tensors = [] if refused else _compared(input, target)
+    fingerprints = [_fingerprint(t) for t in tensors] or [(0.0, 0.0)] * _count_compared(target)
+    sizes = [float(tensor.numel()) for tensor in tensors] or [0.0] * _count_compared(target)
+    facts = [float(refused), float(needs_grad), *sizes, *(f for f, _ in fingerprints)]
     means, deviations = _statistics(facts, group)
     if failure is not None:
         raise failure
@@ -53,6 +55,13 @@ def check_agreement(
                 f"{'target' if i else 'input'} differs between the processes that hold the labels; "
                 "each of them must be given the same batch, in the same order"
             )
+
+
+def _count_compared(target: Tensor) -> int:
+    """The number of tensors that `_compared` returns, without reading them."""
+    if target.layout != torch.strided:
+        return 3
+    return 2 if target.dtype == torch.int64 else 1
 
 
 def _compared(input: Tensor, target: Tensor) -> list[Tensor]:

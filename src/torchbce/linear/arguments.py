@@ -1,6 +1,7 @@
 """Checks of the arguments of the linear loss, except for the values of targets."""
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -49,10 +50,25 @@ def check(
         _ignored(options.ignored, logits)
 
 
-def check_chunk(name: str, size: object) -> None:
-    """Raise unless a chunk size is a positive integer or None."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+def with_numbers(options: LinearOptions) -> LinearOptions:
+    """The options with Python's numbers in place of those of NumPy."""
+    p = options.pos_weight
+    if p is not None and not isinstance(p, Tensor):
+        p = checks.number("pos_weight", p, or_tensor=True)
+    return options._replace(
+        pos_weight=p,
+        label_smoothing=checks.fraction("label_smoothing", options.label_smoothing),
+        chunk_labels=check_chunk("chunk_labels", options.chunk_labels),
+    )
+
+
+def check_chunk(name: str, size: object) -> int | None:
+    """A chunk size; raise unless it is a positive integer or None."""
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
         raise ValueError(f"{name} must be an integer of 1 or above, or None; got {size!r}")
+    return int(size)
 
 
 def check_types(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -147,9 +163,12 @@ def _weight(name: str, weight: object, shape: tuple[int, ...]) -> None:
     if weight is None:
         return
     if not isinstance(weight, Tensor) or weight.is_complex():
-        raise TypeError(
-            f"{name} must be a real tensor of shape {shape}, got {type(weight).__name__}"
-        )
+        got, remedy = type(weight).__name__, ""
+        if isinstance(weight, Tensor):
+            got = str(weight.dtype)
+        elif hasattr(weight, "__len__"):
+            remedy = f"; convert it with torch.as_tensor({name})"
+        raise TypeError(f"{name} must be a real tensor of shape {shape}, got {got}{remedy}")
     if weight.shape != shape:
         raise ValueError(f"{name} has shape {tuple(weight.shape)}; it must have shape {shape}")
 

@@ -157,6 +157,7 @@ class LinearBinaryCrossEntropy(torch.autograd.Function):
         needs_grad = NeedsGrad(*ctx.needs_input_grad[:3]) if in_forward else NO_GRADIENTS
         loss, gradients = loss_and_gradients(call, head, operands, needs_grad)
         ctx.call, ctx.gradients = call, gradients if in_forward else None
+        ctx.captured = call.backend is selection.TRITON and _captures()
         ctx.save_for_backward(*head, *operands)
         return loss
 
@@ -178,34 +179,46 @@ class LinearBinaryCrossEntropy(torch.autograd.Function):
         # The first of several backward passes returns the gradients of the forward pass. Later
         # ones compute their own, since the caller may have changed what the first returned.
         kept = ctx.__dict__.pop("gradients", None)
-        if kept is not None and _scale_in_place(call, kept, upstream):
-            return *_as_input(kept, head), None, None
+        scaled = None if kept is None else _scaled(call, kept, upstream, ctx.captured)
+        if scaled is not None:
+            return *_as_input(scaled, head), None, None
         return *gradients_for(call, head, operands, needs_grad, upstream), None, None
 
 
-def _scale_in_place(call: LinearCall, gradients: Gradients, upstream: Tensor) -> bool:
-    """Multiply the gradients by the upstream one, unless that rounds any of them a second time.
+def _scaled(
+    call: LinearCall, gradients: Gradients, upstream: Tensor, captured: bool
+) -> Gradients | None:
+    """The gradients times the upstream one, in place; None if that rounds any a second time.
 
     On a GPU a second rounding is accepted, of bfloat16 by a factor that is no power of two: the
     host does not wait to read the factor, and computing the products again would take longer.
+    `captured`: whether the forward pass, which writes the gradients, is in a CUDA graph.
     """
     if call.backend is selection.TRITON:
+        if _captures() and not captured:
+            # Each replay of the backward pass alone would multiply the same memory once more.
+            return Gradients(*(None if t is None else t * upstream for t in gradients))
         from torchbce.backends.gpu import launch as gpu_launch
 
         for tensor in gradients:
             if tensor is not None:
                 gpu_launch.launch_scale(tensor, upstream)
-        return True
+        return gradients
     factor = upstream.item() if upstream.device.type == "cpu" else None
     if factor == 1:
-        return True
+        return gradients
     rounds = any(t is not None and t.dtype == torch.bfloat16 for t in gradients)
     if rounds and (factor is None or abs(math.frexp(factor)[0]) != 0.5):
-        return False
+        return None
     for tensor in gradients:
         if tensor is not None:
             tensor.mul_(upstream if factor is None else factor)
-    return True
+    return gradients
+
+
+def _captures() -> bool:
+    """Whether the work of this thread is captured into a CUDA graph."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _update(call: LinearCall, needs_grad: NeedsGrad, upstream: Tensor) -> Update | None:

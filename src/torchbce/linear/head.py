@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchbce import imbalance
-from torchbce.definition import checks
+from torchbce.definition import checks, kinds
 from torchbce.linear import arguments, sharding, topk
 from torchbce.linear.loss import linear_loss
 from torchbce.linear.optimizers import FusedOptimizer
@@ -96,8 +96,11 @@ class LinearBCELoss(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.label_smoothing, self.reduction = label_smoothing, reduction
-        self.chunk_labels, self.prior = chunk_labels, prior
+        self.label_smoothing = checks.fraction("label_smoothing", label_smoothing)
+        self.chunk_labels = arguments.check_chunk("chunk_labels", chunk_labels)
+        self.reduction, self.prior = reduction, prior
+        if not isinstance(prior, Tensor):
+            self.prior = checks.number("prior", prior, or_tensor=True)
         self.check_targets = check_targets
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"a head must have a floating dtype, got {dtype}")
@@ -124,7 +127,7 @@ class LinearBCELoss(nn.Module):
         if label_weight is not None and not isinstance(label_weight, Tensor):
             raise TypeError(
                 f"label_weight must be a real tensor of shape ({self.out_features},), got "
-                f"{type(label_weight).__name__}"
+                f"{type(label_weight).__name__}; convert it with torch.as_tensor(label_weight)"
             )
         if pos_weight is not None and not isinstance(pos_weight, Tensor):
             pos_weight = checks.align_weight("pos_weight", pos_weight, self.weight.detach())
@@ -159,7 +162,7 @@ class LinearBCELoss(nn.Module):
             weight = self.pos_weight.double().cpu().flatten()
             initial = initial + torch.where(weight > 0, weight, 1.0).log()
         initial = initial.expand(self.out_features).to(self.bias)
-        if sharding.is_distributed(self.bias):
+        if kinds.is_distributed(self.bias):
             initial = sharding.distributed_as(initial, self.bias)
         with torch.no_grad():
             self.bias.copy_(initial)
@@ -190,7 +193,8 @@ class LinearBCELoss(nn.Module):
 
         Args:
             input: x, [..., D], of the weight's dtype (under autocast of any floating dtype).
-            target: label lists, int64 [..., K], padded with -1; or sparse or dense, [..., L].
+            target: label lists, int64 [..., K], padded with -1 or -100; or sparse or dense,
+                [..., L].
             row_weight: of input's shape without the last dimension.
             mask: bool, broadcasts to [..., L]: false where an element is ignored.
             ignored: int64 [..., K]: the labels of each row that are ignored, padded with -1.
@@ -207,7 +211,8 @@ class LinearBCELoss(nn.Module):
         options = self._options()._replace(row_weight=row_weight, mask=mask, ignored=ignored)
         make_update = None
         if self.fused_optimizer is not None:
-            self._check_fused()
+            if isinstance(input, Tensor):  # while torch.fx traces, nothing is a tensor
+                self._check_fused()
             make_update = self.fused_optimizer.make_update
         return linear_loss(input, self.weight, target, self.bias, options, make_update)
 
@@ -223,6 +228,10 @@ class LinearBCELoss(nn.Module):
                 "half precision would round small steps to nothing"
             )
 
+    def __prepare_scriptable__(self) -> Any:
+        """Raise, since `torch.jit.script` cannot compile the loss."""
+        raise kinds.not_scriptable("LinearBCELoss")
+
     def logits(self, input: Tensor) -> Tensor:
         """All logits at once, as `torch.nn.functional.linear` computes them.
 
@@ -233,7 +242,7 @@ class LinearBCELoss(nn.Module):
             x W^T + b, [..., L].
         """
         weight: Any = self.weight
-        if sharding.is_distributed(weight) and not sharding.is_distributed(input):
+        if kinds.is_distributed(weight) and not kinds.is_distributed(input):
             input = sharding.replicated(input, weight.device_mesh)
         return F.linear(input, weight, self.bias)
 

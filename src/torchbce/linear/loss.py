@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from torchbce.backends import selection
+from torchbce.definition import kinds
+from torchbce.definition.sparse import refuse_in_compiled_code
 from torchbce.linear import arguments, autograd, compiled, sharding
 from torchbce.linear.agreement import check_agreement
 from torchbce.linear.dense import dense_loss
@@ -54,9 +57,11 @@ def linear_binary_cross_entropy(
             labels, each process computes the labels that it holds; see
             `LinearBCELoss.shard_labels`.
         target: y, in one of three forms. Label lists, int64 [..., K]: the labels that are 1 in each
-            row, in any order, padded with -1 (0 is a label); duplicates count once. A sparse COO or
-            CSR tensor, [..., L], with values in [0, 1]; not under torch.compile. A dense tensor,
-            [..., L], with values in [0, 1], of a bool, floating or integer dtype other than int64.
+            row, each once and in any order, padded with -1 or -100 (0 is a label). A sparse COO or
+            CSR tensor, [..., L], with values in [0, 1], each element stored once; not under
+            torch.compile. A dense tensor, [..., L], with values in [0, 1], of a bool, floating or
+            integer dtype other than int64. An int64 tensor always means lists: one of L columns
+            that may be either, with no value but 0 and 1, is refused.
         bias: b, [L], of weight's dtype (under autocast of any).
         pos_weight: p, the weight of the positive part: a number or a tensor [L].
         label_weight: u, the weight of each label, [L].
@@ -64,7 +69,8 @@ def linear_binary_cross_entropy(
         label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
         mask: bool, broadcasts to [..., L]: false where an element is ignored. It has no loss and no
             gradient, and does not count in the denominator of a mean.
-        ignored: int64 [..., K]: the labels of each row that are ignored (unknown), padded with -1.
+        ignored: int64 [..., K]: the labels of each row that are ignored (unknown), each once,
+            padded with -1 or -100.
             A label that is both positive and ignored is ignored.
         reduction: "mean", the sum divided by the number of valid elements; "sum"; "batch_mean", the
             sum divided by the size of input's first dimension, not counting entries of which every
@@ -81,9 +87,11 @@ def linear_binary_cross_entropy(
 
     Raises:
         TypeError: if dtypes do not match, or an argument is not a tensor or a number.
-        ValueError: if shapes or devices do not match; or, on the CPU, if a label is outside [0, L),
-            a target outside [0, 1] or an input not finite: the message has its value and index. On
-            a GPU, labels outside [0, L) are skipped unless `check_targets` is true.
+        ValueError: if shapes or devices do not match; or, on the CPU, if a label is outside [0, L)
+            or twice in a row, a target outside [0, 1] or an input not finite: the message has its
+            value and index. On a GPU, unless `check_targets` is true, labels outside [0, L) are
+            skipped, a label that is twice in a list counts once, and lists with as many columns as
+            labels are refused, since they may be a dense target.
 
     Example:
         >>> import torch, torchbce
@@ -120,19 +128,44 @@ def linear_loss(
     make_update: MakeUpdate | None = None,
 ) -> Tensor:
     """The loss; with `make_update`, backward updates weight and bias and gives them no gradient."""
+    tensors = {"input": input, "weight": weight, "bias": bias, "target": target}
+    tensors |= options._asdict()
+    kinds.check_kinds(tensors)
+    if has_torch_function_variadic(*tensors.values()):
+        return _overridden(input, weight, target, bias, options, make_update)
+    options = arguments.with_numbers(options)
     if not torch.compiler.is_compiling():
         return _eager_loss(input, weight, target, bias, options, make_update)
-    if make_update is not None or sharding.is_distributed(weight):
+    if make_update is not None or kinds.is_distributed(weight):
         # Between two graphs: a graph has no node for another process or for an update.
         disable: Any = torch.compiler.disable
         value: Tensor = disable(_eager_loss)(input, weight, target, bias, options, make_update)
         return value
-    if target.layout is not torch.strided:
-        raise ValueError(
-            "torch.compile cannot trace a sparse target; give label lists, int64 and padded with -1"
-        )
+    refuse_in_compiled_code(target)
     arguments.check(input, weight, bias, target, weight.shape[0], options)
     return compiled.operator_loss(Head(input, weight, bias), target, options)
+
+
+def _overridden(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    options: LinearOptions,
+    make_update: MakeUpdate | None,
+) -> Tensor:
+    """What the `__torch_function__` of one of the tensors makes of the loss."""
+    tensors = input, weight, target, bias, *options
+    head = input, weight, target, bias
+    if make_update is None:
+        function = linear_binary_cross_entropy
+        return kinds.overridden(function, tensors, *head, **options._asdict())
+    if not all(isinstance(tensor, Tensor) for tensor in (input, target)):
+        raise TypeError(
+            "a head with a fused optimizer cannot be part of a graph of torch.fx; trace the model "
+            "with a torch.fx.Tracer whose is_leaf_module is true for torchbce.LinearBCELoss"
+        )
+    return kinds.overridden(linear_loss, tensors, *head, options, make_update)
 
 
 def _eager_loss(
@@ -143,7 +176,11 @@ def _eager_loss(
     options: LinearOptions,
     make_update: MakeUpdate | None,
 ) -> Tensor:
+    input, weight, target, bias = map(kinds.plain, (input, weight, target, bias))
+    options = LinearOptions(*map(kinds.plain, options))
     arguments.check_types(input, weight, bias)
+    target = sharding.local_operand("target", target)
+    options = LinearOptions(*map(sharding.local_operand, options._fields, options))
     local = sharding.local_head(input, weight, bias)
     head = Head(local.input, local.weight, local.bias)
     arguments.check(*head, target, local.shard.labels, options)
@@ -162,7 +199,7 @@ def _eager_loss(
         update = None if make_update is None else functools.partial(make_update, *head[1:])
         call = call._replace(make_update=update, dense_loss=None)
     loss = autograd.differentiable_loss(call, head, operands)
-    return sharding.replicated(loss, local.mesh) if sharding.is_distributed(input) else loss
+    return sharding.replicated(loss, local.mesh) if kinds.is_distributed(input) else loss
 
 
 def _prepared(

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchbce.definition import checks
+from torchbce.definition.kinds import is_distributed
 from torchbce.linear.records import NeedsGrad, Update
-from torchbce.linear.sharding import is_distributed
 
 __all__ = ["FusedRowwiseAdagrad", "FusedSGD"]
 
@@ -26,9 +27,7 @@ class FusedOptimizer(nn.Module):
         super().__init__()
         self._attached = False
         for name, value in hyperparameters.items():
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
-            setattr(self, name, float(value))
+            setattr(self, name, float(checks.exponent(name, value)))
 
     def attach(self, weight: Tensor, bias: Tensor | None) -> None:
         """Allocate the state for one head."""

@@ -6,9 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.overrides import has_torch_function_variadic
 
 from torchbce.backends import selection
-from torchbce.definition import checks, reference
+from torchbce.definition import checks, kinds, reference
 from torchbce.definition.reductions import denominator
 from torchbce.linear import arguments
 from torchbce.linear.autograd import chunk_runner
@@ -78,9 +79,26 @@ def pairwise_sigmoid_loss(
     References:
         Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023.
     """
+    tensors = {"x": x, "y": y, "scale": scale, "bias": bias}
+    kinds.check_kinds(tensors)
+    if has_torch_function_variadic(x, y, scale, bias):
+        return kinds.overridden(
+            pairwise_sigmoid_loss,
+            (x, y, scale, bias),
+            x,
+            y,
+            scale=scale,
+            bias=bias,
+            reduction=reduction,
+            group=group,
+            chunk_pairs=chunk_pairs,
+        )
+    if not torch.compiler.is_compiling():
+        x, y, scale, bias = map(kinds.plain, (x, y, scale, bias))
+    _check_not_distributed(tensors)
     checks.reduction(reduction, REDUCTIONS)
     _check_features(x, y)
-    arguments.check_chunk("chunk_pairs", chunk_pairs)
+    chunk_pairs = arguments.check_chunk("chunk_pairs", chunk_pairs)
     numbers = {"scale": _number("scale", scale, x), "bias": _number("bias", bias, x)}
     failure = None
     if not torch.compiler.is_compiling():
@@ -101,8 +119,21 @@ def pairwise_sigmoid_loss(
         value: Tensor = apply(x, y, b, call)
         return value
     partners = torch.arange(x.shape[0], device=x.device)[:, None]
+    if len(x) == 1:
+        # A list of one column, for one label, may be a dense target.
+        partners = torch.nn.functional.pad(partners, (0, 1), value=-1)
     options = LinearOptions(reduction=reduction, chunk_labels=chunk_pairs)
     return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
+
+
+def _check_not_distributed(tensors: dict[str, Any]) -> None:
+    for name, tensor in tensors.items():
+        if kinds.is_distributed(tensor):
+            raise TypeError(
+                f"{name} is a DTensor; give the pairs of this process, x.to_local() and "
+                "y.to_local(), with group=x.device_mesh.get_group(), and scale and bias as plain "
+                "tensors"
+            )
 
 
 def _check_features(x: Tensor, y: Tensor) -> None:
@@ -130,7 +161,7 @@ def _number(name: str, value: Tensor | float, x: Tensor) -> Tensor:
                 f"{name} must be one floating number, got {value.dtype} {tuple(value.shape)}"
             )
         return value.reshape(())
-    checks.number(name, value)
+    value = checks.number(name, value, or_tensor=True)
     # Filled on the device: a copy to a GPU would make the host wait.
     return torch.full((), float(value), dtype=torch.float64, device=x.device)
 

@@ -13,7 +13,7 @@ def autocast_enabled(device: torch.device) -> bool:
 
 def no_autocast(device: torch.device) -> AbstractContextManager[None]:
     """A context in which products keep their dtype, under autocast too."""
-    if torch.amp.is_autocast_available(device.type):
+    if autocast_enabled(device):
         off: AbstractContextManager[None] = torch.autocast(device.type, enabled=False)
         return off
     return nullcontext()

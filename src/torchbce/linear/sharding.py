@@ -3,11 +3,12 @@
 Labels are independent, so that only the loss and the gradient of the input are sums over processes.
 """
 
-import sys
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from torchbce.definition.kinds import is_distributed
 
 
 class LabelShard(NamedTuple):
@@ -36,12 +37,6 @@ class LocalHead(NamedTuple):
     mesh: Any = None
 
 
-def is_distributed(tensor: Tensor | None) -> bool:
-    """Whether a tensor is a DTensor; its module is not imported to find out."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
 def local_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> LocalHead:
     """This process' part of a layer, differentiably: a gradient is placed as its tensor is."""
     if not is_distributed(weight):
@@ -63,6 +58,18 @@ def local_head(input: Tensor, weight: Tensor, bias: Tensor | None) -> LocalHead:
         input = _replicated_input(input, mesh)
     local_bias = None if bias is None else b.to_local()
     return LocalHead(input, dtensor.to_local(), local_bias, shard, mesh)
+
+
+def local_operand(name: str, value: Any) -> Any:
+    """The plain tensor of a target, mask or weight that every process has as a whole."""
+    if not is_distributed(value):
+        return value
+    if not all(placement.is_replicate() for placement in value.placements):
+        raise TypeError(
+            f"{name} has placements {tuple(value.placements)}; every process needs the whole of "
+            f"it, whether labels are sharded or not: {name}.full_tensor()"
+        )
+    return value.to_local()
 
 
 def _label_shard(labels: int, mesh: Any, placements: Any) -> LabelShard:

@@ -131,9 +131,11 @@ def _compute_gradient(
         plain: whether a kernel can read it.
         factor: for a reduced loss, multiplies the gradient of the sum divided by the denominator.
     """
-    # A prepared call saves only the input and the target.
-    tensors: list[Any] = [*saved, *[None] * 5]
-    request = Request(ctx.call, KernelInputs(*tensors[:6]), ctx.denominator, tensors[6])
+    if len(saved) == 2:  # a prepared call saves only the input and the target
+        inputs, sparse_target = KernelInputs(*saved), None
+    else:
+        inputs, sparse_target = KernelInputs(*saved[:-1]), saved[-1]
+    request = Request(ctx.call, inputs, ctx.denominator, sparse_target)
     element_wise = request.call.reduction == "none"
     if not plain or not (element_wise or math.isfinite(factor)):
         return request.gradient_by_definition(upstream)

@@ -7,8 +7,17 @@ from numba import njit
 
 from torchbce.backends.cpu import formulas
 from torchbce.backends.cpu.intrinsics import larger_unsigned, out_of_line, to_bits, where
-from torchbce.backends.cpu.staging import HALF, INNER, ONE, ZERO, buffer_at, loop, named
-from torchbce.definition.family import LOG_PROBS, LOGITS, PROBABILITIES
+from torchbce.backends.cpu.staging import (
+    HALF,
+    INNER,
+    ONE,
+    ZERO,
+    buffer_at,
+    constant_at,
+    loop,
+    named,
+)
+from torchbce.definition.family import BY_ELEMENT, BY_P_T, LOG_PROBS, LOGITS, PROBABILITIES
 
 _MAX = np.finfo(np.float32).max
 _ONE_BITS = np.int32(np.float32(1).view(np.int32))
@@ -79,6 +88,19 @@ def choose(out, valid, values, otherwise):
     out_of_line()
     for i in range(out.size):
         out[i] = where(valid[i] != ZERO, values[i], otherwise)
+
+
+@loop
+def constants_at(scratch, size, table, width, start, numbers):
+    """A block of each constant of the loss, and what multiplies the slope of a focusing weight."""
+    return (
+        constant_at(scratch, 0, size, table, width, start, numbers[0]),
+        constant_at(scratch, 1, size, table, width, start, numbers[1]),
+        constant_at(scratch, 2, size, table, width, start, numbers[2]),
+        constant_at(scratch, 3, size, table, width, start, numbers[3]),
+        constant_at(scratch, 4, size, table, width, start, numbers[4]),
+        numbers[5],
+    )
 
 
 @loop
@@ -179,12 +201,6 @@ _weighted_logits = _logits("_weighted_logits", _logits_losses)
 unweighted_logits = _logits("unweighted_logits", _logits_losses_unweighted)
 
 
-@formulas.formula
-def _weighed(a, positive):
-    """a P with 0 * inf = 0; NaN stays NaN."""
-    return a * where((a == 0) & (positive > formulas.LARGEST), 0.0, positive)
-
-
 def _member(name: str, parts: Any) -> Any:
     """The loop of a loss computed in float64; `parts(x, c)` returns P, N and their derivatives."""
     parts.__name__ = parts.__qualname__ = f"_parts_of{name}"
@@ -196,7 +212,7 @@ def _member(name: str, parts: Any) -> Any:
             for i in range(x.size):
                 positive, negative, up, down = parts(np.float64(x[i]), c)
                 weight, weight_not = c[0] * a[i], c[1] * b[i]
-                losses[i] = _weighed(weight, positive) + _weighed(weight_not, negative)
+                losses[i] = weighed(weight, positive) + weighed(weight_not, negative)
                 slope = (weight * up + weight_not * down) * scale
                 # The largest float32 instead of infinity, whose product with a weight of 0 is NaN.
                 # Only log_probability has such a slope, 1 / (1 - exp(x)), and it is positive.
@@ -204,17 +220,69 @@ def _member(name: str, parts: Any) -> Any:
         else:
             for i in range(x.size):
                 positive, negative, _, _ = parts(np.float64(x[i]), c)
-                losses[i] = _weighed(c[0] * a[i], positive) + _weighed(c[1] * b[i], negative)
+                losses[i] = weighed(c[0] * a[i], positive) + weighed(c[1] * b[i], negative)
 
     return named(name, block)
 
 
-_focal = _member("_focal", lambda x, c: formulas.focal(x, c[2], c[3]))
-_poly = _member("_poly", lambda x, c: formulas.poly(x, c[2], c[4]))
-_asymmetric = _member("_asymmetric", lambda x, c: formulas.asymmetric(x, c[2], c[3], c[4]))
+def _by_element(name: str, terms: Any) -> Any:
+    """The same, with a block of values for each constant; `terms(x, last)` as in `formulas`."""
+
+    def block(losses, slopes, x, a, b, scratch, gradient, scale, c):
+        out_of_line()
+        c0, c1, c2, c3, c4, slope = c
+        for i in range(x.size):
+            found = terms(np.float64(x[i]), c4[i])
+            positive, negative, up, down = formulas.focused(found, c2[i], c3[i], slope)
+            weight, weight_not = c0[i] * a[i], c1[i] * b[i]
+            losses[i] = weighed(weight, positive) + weighed(weight_not, negative)
+            slopes[i] = (weight * up + weight_not * down) * scale
+
+    return named(name, block)
+
+
+def _by_p_t(name: str, terms: Any) -> Any:
+    """The same in the form with p_t, which also reads the targets and their smoothing."""
+
+    def block(losses, slopes, x, a, b, scratch, gradient, scale, c):
+        out_of_line()
+        c0, c1, c2, c3, c4, slope, target, smoothing = c
+        kept, added = ONE - smoothing, smoothing * HALF
+        for i in range(x.size):
+            found = terms(np.float64(x[i]), c4[i])
+            y = np.float64(target[i] * kept + added)
+            loss, change = formulas.focused_by_p_t(
+                found, y, a[i], b[i], c0[i], c1[i], c2[i], c3[i], slope
+            )
+            losses[i], slopes[i] = loss, change * scale
+
+    return named(name, block)
+
+
+weighed = formulas.weighed
+
+
+@formulas.formula
+def _focal_terms(x, last):
+    return formulas.focal_terms(x)
+
+
+_focal = _member("_focal", lambda x, c: formulas.focused(formulas.focal_terms(x), c[2], c[3], c[5]))
+_poly = _member(
+    "_poly", lambda x, c: formulas.focused(formulas.poly_terms(x, c[4]), c[2], c[3], c[5])
+)
+_asymmetric = _member(
+    "_asymmetric",
+    lambda x, c: formulas.focused(formulas.asymmetric_terms(x, c[4]), c[2], c[3], c[5]),
+)
 _probability = _member("_probability", lambda x, c: formulas.probability(x, c[2], c[3], c[4]))
 _log_probability = _member("_log_probability", lambda x, c: formulas.log_probability(x))
 
+_TERMS = {
+    "focal": _focal_terms,
+    "poly": formulas.poly_terms,
+    "asymmetric": formulas.asymmetric_terms,
+}
 #: By the name of the kernel, see `family.KERNELS`.
 LOSSES = {
     "logits": _weighted_logits,
@@ -223,6 +291,8 @@ LOSSES = {
     "asymmetric": _asymmetric,
     "probability": _probability,
     "log_probability": _log_probability,
+    **{loss + BY_ELEMENT: _by_element(f"_{loss}_by_element", t) for loss, t in _TERMS.items()},
+    **{loss + BY_P_T: _by_p_t(f"_{loss}_by_p_t", t) for loss, t in _TERMS.items()},
 }
 #: By the domain of the input.
 RANGE_CHECKS = {LOGITS: anything, PROBABILITIES: outside_unit, LOG_PROBS: above_zero}

@@ -147,6 +147,9 @@ def logits_slope(z, e, e_rest, a, b):
 # ------------------------------------------------------------------ the family, in float64
 #
 # Each function returns the loss P of a positive, the loss N of a negative, and their derivatives.
+# The `*_terms` functions are of a loss before it is focused (see `reference`), and also return, of
+# the probabilities q and s that a positive and a negative are mistaken: -log q, -log s, q, s, and
+# the derivatives of -log q and of log s.
 
 _LN2_64, _LOG2_E = math.log(2), math.log2(math.e)
 #: ln 2 in 32 bits, whose product with an integer of 20 bits is exact, and the rest.
@@ -255,40 +258,79 @@ def _power(minus_log, exponent):
 
 
 @formula
-def focal(z, gamma_pos, gamma_neg):
-    """`reference.focal_parts` without alpha, with a gamma for each class."""
-    p, q, positive, negative = _sigmoid_and_logs(z)
-    easy_positive, easy_negative = _power(negative, gamma_pos), _power(positive, gamma_neg)
+def weighed(weight, part):
+    """The product with 0 * inf = 0; NaN stays NaN."""
+    return weight * where((weight == 0) & (part > LARGEST), 0.0, part)
+
+
+@formula
+def _finite(part):
+    """0 where a loss is infinite: p (-log p) goes to 0 with p."""
+    return where(part > LARGEST, 0.0, part)
+
+
+@formula
+def focused(terms, gamma_pos, gamma_neg, slope):
+    """The parts q^g+ P and s^g- N and their derivatives, without alpha.
+
+    `slope` is 1, or 0 where the focusing weights are constants.
+    """
+    positive, negative, up, down, log_q, log_s, _, _, rate_q, rate_s = terms
+    focus_pos, focus_neg = _power(log_q, gamma_pos), _power(log_s, gamma_neg)
     return (
-        easy_positive * positive,
-        easy_negative * negative,
-        -easy_positive * (q + gamma_pos * (p * _minus_log_of(p, positive))),
-        easy_negative * (p + gamma_neg * (q * _minus_log_of(q, negative))),
+        focus_pos * positive,
+        focus_neg * negative,
+        focus_pos * (up - slope * gamma_pos * (rate_q * _finite(positive))),
+        focus_neg * (down + slope * gamma_neg * (rate_s * _finite(negative))),
     )
 
 
 @formula
-def _minus_log_of(p, minus_log):
-    """-log p, 0 where it is infinite: p (-log p) goes to 0 with p."""
-    return where(minus_log > LARGEST, 0.0, minus_log)
+def focused_by_p_t(terms, y, a, b, weight_pos, weight_neg, gamma_pos, gamma_neg, slope):
+    """`reference.combine_focused` by p_t: the loss and its derivative."""
+    positive, negative, up, down, _, _, q, s, rate_q, rate_s = terms
+    not_y = 1 - y
+    miss = y * q + not_y * s
+    gamma = y * gamma_pos + not_y * gamma_neg
+    above = miss > 0
+    base = where(above, miss, 1.0)
+    power = where(above | (gamma == 0), _power(-_log(base), gamma), 0.0)
+    focus = (weight_pos * y + weight_neg * not_y) * power
+    plain = weighed(a, positive) + weighed(b, negative)
+    rate = (not_y * (rate_s * s) - y * (rate_q * q)) / base
+    change = a * up + b * down + slope * gamma * (rate * _finite(plain))
+    return weighed(focus, plain), focus * change
 
 
 @formula
-def asymmetric(z, gamma_pos, gamma_neg, margin):
-    """`reference.asymmetric_parts` for a margin above 0."""
+def focal_terms(z):
+    """`reference.focal_terms`."""
     p, q, positive, negative = _sigmoid_and_logs(z)
-    easy = _power(negative, gamma_pos)
+    return positive, negative, -q, p, negative, positive, q, p, p, q
+
+
+@formula
+def asymmetric_terms(z, margin):
+    """`reference.asymmetric_terms`."""
+    p, q, positive, negative = _sigmoid_and_logs(z)
     counts = p > margin
     s = where(counts, p - margin, 0.25)
     rest = where(s > 0.5, q + margin, 1 - s)
     minus_log_rest = -where(s > 0.5, _log(rest), _log1p(-where(s > 0.5, 0.25, s)))
-    power = _power(-_log(s), gamma_neg)
-    slope = p * q * power * (gamma_neg * (minus_log_rest / s) + 1 / rest)
+    # Without a margin, the rest underflows where sigma is 1.
+    minus_log_rest = where(margin == 0, negative, minus_log_rest)
+    steep = where(counts, p * q, 0.0)
     return (
-        easy * positive,
-        where(z == z, where(counts, power * minus_log_rest, 0.0), z),
-        -easy * (q + gamma_pos * (p * _minus_log_of(p, positive))),
-        where(z == z, where(counts, slope, 0.0), z),
+        positive,
+        where(z == z, where(counts, minus_log_rest, 0.0), z),
+        -q,
+        where(z == z, steep / rest, z),
+        negative,
+        -_log(s),
+        q,
+        where(counts, s, 0.0),
+        p,
+        steep / s,
     )
 
 
@@ -321,18 +363,13 @@ def _poly_of_one(p, q, minus_log, epsilon):
 
 
 @formula
-def poly(z, gamma, epsilon):
-    """`reference.poly_parts` without alpha."""
-    p, q, positive, negative = _sigmoid_and_logs(z)
-    easy_positive, easy_negative = _power(negative, gamma), _power(positive, gamma)
-    of_positive, slope_of_positive = _poly_of_one(p, q, positive, epsilon)
-    of_negative, slope_of_negative = _poly_of_one(q, p, negative, epsilon)
-    return (
-        easy_positive * of_positive,
-        easy_negative * of_negative,
-        -easy_positive * (q * slope_of_positive + gamma * (p * _minus_log_of(p, of_positive))),
-        easy_negative * (p * slope_of_negative + gamma * (q * _minus_log_of(q, of_negative))),
-    )
+def poly_terms(z, epsilon):
+    """`reference.poly_terms`."""
+    p, q, minus_log, minus_log_not = _sigmoid_and_logs(z)
+    positive, slope_of_positive = _poly_of_one(p, q, minus_log, epsilon)
+    negative, slope_of_negative = _poly_of_one(q, p, minus_log_not, epsilon)
+    up, down = -q * slope_of_positive, p * slope_of_negative
+    return positive, negative, up, down, minus_log_not, minus_log, q, p, p, q
 
 
 @formula

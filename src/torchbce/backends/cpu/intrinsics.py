@@ -100,13 +100,22 @@ def next_of(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@intrinsic
-def pointer(typing: Any, address: Any) -> Any:
-    """The address of float32 elements as a pointer, for `numba.carray`."""
-    result = types.CPointer(types.float32)
-    return result(types.int64), lambda context, builder, signature, args: builder.inttoptr(
-        args[0], _FLOAT.as_pointer()
-    )
+def _pointer(result: Any, llvm_type: Any, doc: str) -> Any:
+    def pointer(typing: Any, address: Any) -> Any:
+        return result(types.int64), lambda context, builder, signature, args: builder.inttoptr(
+            args[0], llvm_type.as_pointer()
+        )
+
+    pointer.__doc__ = doc
+    return intrinsic(pointer)
+
+
+pointer = _pointer(
+    types.CPointer(types.float32),
+    _FLOAT,
+    "The address of float32 elements as a pointer, for `numba.carray`.",
+)
+pointer_to_float64 = _pointer(types.CPointer(types.float64), _DOUBLE, "Likewise, of float64.")
 
 
 def _element(builder: Any, address: Any, index: Any, llvm_type: Any) -> Any:

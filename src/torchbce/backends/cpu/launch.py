@@ -13,6 +13,7 @@ from torchbce.backends.cpu import memory as cpu_memory
 from torchbce.backends.cpu import staging, threads
 from torchbce.backends.cpu.compiler import compiled_kernel
 from torchbce.backends.request import KernelInputs, LossSpec, as_in, order, strides_of_memory
+from torchbce.definition.family import BY_ELEMENT, BY_P_T
 
 CODES = {
     torch.float32: staging.FLOAT32,
@@ -71,7 +72,7 @@ def launch(
         upstream: a tensor that multiplies it too, of input's dtype, broadcasting to its shape.
         sums: whether the sums of losses and weights are wanted.
     """
-    x, y, weight, pos_weight, mask, _ = inputs
+    x, y, weight, pos_weight, mask, *_ = inputs
     loss, constants, smoothing, ignore_index = loss_spec
     n, input_code, target_code = x.numel(), CODES[x.dtype], CODES[y.dtype]
     flags = (staging.SUMS if sums else 0) | (0 if gradient is None else staging.GRADIENT)
@@ -81,11 +82,12 @@ def launch(
         marker = as_in(ignore_index, y.dtype)
     ignores = mask is not None or ignore_index is not None
     weight_codes: tuple[int, int] | None = None
-    if not (weight is pos_weight is None) or ignores or smoothing:
+    by_element = _reads_constants(loss)
+    if not (weight is pos_weight is None) or ignores or smoothing or by_element:
         weight_codes = _code(weight), _code(pos_weight)
     count = min(torch.get_num_threads(), n // ELEMENTS_PER_THREAD) or 1
     chunks = -(-n // staging.CHUNK)
-    table, width = _table(inputs, upstream)
+    table, width = _table(inputs, upstream, by_element)
     work = staging.TABLE_AT + _WORD * len(table)
     header = staging.RECORD.pack(
         n,
@@ -137,7 +139,9 @@ def small_record(
     """
     x, y, *_ = inputs
     chunks = -(-x.numel() // staging.CHUNK)
-    table, width = _table(inputs, None)
+    by_element = _reads_constants(loss_spec.loss)
+    weight_codes = (_code(None), _code(None)) if by_element else None
+    table, width = _table(inputs, None, by_element)
     work = staging.TABLE_AT + _WORD * len(table)
     flags = staging.SUMS | (staging.GRADIENT if gradient else 0)
     header = staging.RECORD.pack(
@@ -147,7 +151,7 @@ def small_record(
     record = array("q", header + table.tobytes() + bytes(_WORD * words))
     per_chunk = _WORD * staging.SUMS_PER_CHUNK
     sums_at = [work + 2 * _WORD + per_chunk * chunk for chunk in range(chunks)]
-    kernel = compiled_kernel(loss_spec.loss, CODES[x.dtype], CODES[y.dtype], None)
+    kernel = compiled_kernel(loss_spec.loss, CODES[x.dtype], CODES[y.dtype], weight_codes)
     return SmallRecord(kernel, record, sums_at)
 
 
@@ -157,7 +161,7 @@ def fits_small_record(loss_spec: LossSpec, inputs: KernelInputs) -> bool:
     return (
         not loss_spec.smoothing
         and loss_spec.ignore_index is None
-        and options == [None] * 4
+        and all(option is None for option in options)
         and 0 < x.numel() < 2 * ELEMENTS_PER_THREAD
         and x.is_contiguous()
         and y.is_contiguous()
@@ -176,6 +180,11 @@ def memory_for_losses(inputs: KernelInputs) -> Tensor:
     return cpu_memory.in_huge_pages(memory)
 
 
+def _reads_constants(loss: str) -> bool:
+    """Whether a kernel reads the constants of the loss per element."""
+    return loss.endswith((BY_ELEMENT, BY_P_T))
+
+
 def _code(weight: Tensor | None) -> int:
     """The code of a weight's dtype; an absent one reads as float32."""
     return staging.FLOAT32 if weight is None else CODES[weight.dtype]
@@ -190,9 +199,14 @@ TARGET_AT = _FIRST_ADDRESS + staging.SIZES * staging.TARGET
 GRADIENT_AT = staging.GRADIENT_AT
 
 
-def _table(inputs: KernelInputs, upstream: Tensor | None) -> tuple["array[int]", int]:
-    """The layouts of the operands as rows of equal width, in the order that `staging` gives."""
-    x, y, weight, pos_weight, mask, positions = inputs
+def _table(
+    inputs: KernelInputs, upstream: Tensor | None, constants: bool
+) -> tuple["array[int]", int]:
+    """The layouts of the operands as rows of equal width, in the order that `staging` gives.
+
+    `constants`: whether the kernel reads the constants per element.
+    """
+    x, y, weight, pos_weight, mask, positions, *own = inputs
     dimensions = order(inputs)
     if positions is None:
         target = _layout(y, x.shape, dimensions)
@@ -204,8 +218,9 @@ def _table(inputs: KernelInputs, upstream: Tensor | None) -> tuple["array[int]",
             y.numel(),
             positions.data_ptr(),
         ]
-    others = [_layout(t, x.shape, dimensions) for t in (upstream, weight, pos_weight, mask)]
-    rows = [_layout(x, x.shape, dimensions), target, *others]
+    others = [upstream, weight, pos_weight, mask, *(own if constants else ())]
+    rows = [_layout(x, x.shape, dimensions), target]
+    rows += [_layout(t, x.shape, dimensions) for t in others]
     width = max(map(len, rows))
     return array("q", [v for row in rows for v in [*row, *[0] * (width - len(row))]]), width
 

@@ -19,6 +19,7 @@ from torchbce.backends.cpu.blocks import (
     apply_weight,
     choose,
     complement,
+    constants_at,
     drop_ignored,
     is_outside,
     multiply,
@@ -41,6 +42,7 @@ from torchbce.backends.cpu.staging import (
     BOOL,
     BUFFERS,
     CHUNK,
+    CONSTANT_BUFFERS,
     CONSTANTS,
     COUNT,
     FLAGS,
@@ -75,10 +77,13 @@ from torchbce.backends.cpu.staging import (
     N,
     buffer_at,
 )
-from torchbce.definition.family import KERNELS
+from torchbce.definition.family import BY_ELEMENT, BY_P_T, KERNELS
 
 # `specialised` gives these names their values.
 _weighted = False  # with weight, pos_weight, mask, ignored targets or label smoothing
+_by_element = False  # with constants per element
+_by_p_t = False  # the same, in the form with p_t
+_buffers = BUFFERS
 _half_precision = False
 _neutral = ZERO
 _loss: Any = None
@@ -113,12 +118,13 @@ def _loss_kernel(record):
         read_float64(record, CONSTANTS + 2),
         read_float64(record, CONSTANTS + 3),
         read_float64(record, CONSTANTS + 4),
+        read_float64(record, CONSTANTS + 5),
     )
     gradient, sums = flags & GRADIENT != 0, flags & SUMS != 0
     masked = _weighted and read_int64(table, MASK * width) != ABSENT
     ignoring = flags & IGNORE != 0
     upstream = read_int64(table, UPSTREAM * width) != ABSENT
-    memory = np.empty(BUFFERS * BLOCK, np.float32)
+    memory = np.empty(_buffers * BLOCK, np.float32)
     scratch = memory.ctypes.data
     own = next_of(work)
     chunks = (n + CHUNK - 1) // CHUNK
@@ -168,7 +174,17 @@ def _loss_kernel(record):
                     losses = carray(pointer(losses_at + 4 * start), (m,))
                 if gradient:
                     slopes = carray(pointer(gradient_at + 4 * start), (m,))
-            _loss(losses, slopes, x, a, b, scratch, gradient, factor, constants)
+            if _by_element or _by_p_t:
+                blocks = constants_at(scratch, m, table, width, start, constants)
+                if masked or ignoring:
+                    for constant in blocks[:5]:
+                        choose(constant, buffer_at(scratch, 5, m), constant, 1.0)
+            if _by_p_t:
+                _loss(losses, slopes, x, a, b, scratch, gradient, factor, blocks + (y, smooth))  # noqa: RUF005 - Numba has no (*blocks, y)
+            elif _by_element:
+                _loss(losses, slopes, x, a, b, scratch, gradient, factor, blocks)
+            else:
+                _loss(losses, slopes, x, a, b, scratch, gradient, factor, constants)
             if _weighted:
                 apply_weight(losses, w)
                 if gradient:
@@ -207,12 +223,16 @@ def specialised(
         input: the code of the input's dtype.
         target: the code of the target's dtype.
         weights: the codes of the dtypes of weight and pos_weight; None for a kernel without
-            weights, mask, ignored targets and label smoothing.
+            weights, mask, ignored targets, label smoothing and constants per element.
         name: of the function, different for each kernel and each version of the code.
     """
     weighted, domain = weights is not None, KERNELS[loss]
+    reads_constants = loss.endswith((BY_ELEMENT, BY_P_T))
     bound = {
         "_weighted": weighted,
+        "_by_element": loss.endswith(BY_ELEMENT),
+        "_by_p_t": loss.endswith(BY_P_T),
+        "_buffers": BUFFERS + (2 * CONSTANT_BUFFERS if reads_constants else 0),
         "_half_precision": input in WRITERS,
         "_neutral": np.float32(domain.neutral),
         "_loss": unweighted_logits if loss == "logits" and not weighted else LOSSES[loss],

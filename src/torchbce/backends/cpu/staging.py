@@ -11,16 +11,25 @@ import numpy as np
 from numba import carray, njit
 
 from torchbce.backends.cpu import intrinsics
-from torchbce.backends.cpu.intrinsics import out_of_line, pointer, read_int64
+from torchbce.backends.cpu.intrinsics import (
+    out_of_line,
+    pointer,
+    pointer_to_float64,
+    read_float64,
+    read_int64,
+)
 
 #: 1,024 float32 are 4 KiB: eight such buffers fill a first-level cache of 32 KiB.
 BLOCK = 1024
 CHUNK = 32 * BLOCK
 BUFFERS = 12
+#: The constants of a loss per element, in float64, behind them.
+CONSTANT_BUFFERS = 5
 
-#: Rows of the table of operands, of which a kernel without options reads the first three, and the
-#: columns of a row before its sizes and strides.
-INPUT, TARGET, UPSTREAM, WEIGHT, POS_WEIGHT, MASK = range(6)
+#: Rows of the table of operands, of which a kernel without options reads the first three, and one
+#: without constants per element all but those from `FIRST_CONSTANT` on; and the columns of a row
+#: before its sizes and strides.
+INPUT, TARGET, UPSTREAM, WEIGHT, POS_WEIGHT, MASK, FIRST_CONSTANT = range(7)
 KIND, ADDRESS, DTYPE, DIMENSIONS, SIZES = range(5)
 
 #: Operand layout: absent, contiguous, scalar, strided, or sparse (ascending positions).
@@ -28,11 +37,11 @@ ABSENT, CONTIGUOUS, SCALAR, STRIDED, SPARSE = range(5)
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64, BOOL, UINT8, INT8, INT16, INT32, INT64 = range(10)
 
-#: What a kernel is called with: seven int64 and eight float64, then the table of operands, then the
+#: What a kernel is called with: seven int64 and nine float64, then the table of operands, then the
 #: memory in which threads take chunks and write sums, `WORK` bytes from the start.
 N, THREADS, WORK, WIDTH, LOSSES_AT, GRADIENT_AT, FLAGS = range(7)
 SMOOTHING, MARKER, SCALE, CONSTANTS = range(7, 11)
-RECORD = struct.Struct("7q8d")
+RECORD = struct.Struct("7q9d")
 TABLE_AT = RECORD.size
 
 #: Flags: whether to compute the gradient and the sums, and whether a target is ignored.
@@ -67,12 +76,17 @@ def buffer_at(scratch, which, size):
     return carray(pointer(scratch + 4 * BLOCK * which), (size,))
 
 
+@loop
+def constant_buffer_at(scratch, which, size):
+    return carray(pointer_to_float64(scratch + 4 * BLOCK * BUFFERS + 8 * BLOCK * which), (size,))
+
+
 # ------------------------------------------------------------------------------------- staging
 
 
-def _stager(dtype: str, in_place: bool = False) -> Any:
+def _stager(dtype: str, load: Any = None, in_place: bool = False) -> Any:
     """A loop that reads a block of a dtype as float32: in place if possible, else into `buffer`."""
-    load = getattr(intrinsics, f"load_{dtype}")
+    load = load or getattr(intrinsics, f"load_{dtype}")
 
     def stage(buffer, table, row, start):
         out_of_line()
@@ -147,6 +161,19 @@ STAGERS = (
         ),
     ),
 )
+
+_stage_constant = _stager("constant", read_float64)
+
+
+@loop
+def constant_at(scratch, which, size, table, width, start, number):
+    """A block of a constant per element: of a tensor of float64, or of a number."""
+    buffer = constant_buffer_at(scratch, which, size)
+    row = (FIRST_CONSTANT + which) * width
+    if read_int64(table, row + KIND) == ABSENT:
+        buffer[:] = number
+        return buffer
+    return _stage_constant(buffer, table, row, start)
 
 
 def _writer(dtype: str) -> Any:

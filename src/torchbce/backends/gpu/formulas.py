@@ -147,7 +147,10 @@ def _cross_entropy_float32(z, a, b, total, GRADIENT: tl.constexpr, EXACT: tl.con
 # ---------------------------------------------------------------------------- all other losses
 #
 # Each function returns the loss of a positive, the loss of a negative, and their derivatives
-# ("slopes") with respect to the input, in float64 or float32.
+# ("slopes") with respect to the input, in float64 or float32. The `*_terms` functions are of a loss
+# before it is focused (see `reference`), and also return, of the probabilities q and s that a
+# positive and a negative are mistaken: -log q, -log s, q, s, and the derivatives of -log q and of
+# log s.
 
 _SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)
 _SMALLEST_NORMAL = tl.constexpr(2.0**-126)
@@ -239,9 +242,46 @@ def _power(minus_log, exponent):
 
 
 @triton.jit
-def _p_log_p(p, minus_log):
-    """p (-log p), which is 0 at p = 0, its limit."""
-    return p * tl.where(minus_log == float("inf"), 0.0, minus_log)
+def _finite(part):
+    """0 where a loss is infinite: p (-log p) goes to 0 with p."""
+    return tl.where(part == float("inf"), 0.0, part)
+
+
+@triton.jit
+def _focused(terms, gamma_pos, gamma_neg, ATTACHED: tl.constexpr):
+    """The parts q^g+ P and s^g- N and their slopes, without alpha.
+
+    The focusing weights are constants unless `ATTACHED`.
+    """
+    positive, negative, slope_pos, slope_neg, log_q, log_s, _q, _s, rate_q, rate_s = terms
+    focus_pos, focus_neg = _power(log_q, gamma_pos), _power(log_s, gamma_neg)
+    if ATTACHED:
+        slope_pos -= gamma_pos * (rate_q * _finite(positive))
+        slope_neg += gamma_neg * (rate_s * _finite(negative))
+    return focus_pos * positive, focus_neg * negative, focus_pos * slope_pos, focus_neg * slope_neg
+
+
+@triton.jit
+def _focused_by_p_t(
+    terms, y, a, b, weight_pos, weight_neg, gamma_pos, gamma_neg, ATTACHED: tl.constexpr
+):
+    """`reference.combine_focused` by p_t: the loss and its slope."""
+    positive, negative, slope_pos, slope_neg, _log_q, _log_s, q, s, rate_q, rate_s = terms
+    not_y = 1 - y
+    miss = y * q + not_y * s
+    gamma = y * gamma_pos + not_y * gamma_neg
+    above = miss > 0
+    base = tl.where(above, miss, 1.0)
+    # At most 1, but for rounding.
+    minus_log = tl.maximum(-_log(base), 0.0, propagate_nan=tl.PropagateNan.ALL)
+    power = tl.where(above | (gamma == 0), _power(minus_log, gamma), 0.0)
+    focus = (weight_pos * y + weight_neg * not_y) * power
+    plain = _weighted(a, positive) + _weighted(b, negative)
+    slope = a * slope_pos + b * slope_neg
+    if ATTACHED:
+        rate = (not_y * (rate_s * s) - y * (rate_q * q)) / base
+        slope += gamma * (rate * _finite(plain))
+    return _weighted(focus, plain), focus * slope
 
 
 @triton.jit
@@ -252,13 +292,10 @@ def _cross_entropy(z):
 
 
 @triton.jit
-def _focal(z, gamma_pos, gamma_neg):
-    """`reference.focal_parts` without alpha, with a gamma for each class."""
+def _focal_terms(z):
+    """`reference.focal_terms`."""
     p, q, positive, negative = _sigmoid_and_logs(z)
-    factor_pos, factor_neg = _power(negative, gamma_pos), _power(positive, gamma_neg)
-    slope_pos = -factor_pos * (q + gamma_pos * _p_log_p(p, positive))
-    slope_neg = factor_neg * (p + gamma_neg * _p_log_p(q, negative))
-    return factor_pos * positive, factor_neg * negative, slope_pos, slope_neg
+    return positive, negative, -q, p, negative, positive, q, p, p, q
 
 
 @triton.jit
@@ -272,7 +309,8 @@ def _sigmoid_minus_margin(z, p, margin):
     if z.dtype == tl.float64:
         difference = p - margin
     else:
-        logit = tl.log(margin) - tl.log(1 - margin)
+        some = tl.where(margin > 0, margin, 0.5)
+        logit = tl.log(some) - tl.log(1 - some)
         high = logit.to(tl.float32)
         d = (z - high) - (logit - high.to(tl.float64)).to(tl.float32)
         small = d < 0.34  # the polynomial holds up to ln(2) / 2
@@ -280,15 +318,14 @@ def _sigmoid_minus_margin(z, p, margin):
         polynomial = tl.fma(tl.fma(tl.fma(tl.fma(_P4, r, _P3), r, _P2), r, _P1), r, _P0)
         near = -tl.fma(r * r, polynomial, r)
         share = tl.where(small, near, 1 - _exp_neg(tl.where(small, 0.34, d)))
-        difference = p * (1 - margin).to(tl.float32) * share
+        difference = tl.where(margin > 0, p * (1 - margin).to(tl.float32) * share, p)
     return difference
 
 
 @triton.jit
-def _asymmetric(z, gamma_pos, gamma_neg, exact_margin):
-    """`reference.asymmetric_parts` for a margin above 0, which is passed in float64."""
+def _asymmetric_terms(z, exact_margin):
+    """`reference.asymmetric_terms`, with the margin in float64."""
     p, q, positive, negative = _sigmoid_and_logs(z)
-    factor_pos = _power(negative, gamma_pos)
     margin = exact_margin.to(z.dtype)
     shifted = _sigmoid_minus_margin(z, p, exact_margin)
     inside = shifted > 0
@@ -299,14 +336,23 @@ def _asymmetric(z, gamma_pos, gamma_neg, exact_margin):
     rest = tl.where(near_one, q + margin, 1 - s)
     reciprocal = 1 / rest
     minus_log_rest = -_log1p(tl.where(near_one, rest - 1, -s), rest, reciprocal)
-    power = _power(-_log(s), gamma_neg)
-    slope = p * q * power * (gamma_neg * (minus_log_rest / s) + reciprocal)
-    slope_neg = tl.where(inside, slope, 0.0)
-    loss_neg = tl.where(inside, power * minus_log_rest, 0.0)
-    slope_pos = -factor_pos * (q + gamma_pos * _p_log_p(p, positive))
+    # Without a margin, the rest underflows where sigma is 1.
+    minus_log_rest = tl.where(margin == 0, negative, minus_log_rest)
+    steep = tl.where(inside, p * q, 0.0)
+    slope_neg = tl.where(margin == 0, p, steep * reciprocal)
     is_number = z == z
-    loss_pos, loss_neg = factor_pos * positive, tl.where(is_number, loss_neg, z)
-    return loss_pos, loss_neg, slope_pos, tl.where(is_number, slope_neg, z)
+    return (
+        positive,
+        tl.where(is_number, tl.where(inside, minus_log_rest, 0.0), z),
+        -q,
+        tl.where(is_number, slope_neg, z),
+        negative,
+        -_log(s),
+        q,
+        tl.where(inside, s, 0.0),
+        p,
+        steep / s,
+    )
 
 
 @triton.jit
@@ -328,15 +374,13 @@ def _poly_term(p, q, minus_log, epsilon, kept):
 
 
 @triton.jit
-def _poly(z, gamma, epsilon, kept):
-    """`reference.poly_parts` without alpha."""
-    p, q, positive, negative = _sigmoid_and_logs(z)
-    factor_pos, factor_neg = _power(negative, gamma), _power(positive, gamma)
-    loss_pos, steepness_pos = _poly_term(p, q, positive, epsilon, kept)
-    loss_neg, steepness_neg = _poly_term(q, p, negative, epsilon, kept)
-    slope_pos = -factor_pos * (q * steepness_pos + gamma * _p_log_p(p, loss_pos))
-    slope_neg = factor_neg * (p * steepness_neg + gamma * _p_log_p(q, loss_neg))
-    return factor_pos * loss_pos, factor_neg * loss_neg, slope_pos, slope_neg
+def _poly_terms(z, epsilon, kept):
+    """`reference.poly_terms`."""
+    p, q, minus_log, minus_log_not = _sigmoid_and_logs(z)
+    positive, steepness_pos = _poly_term(p, q, minus_log, epsilon, kept)
+    negative, steepness_neg = _poly_term(q, p, minus_log_not, epsilon, kept)
+    slope_pos, slope_neg = -q * steepness_pos, p * steepness_neg
+    return positive, negative, slope_pos, slope_neg, minus_log_not, minus_log, q, p, p, q
 
 
 @triton.jit
@@ -390,6 +434,7 @@ def _weighted(share, part):
 @triton.jit
 def loss_and_slope(
     x,
+    y,
     a,
     b,
     c0,
@@ -398,37 +443,52 @@ def loss_and_slope(
     c3,
     c4,
     LOSS: tl.constexpr,
+    BY_P_T: tl.constexpr,
+    ATTACHED: tl.constexpr,
     GRADIENT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     EXACT: tl.constexpr,
 ):
     """a positive(x) + b negative(x) and its derivative, for x in float32 or float64, in that dtype.
 
-    `WEIGHTED` is false where a + b = 1. The derivative is valid if `GRADIENT` is true.
+    `WEIGHTED` is false where a + b = 1. The derivative is valid if `GRADIENT` is true. `BY_P_T` is
+    the form of soft targets y, see `reference.combine_focused`; focusing weights are constants
+    unless `ATTACHED`.
     """
     if LOSS == LOGITS and x.dtype == tl.float32:
         loss, slope = _cross_entropy_float32(x, a, b, a + b if WEIGHTED else 1.0, GRADIENT, EXACT)
     else:
         wide: tl.constexpr = tl.float64 if EXACT else tl.float32
         z = x.to(wide)
-        if LOSS == LOGITS:
-            positive, negative, slope_pos, slope_neg = _cross_entropy(z)
-        elif LOSS == FOCAL:
-            positive, negative, slope_pos, slope_neg = _focal(z, c2.to(wide), c3.to(wide))
-        elif LOSS == POLY:
-            positive, negative, slope_pos, slope_neg = _poly(
-                z, c2.to(wide), c4.to(wide), (1 + c4).to(wide)
-            )
-        elif LOSS == ASYMMETRIC:
-            positive, negative, slope_pos, slope_neg = _asymmetric(z, c2.to(wide), c3.to(wide), c4)
-        elif LOSS == PROBABILITY:
-            smallest: tl.constexpr = 1 / _LARGEST_64 if x.dtype == tl.float64 else 1 / _LARGEST
-            positive, negative, slope_pos, slope_neg = _probability(
-                z, c2.to(wide), c3.to(wide), c4.to(wide), smallest
+        a, b, w0, w1 = a.to(wide), b.to(wide), c0.to(wide), c1.to(wide)
+        if LOSS == FOCAL or LOSS == POLY or LOSS == ASYMMETRIC:  # noqa: SIM109 - Triton has no `in`
+            if LOSS == FOCAL:
+                terms = _focal_terms(z)
+            elif LOSS == POLY:
+                terms = _poly_terms(z, c4.to(wide), (1 + c4).to(wide))
+            else:
+                terms = _asymmetric_terms(z, c4)
+            gamma_pos, gamma_neg = c2.to(wide), c3.to(wide)
+        if BY_P_T:
+            loss, slope = _focused_by_p_t(
+                terms, y.to(wide), a, b, w0, w1, gamma_pos, gamma_neg, ATTACHED
             )
         else:
-            positive, negative, slope_pos, slope_neg = _log_probability(z)
-        a, b = c0.to(wide) * a.to(wide), c1.to(wide) * b.to(wide)
-        loss = (_weighted(a, positive) + _weighted(b, negative)).to(x.dtype)
-        slope = (a * slope_pos + b * slope_neg).to(x.dtype)
+            if LOSS == LOGITS:
+                positive, negative, slope_pos, slope_neg = _cross_entropy(z)
+            elif LOSS == PROBABILITY:
+                smallest: tl.constexpr = 1 / _LARGEST_64 if x.dtype == tl.float64 else 1 / _LARGEST
+                positive, negative, slope_pos, slope_neg = _probability(
+                    z, c2.to(wide), c3.to(wide), c4.to(wide), smallest
+                )
+            elif LOSS == LOG_PROBABILITY:
+                positive, negative, slope_pos, slope_neg = _log_probability(z)
+            else:
+                positive, negative, slope_pos, slope_neg = _focused(
+                    terms, gamma_pos, gamma_neg, ATTACHED
+                )
+            a, b = w0 * a, w1 * b
+            loss = _weighted(a, positive) + _weighted(b, negative)
+            slope = a * slope_pos + b * slope_neg
+        loss, slope = loss.to(x.dtype), slope.to(x.dtype)
     return loss, slope

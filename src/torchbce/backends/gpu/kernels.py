@@ -212,6 +212,20 @@ def _load_tile(
 
 
 @triton.jit
+def _constant(
+    pointer, KIND: tl.constexpr, strides, number, tile, valid, FLAGS: tl.constexpr,
+    BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """A constant of the loss in float64: of a tensor, 1 in ignored elements, or a number."""
+    value = number
+    if pointer is not None:
+        value = _load(pointer, KIND, strides, tile, 1, FLAGS, BOUNDED).to(tl.float64)
+        if FLAGS.ignores:
+            value = tl.where(valid, value, 1.0)
+    return value
+
+
+@triton.jit
 def _compute_tile(
     tensors,
     layout,
@@ -245,16 +259,28 @@ def _compute_tile(
     a, b = y, 1 - y
     if tensors.pos_weight is not None:
         a = tl.where(y == 0, 0.0, p * y)
+    # fmt: off
+    kinds: tl.constexpr = FLAGS.kinds
+    strides = layout.strides
+    c0 = _constant(tensors.c0, kinds.c0, strides.c0, constants.c0, tile, valid, FLAGS, BOUNDED)
+    c1 = _constant(tensors.c1, kinds.c1, strides.c1, constants.c1, tile, valid, FLAGS, BOUNDED)
+    c2 = _constant(tensors.c2, kinds.c2, strides.c2, constants.c2, tile, valid, FLAGS, BOUNDED)
+    c3 = _constant(tensors.c3, kinds.c3, strides.c3, constants.c3, tile, valid, FLAGS, BOUNDED)
+    c4 = _constant(tensors.c4, kinds.c4, strides.c4, constants.c4, tile, valid, FLAGS, BOUNDED)
+    # fmt: on
     loss, slope = formulas.loss_and_slope(
         x,
+        y,
         a,
         b,
-        constants.c0,
-        constants.c1,
-        constants.c2,
-        constants.c3,
-        constants.c4,
+        c0,
+        c1,
+        c2,
+        c3,
+        c4,
         FLAGS.loss,
+        FLAGS.by_p_t,
+        FLAGS.attached,
         outputs.gradient is not None,
         tensors.pos_weight is not None,
         FLAGS.exact,

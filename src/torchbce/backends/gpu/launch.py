@@ -29,20 +29,21 @@ from torchbce.backends.gpu.operands import (
 )
 from torchbce.backends.request import KernelInputs, LossSpec, as_in, strides_of_memory
 from torchbce.definition import reference
-from torchbce.definition.family import KERNELS
+from torchbce.definition.family import BY_P_T, FORMS, KERNELS
 from torchbce.definition.reductions import Denominator
 
+#: The kernel reads constants per element wherever there are tensors.
 _LOSSES: dict[str, int] = {
     "logits": formulas.LOGITS.value,
-    "focal": formulas.FOCAL.value,
-    "poly": formulas.POLY.value,
-    "asymmetric": formulas.ASYMMETRIC.value,
+    **{"focal" + form: formulas.FOCAL.value for form in FORMS},
+    **{"poly" + form: formulas.POLY.value for form in FORMS},
+    **{"asymmetric" + form: formulas.ASYMMETRIC.value for form in FORMS},
     "probability": formulas.PROBABILITY.value,
     "log_probability": formulas.LOG_PROBABILITY.value,
 }
 _NO_LINEAR = LinearInputs()
 _WARPS = 4
-#: Partial sums that `sum_kernel` adds up at a time: 8 per thread of 32 warps.
+#: Partial sums that `sum_kernel` adds up at a time: 8 per thread of the largest program.
 _SUM_BLOCK = 8192
 
 
@@ -156,6 +157,8 @@ def launch_loss(
     flags = Flags(
         kinds=kinds,
         loss=_LOSSES[loss_spec.loss],
+        by_p_t=loss_spec.loss.endswith(BY_P_T),
+        attached=loss_spec.constants[5] != 0,
         neutral=KERNELS[loss_spec.loss].neutral,
         ignore=ignore,
         ignores=(ignore != IGNORE_NONE or inputs.mask is not None or keys.ignored is not None),
@@ -177,7 +180,7 @@ def launch_loss(
         outputs,
         on_device,
         n,
-        *loss_spec.constants,
+        *loss_spec.constants[:5],
         float(loss_spec.smoothing),
         ignore_index,
         scale / number,
@@ -215,7 +218,7 @@ def launch_sum(
     options: dict[str, object] = {
         "DENOMINATOR": source,
         "BLOCK": block,
-        "num_warps": max(block // 256, 1),
+        "num_warps": tiles.sum_warps(block, sums.device),
     }
     _run(Launch(kernels.sum_kernel, 1, arguments, options), sums)
 
@@ -252,7 +255,7 @@ def _operands(
     sparse_values: Tensor | None,
 ) -> tuple[Operands[Tensor | None], Operands[int], Layout]:
     """The tensors that the kernel reads, their kinds, and their strides."""
-    input, target, weight, pos_weight, mask, _ = inputs
+    input, target, weight, pos_weight, mask, _, *constants = inputs
     tensors = Operands[Tensor | None](
         input,
         target if keys is None else None,
@@ -262,6 +265,7 @@ def _operands(
         upstream,
         linear.bias,
         linear.weight,
+        *constants,
     )
     kinds, layout = layout_of(tensors, inputs)
     if keys is not None:

@@ -55,7 +55,10 @@ class LinearInputs(NamedTuple):
 
 
 class Operands(NamedTuple, Generic[T]):
-    """One entry for each operand: its tensor, its kind, or its strides."""
+    """One entry for each operand: its tensor, its kind, or its strides.
+
+    `c0` to `c4` are the constants of the loss that are tensors.
+    """
 
     input: T
     target: T
@@ -65,6 +68,11 @@ class Operands(NamedTuple, Generic[T]):
     upstream: T
     bias: T
     second_weight: T
+    c0: T
+    c1: T
+    c2: T
+    c3: T
+    c4: T
 
 
 class SparseKeys(NamedTuple):
@@ -112,6 +120,8 @@ class Flags(NamedTuple):
     Attributes:
         kinds: the kind of each operand.
         loss: one of the constants of `formulas`.
+        by_p_t: whether it is in the form with p_t, see `reference.combine_focused`.
+        attached: whether its focusing weights are differentiated.
         neutral: an input with a finite loss, which replaces the input of an ignored element.
         ignore: which targets are ignored.
         ignores: whether elements may be ignored, by their target, a mask or keys.
@@ -128,6 +138,8 @@ class Flags(NamedTuple):
 
     kinds: Operands[int]
     loss: int
+    by_p_t: bool
+    attached: bool
     neutral: float
     ignore: int
     ignores: bool

@@ -1,5 +1,6 @@
 """How elements are divided: tiles of a fixed size, and programs that visit one or several tiles."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ MANY, TILES = 2**22, 4
 
 def block_size(loss_spec: LossSpec, inputs: KernelInputs, linear: bool = False) -> int:
     """Elements per tile; for a linear layer it depends only on the loss and the dtype."""
-    input, _, *options, _ = inputs
+    input, options = inputs.input, (inputs.weight, inputs.pos_weight, inputs.mask)
     if loss_spec.loss == "logits" and input.dtype != torch.float64:
         given = sum(option is not None for option in options)
         return BLOCK // (2 if linear or given > 1 else 1)
@@ -32,6 +33,20 @@ def tiles_per_program(n: int) -> int:
 def count_programs(n: int, block: int) -> int:
     """How many programs visit n elements in tiles of `block`."""
     return -(-n // (block * tiles_per_program(n)))
+
+
+def sum_warps(block: int, device: torch.device) -> int:
+    """The number of warps that add up `block` partial sums: 8 sums per thread, 1,024 threads."""
+    warp = _warp_size(device)
+    return min(max(block // (8 * warp), 1), 1024 // warp)
+
+
+@functools.cache
+def _warp_size(device: torch.device) -> int:
+    """The number of threads of a warp: 32, and 64 on the data centre GPUs of AMD."""
+    if device.type != "cuda":  # Triton's interpreter
+        return 32
+    return int(torch.cuda.get_device_properties(device).warp_size)
 
 
 def search_tile_starts(keys: Tensor, first: int, n: int, block: int) -> Tensor:
