@@ -59,16 +59,14 @@ def poly(z: Array, epsilon: float, gamma: float, alpha: float | None) -> Parts:
     p, q = np.exp(-l), np.exp(-m)
     p_g, q_g = np.exp(-gamma * l), np.exp(-gamma * m)
     first, second = _poly(l, q, epsilon), _poly(m, p, epsilon)
-    # 1 + epsilon p, in terms that do not cancel
-    of_p, of_q = (
-        (1 + min(epsilon, 0)) + abs(epsilon) * t for t in ((q, p) if epsilon < 0 else (p, q))
-    )
+    # The difference l - q has 80 times the error of l where q is 0.05.
+    condition = (1 + (1 + gamma) * np.maximum(l, m)) * (80 if epsilon < 0 else 1)
     return Parts(
         a * q_g * first,
         b * p_g * second,
-        -a * q_g * (gamma * p * first + q * of_p),
-        b * p_g * (gamma * q * second + p * of_q),
-        1 + (1 + gamma) * np.maximum(l, m),
+        -a * q_g * (gamma * p * first + q * _one_plus(p, q, epsilon)),
+        b * p_g * (gamma * q * second + p * _one_plus(q, p, epsilon)),
+        condition,
     )
 
 
@@ -78,6 +76,11 @@ def _poly(l: Array, q: Array, epsilon: float) -> Array:
         return l + epsilon * q
     series = sum(np.minimum(q, 0.1) ** k / k for k in range(2, 20))
     return (1 + epsilon) * l - epsilon * np.where(q < 0.1, series, l - q)
+
+
+def _one_plus(p: Array, q: Array, epsilon: float) -> Array:
+    """1 + epsilon p, where q = 1 - p, as a sum of terms that are not negative."""
+    return 1 + epsilon * p if epsilon >= 0 else (1 + epsilon) - epsilon * q
 
 
 def focal(z: Array, alpha: float | None, gamma: float) -> Parts:
