@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from torchbce import backend, pairwise_sigmoid_loss
@@ -314,25 +312,6 @@ def test_compiled(dtype: torch.dtype, inductor: bool, fresh_compiler: None) -> N
             .index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(math.nan, dtype=dtype)),
             *leaves[1:],
         )
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_random_calls(data: st.DataObject) -> None:
-    dtype = data.draw(st.sampled_from(DTYPES), "dtype")
-    x, y = features(
-        data.draw(st.integers(1, 40), "n"), data.draw(st.integers(1, 9), "width"), dtype
-    )
-    for leaf in (x, y):
-        leaf.requires_grad_(data.draw(st.booleans()))
-    scale: Any = data.draw(st.floats(-20, 20, width=16), "scale")
-    bias: Any = data.draw(st.floats(-20, 20, width=16), "bias")
-    if data.draw(st.booleans(), "scale as a tensor"):
-        scale = torch.tensor([scale], requires_grad=True)
-    bias = torch.tensor(bias, requires_grad=True)
-    upstream = data.draw(st.sampled_from([1.0, 0.3, -4.0]), "upstream")
-    chunk = data.draw(st.sampled_from([None, 1, 2, 7, 64]), "chunk")
-    check(x, y, scale, bias, upstream, data.draw(st.sampled_from(REDUCTIONS)), chunk_pairs=chunk)
 
 
 # --------------------------------------------------------------------------------------- errors
