@@ -79,7 +79,7 @@ def test_a_constant_of_an_ignored_element_may_be_nan(monkeypatch: pytest.MonkeyP
     x, y, gamma = normal(4, 3), targets(4, 3).float(), torch.ones(4, 3)
     mask = torch.ones(4, 3, dtype=torch.bool)
     gamma[1, 1], mask[1, 1] = torch.nan, False
-    results = both(sigmoid_focal_loss, x, y, gamma=gamma, mask=mask)
+    results = both(sigmoid_focal_loss, x, y, gamma=gamma, mask=mask, check_targets=False)
     assert_close(results)
     assert results[0][1][1, 1] == 0
 
