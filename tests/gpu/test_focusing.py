@@ -76,6 +76,7 @@ def test_layouts(layout: str) -> None:
 def test_a_constant_of_an_ignored_element_may_be_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values on a GPU are not checked."""
     monkeypatch.setattr("torchbce.definition.checks.readable", lambda *_, **__: None)
+    monkeypatch.setattr("torchbce.definition.checks.unreadable", lambda *_, **__: None)
     x, y, gamma = normal(4, 3), targets(4, 3).float(), torch.ones(4, 3)
     mask = torch.ones(4, 3, dtype=torch.bool)
     gamma[1, 1], mask[1, 1] = torch.nan, False

@@ -108,7 +108,7 @@ def test_the_operators_pass_opcheck(reduction: str, dtype: torch.dtype) -> None:
         targets(4, 5).float().to(DEVICE),
     )
     weight, mask = targets(5, seed=3).float().to(DEVICE), (targets(4, 5, seed=7) > 0.3).to(DEVICE)
-    others = ("logits", [1.0, 1.0, 0.0, 0.0, 0.0], 0.1, -100.0, reduction)
+    others = ("logits", [1.0, 1.0, 0.0, 0.0, 0.0, 1.0], 0.1, -100.0, reduction)
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if (reduction, dtype) == ("none", torch.float32):
         checks.append("test_aot_dispatch_dynamic")
