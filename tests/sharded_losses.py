@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from family import ONE_OF_EACH, targets
-from torchbce.functional import binary_cross_entropy_with_logits
+from torchbce.functional import asymmetric_loss, binary_cross_entropy_with_logits
 
 
 def values_of_other_processes_count(mesh: dist.DeviceMesh) -> None:
@@ -28,6 +28,22 @@ def values_of_other_processes_count(mesh: dist.DeviceMesh) -> None:
             warnings.simplefilter("always")
             binary_cross_entropy_with_logits(z, z, mask=mask)
         assert any("over no elements" in str(w.message) for w in caught) is warns
+
+
+def constants_per_class(mesh: dist.DeviceMesh) -> None:
+    """Constants are distributed as weights are; each form and each way to focus."""
+    random = torch.Generator().manual_seed(3)
+    x, y = 3 * torch.randn(5, 3, generator=random), torch.rand(5, 3, generator=random)
+    own = {"gamma_neg": torch.tensor([0.0, 1.0, 2.5]), "margin": torch.tensor([0.0, 0.05, 0.2])}
+    shards = [distribute_tensor(t, mesh, [Shard(0)]) for t in (x, y)]
+    everywhere = {name: distribute_tensor(t, mesh, [Replicate()]) for name, t in own.items()}
+    for form in ("linear", "p_t"):
+        for detached in (False, True):
+            options = {"soft_targets": form, "detach_focusing": detached}
+            got = asymmetric_loss(*shards, **everywhere, **options)
+            torch.testing.assert_close(got.full_tensor(), asymmetric_loss(x, y, **own, **options))
+    with pytest.raises(TypeError, match="input is a DTensor and gamma_neg is not"):
+        asymmetric_loss(*shards, gamma_neg=own["gamma_neg"])
 
 
 def main() -> None:
@@ -64,6 +80,7 @@ def main() -> None:
                 got = loss(*shards[:2], mask=shards[2], reduction=reduction)
                 torch.testing.assert_close(got.full_tensor(), expected)
     values_of_other_processes_count(mesh)
+    constants_per_class(mesh)
     if dist.get_rank() == 0:
         print("all losses agree")
     dist.destroy_process_group()

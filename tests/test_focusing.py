@@ -583,3 +583,34 @@ def test_transforms(soft_targets: str) -> None:
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, y), expected)
     torch.testing.assert_close(value_and_gradient(compiled, x, y)[1], gradient)
+
+
+class Sub(Tensor):
+    """As a data pipeline hands it over."""
+
+
+def test_subclasses() -> None:
+    x, y, gamma = torch.randn(3, 2), torch.rand(3, 2), torch.tensor([1.0, 2.0])
+    expected = sigmoid_focal_loss(x, y, gamma=gamma)
+    for given in ((x.as_subclass(Sub), gamma), (x, gamma.as_subclass(Sub))):
+        value = sigmoid_focal_loss(given[0], y, gamma=given[1])
+        assert type(value) is Sub
+        assert value.as_subclass(Tensor) == expected
+    with pytest.raises(ValueError, match=r"gamma\[1\] must be finite and not negative, got -2.0"):
+        sigmoid_focal_loss(x, y, gamma=(gamma * torch.tensor([1.0, -1.0])).as_subclass(Sub))
+
+
+def test_a_traced_graph_is_one_call() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss = torchbce.SigmoidFocalLoss(gamma=torch.ones(2), soft_targets="p_t")
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.loss(x, y)
+
+    x, y = torch.randn(3, 2), torch.rand(3, 2)
+    model = Model()
+    assert torch.fx.symbolic_trace(model)(x, y) == model(x, y)
+    made = torch.fx.experimental.proxy_tensor.make_fx(model)(x, y)
+    torch.testing.assert_close(made(x, y), model(x, y))

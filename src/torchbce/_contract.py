@@ -58,15 +58,19 @@ def evaluate(
             if value is not None:
                 return value
     tensors = input, target, weight, pos_weight, mask
-    plain = kinds.are_plain(tensors)
+    every: tuple[object, ...] = tensors
+    if loss.tensors:
+        every += tuple(constant for _, constant in loss.tensors)
+    plain = kinds.are_plain(every)
     if not plain:
-        named = dict(zip(_TENSORS, tensors, strict=True))
+        named: dict[str, object] = dict(zip(_TENSORS, tensors, strict=True))
+        named.update(loss.tensors)
         kinds.check_kinds(named)
         kinds.check_distributed(named)
-    if has_torch_function_variadic(*tensors):
+    if has_torch_function_variadic(*every):
         return kinds.overridden(
             _functions[loss.name],
-            tensors,
+            every,
             input,
             target,
             **loss.own_options(),
@@ -89,8 +93,10 @@ def evaluate(
     if not torch.compiler.is_compiling():
         weight = checks.scalar_to_device(weight, input)
         pos_weight = checks.scalar_to_device(pos_weight, input)
+    if loss.tensors:
+        loss = loss.aligned(input)
     unchecked = check_targets is False and loss.domain.name != "logits"
-    own = dict(loss.tensors) if loss.tensors else {}
+    own = dict(loss.tensors)
     backend = selection.chosen(input, target, weight, pos_weight, mask, unchecked, **own)
     if loss.kernel is None:
         backend = selection.REFERENCE

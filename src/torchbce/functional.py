@@ -396,8 +396,8 @@ def sigmoid_focal_loss(
     """
     loss = family.loss(
         "sigmoid_focal_loss",
-        checks.alpha(alpha, input),
-        checks.exponent("gamma", gamma, input),
+        checks.alpha(alpha),
+        checks.exponent("gamma", gamma),
         soft_targets=soft_targets,
         detach_focusing=detach_focusing,
     )
@@ -500,9 +500,9 @@ def asymmetric_loss(
     """
     loss = family.loss(
         "asymmetric_loss",
-        checks.exponent("gamma_pos", gamma_pos, input),
-        checks.exponent("gamma_neg", gamma_neg, input),
-        checks.margin(margin, input),
+        checks.exponent("gamma_pos", gamma_pos),
+        checks.exponent("gamma_neg", gamma_neg),
+        checks.margin(margin),
         soft_targets=soft_targets,
         detach_focusing=detach_focusing,
     )
@@ -605,9 +605,9 @@ def poly_binary_cross_entropy(
     """
     loss = family.loss(
         "poly_binary_cross_entropy",
-        checks.epsilon(epsilon, input),
-        checks.exponent("gamma", gamma, input),
-        checks.alpha(alpha, input),
+        checks.epsilon(epsilon),
+        checks.exponent("gamma", gamma),
+        checks.alpha(alpha),
         soft_targets=soft_targets,
         detach_focusing=detach_focusing,
     )

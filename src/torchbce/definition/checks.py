@@ -224,12 +224,12 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> None:
 
 
 # The constants of a loss are numbers, or tensors that broadcast to the input. Each function raises
-# unless every value is in its range, and returns a tensor in a shape that broadcasts. The values of
-# a tensor are read on the CPU, and not where the host would have to wait for them. A float, which
-# is usual, takes one comparison: on few elements each function call is a percent of a step.
+# unless every value is in its range; those of a tensor are read on the CPU, and not where the host
+# would have to wait for them. A float, which is usual, takes one comparison: on few elements each
+# function call is a percent of a step.
 
 
-def alpha(value: Constant | None, input: Tensor | None = None) -> Constant | None:
+def alpha(value: Constant | None) -> Constant | None:
     """The weight of positives: None or in [0, 1]."""
     if value is None or (type(value) is float and 0 <= value <= 1):
         return value
@@ -237,42 +237,38 @@ def alpha(value: Constant | None, input: Tensor | None = None) -> Constant | Non
         ": it is the weight of positives, and 1 - alpha that of negatives. To weight only "
         "positives use pos_weight; for no weight alpha=None."
     )
-    return _constant("alpha", value, input, "in [0, 1]", lambda v: (v >= 0) & (v <= 1), remedy)
+    return _constant("alpha", value, "in [0, 1]", lambda v: (v >= 0) & (v <= 1), remedy)
 
 
-def margin(value: Constant, input: Tensor | None = None) -> Constant:
+def margin(value: Constant) -> Constant:
     """A margin of probability, in [0, 1)."""
     if type(value) is float and 0 <= value < 1:
         return value
-    return _constant("margin", value, input, "in [0, 1)", lambda v: (v >= 0) & (v < 1))
+    return _constant("margin", value, "in [0, 1)", lambda v: (v >= 0) & (v < 1))
 
 
-def epsilon(value: Constant, input: Tensor | None = None) -> Constant:
+def epsilon(value: Constant) -> Constant:
     """What is added to the coefficient of the first term: finite, and at least -1."""
     if type(value) is float and -1 <= value < math.inf:
         return value
     return _constant(
         "epsilon",
         value,
-        input,
         "finite and at least -1",
         lambda v: (v >= -1) & (v < math.inf),
     )
 
 
-def exponent(name: str, value: Constant, input: Tensor | None = None) -> Constant:
+def exponent(name: str, value: Constant) -> Constant:
     """A focusing exponent: finite, and at least 0."""
     if type(value) is float and 0 <= value < math.inf:
         return value
-    return _constant(
-        name, value, input, "finite and not negative", lambda v: (v >= 0) & (v < math.inf)
-    )
+    return _constant(name, value, "finite and not negative", lambda v: (v >= 0) & (v < math.inf))
 
 
 def _constant(
     name: str,
     value: Constant,
-    input: Tensor | None,
     requirement: str,
     inside: Callable[[Any], Any],
     remedy: str = "",
@@ -282,18 +278,25 @@ def _constant(
         if not inside(value):
             raise ValueError(f"{name} must be {requirement}, got {value}{remedy}")
         return value
-    if input is not None:
-        input_dtype("input", input)
-        moved = scalar_to_device(value, input)
-        aligned = align_weight(name, moved, input)
-        assert aligned is not None  # for the type checker: only None gives None
-        value = aligned
+    if value.is_complex():
+        raise TypeError(f"{name} must be real, got {value.dtype}")
     plain = None if torch.compiler.is_compiling() else readable(value)
     if plain is not None and not bool(inside(plain).all()):
         at = tuple(int(i) for i in (~inside(plain)).nonzero()[0])
         place = f"{name}[{', '.join(map(str, at))}]" if at else name
         raise ValueError(f"{place} must be {requirement}, got {plain[at].item()}{remedy}")
     return value
+
+
+def align_constant(name: str, value: Tensor, input: Tensor) -> Tensor:
+    """A constant that is a tensor, in a shape that broadcasts to `input`'s."""
+    input_dtype("input", input)
+    moved: Any = value
+    if not torch.compiler.is_compiling():
+        moved = scalar_to_device(kinds.plain(value), input)
+    aligned = align_weight(name, moved, input)
+    assert aligned is not None  # for the type checker: only None gives None
+    return aligned
 
 
 def value_range(

@@ -235,7 +235,8 @@ class Loss(NamedTuple):
         parts: the formulas in `reference`.
         domain: the domain of the input.
         constants: the arguments of `parts` after the input. A tensor broadcasts to the input.
-        kernel: the kernel that computes it; None if only the definition does.
+        kernel: the kernel that computes it; None if only the definition does, or before tensors
+            are `aligned`.
         focus: its options, if it is focused.
         tensors: the constants that are tensors, with their names.
         of_hard_targets: the loss in the other form, which is the same for targets of 0 and 1; None
@@ -259,6 +260,14 @@ class Loss(NamedTuple):
             options["soft_targets"] = "p_t" if self.focus.by_p_t else "linear"
             options["detach_focusing"] = self.focus.detached
         return options
+
+    def aligned(self, input: Tensor) -> "Loss":
+        """The loss with its tensors in a shape that broadcasts to the input, and its kernel."""
+        own = self.own_options()
+        for name, tensor in self.tensors:
+            own[name] = checks.align_constant(name, tensor, input)
+        form, detached = own.pop("soft_targets"), own.pop("detach_focusing")
+        return _make(self.name, form, detached, tuple(own.values()), True)
 
     def elements(
         self,
@@ -285,22 +294,26 @@ def loss(
     detach_focusing: bool = False,
 ) -> Loss:
     """The loss of this name; the options are those of focused losses."""
-    if torch.compiler.is_compiling() or any(isinstance(c, Tensor) for c in constants):
-        return _make(name, soft_targets, detach_focusing, *constants)
-    return _cached(name, soft_targets, detach_focusing, *constants)
+    tensors = any(isinstance(c, Tensor) for c in constants)
+    make = _make if tensors or torch.compiler.is_compiling() else _cached
+    return make(name, soft_targets, detach_focusing, constants, not tensors)
 
 
-def _make(name: str, soft_targets: str, detached: bool, *constants: Any) -> Loss:
+def _make(
+    name: str, soft_targets: str, detached: bool, constants: tuple[Any, ...], aligned: bool
+) -> Loss:
+    """A loss; `aligned`: whether its tensors are, so that a kernel may compute it."""
     checks.choice("soft_targets", soft_targets, SOFT_TARGETS)
     record = FAMILY[name]
     named = zip(record.constants, constants, strict=True)
     tensors = tuple((name, value) for name, value in named if isinstance(value, Tensor))
-    if not record.focused:
-        kernel = None if tensors else record.kernel(*constants)
-        return Loss(record.parts, record.domain, constants, kernel, None, tensors, name=name)
-    focus = Focus(soft_targets == "p_t", detached)
-    other = _make(name, "linear", detached, *constants) if focus.by_p_t else None
-    kernel = record.kernel(*constants, focus)
+    focus, other = None, None
+    if record.focused:
+        focus = Focus(soft_targets == "p_t", detached)
+        if focus.by_p_t:
+            other = _make(name, "linear", detached, constants, aligned)
+    options = () if focus is None else (focus,)
+    kernel = record.kernel(*constants, *options) if aligned else None
     return Loss(record.parts, record.domain, constants, kernel, focus, tensors, other, name)
 
 
