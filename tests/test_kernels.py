@@ -20,6 +20,7 @@ from torch import Tensor
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
+from torchbce import functional
 from torchbce.backends import dispatch, selection
 from torchbce.backends.cpu import launch as cpu_launch
 from torchbce.functional import binary_cross_entropy_with_logits as bce
@@ -256,6 +257,18 @@ def test_extremes(loss: Loss, dtype: torch.dtype) -> None:
         assert gradient[true_gradient.abs() < 1e38].isfinite().all()
         terms = true_gradient[defined].abs().clamp(min=0.25)
         assert_within(gradient[defined], true_gradient[defined], 3, terms)
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("weight", [0.0, torch.tensor([0.0])], ids=["number", "tensor"])
+def test_a_weight_of_0_drops_a_slope_beyond_float32(backend: str, weight: Any) -> None:
+    x = torch.tensor([-1e-40], requires_grad=True)  # 1 / (1 - exp(x)) is 1e40
+    for target in (0.0, 0.5, 1.0):
+        with torchbce.backend(backend):
+            loss = functional.binary_cross_entropy_with_log_probs(
+                x, torch.tensor([target]), weight=weight
+            )
+        assert torch.autograd.grad(loss, x)[0].tolist() == [0.0]
 
 
 @one_of_each

@@ -18,8 +18,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -959,38 +957,6 @@ def test_memory_for_one_chunk() -> None:
     assert plain < 15e6
     assert by_row < 15e6
     assert with_options < 15e6
-
-
-@pytest.mark.filterwarnings("ignore:the '.*mean' of a loss over no elements")
-@sparse_warnings
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_random_calls(data: st.DataObject) -> None:
-    lead = data.draw(st.sampled_from([(), (0,), (1,), (3,), (5,), (2, 3), (1, 2, 2)]), "lead")
-    labels = data.draw(st.sampled_from([1, 2, 3, 7, 8, 33, 65, 129]), "labels")
-    width = data.draw(st.integers(1, 9), "width")
-    dtype = data.draw(st.sampled_from(DTYPES), "dtype")
-    form = data.draw(st.sampled_from(FORMS), "form")
-    if form == "csr" and len(lead) != 1:
-        form = "coo"  # rows of a batched CSR tensor must be equally long
-    names = data.draw(st.lists(st.sampled_from(OPTIONS), unique=True), "options")
-    reduction = data.draw(st.sampled_from(REDUCTIONS), "reduction")
-    if form == "uint8" and names:
-        form = "bool"  # fewer kernels to compile
-    if reduction == "batch_mean" and lead == (0,):
-        names = [n for n in names if n not in ("mask", "ignored")]  # has a test of its own
-    chunk = data.draw(st.sampled_from([None, 1, 3, 32, 64, labels, labels + 1]), "chunk")
-    upstream = data.draw(st.sampled_from([1.0, 2.0**-3, 0.3, -5.0]), "upstream")
-    seed = data.draw(st.integers(0, 9), "seed")
-    options = {k: v for n in names for k, v in option(n, lead, labels, seed).items()}
-    target, y = target_of(form, lead, labels, seed)
-    leaves: list[Any] = layer(lead, labels, width, dtype, seed)
-    wanted = data.draw(st.tuples(*[st.booleans()] * 3), "wanted")
-    for leaf, requires in zip(leaves, wanted, strict=True):
-        leaf.requires_grad_(requires)
-    if data.draw(st.booleans(), "without bias"):
-        leaves[2] = None
-    check(leaves, target, y, upstream, chunk, reduction=reduction, **options)
 
 
 def test_one_number_of_two_dimensions_in_the_dense_form() -> None:

@@ -127,7 +127,7 @@ def test_one_value_per_label_as_integers_never_passes_as_lists(form: Any) -> Non
         LinearBCELoss(6, 2)(torch.ones(3, 6), lists)
     # The labels 0 and 1 of more than two.
     assert LinearBCELoss(6, 5)(torch.ones(3, 6), lists).isfinite()
-    with pytest.raises(ValueError, match="row 1 has label 0 more than once.*of dtype bool"):
+    with pytest.raises(ValueError, match=r"row 1 has label 0 more than once.*of dtype bool"):
         positives_from(form([[0, 1, 2], [1, 0, 0]]))
 
 

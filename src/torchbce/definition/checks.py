@@ -288,7 +288,8 @@ def _constant(
         aligned = align_weight(name, moved, input)
         assert aligned is not None  # for the type checker: only None gives None
         value = aligned
-    plain = None if torch.compiler.is_compiling() else readable(value)
+    traced = torch.compiler.is_compiling() or _pytorch.is_traced_by_proxies()
+    plain = None if traced else readable(value)
     if plain is not None:
         every(f"{name} must be {requirement}", plain, inside(plain), remedy)
     return value

@@ -31,8 +31,8 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
     if valid is not None:
         # Replaced before anything is computed, so that a NaN reaches neither sum nor gradient.
         x = torch.where(valid, x, loss.domain.neutral)
-        weight, pos_weight = _where_valid(weight, valid), _where_valid(pos_weight, valid)
-        constants = tuple(_where_valid(c, valid) for c in constants)
+        weight, pos_weight = (_where_valid(w, valid, y.dtype) for w in (weight, pos_weight))
+        constants = tuple(_where_valid(c, valid, y.dtype) for c in constants)
     if entries is None:
         if valid is not None:
             y = torch.where(valid, y, 0.5)
@@ -61,9 +61,12 @@ def _smooth(y: Tensor, smoothing: float) -> Tensor:
     return y * (1 - smoothing) + smoothing / 2 if smoothing else y
 
 
-def _where_valid(value: Any, valid: Tensor) -> Any:
-    """A tensor, replaced by 1 in ignored elements, whose NaN would reach the gradient."""
-    return torch.where(valid, value, 1.0) if isinstance(value, Tensor) else value
+def _where_valid(value: Any, valid: Tensor, dtype: torch.dtype) -> Any:
+    """A tensor, replaced by 1 in ignored elements, whose NaN would reach the gradient.
+
+    It is broadcast in the dtype of computation, in which its gradient is then summed.
+    """
+    return torch.where(valid, value.to(dtype), 1.0) if isinstance(value, Tensor) else value
 
 
 def _is_empty(loss: Tensor, valid: Tensor | None) -> bool:

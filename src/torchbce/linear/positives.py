@@ -1,4 +1,4 @@
-"""Label lists from the forms in which labels are stored: rows of any kind become one int64 tensor."""
+"""Label lists from the forms in which labels are stored: any rows become one int64 tensor."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -289,8 +289,8 @@ def _of_entries(lengths: np.ndarray, columns: np.ndarray, values: np.ndarray, la
         first = int(wrong.argmax())
         raise ValueError(
             f"labels[{row[first]}, {columns[first]}] is {values[first]}; label lists have the "
-            "labels that are 1. Give (labels != 0) if every stored value is a label; the loss takes "
-            "soft targets as a sparse tensor"
+            "labels that are 1. Give (labels != 0) if every stored value is a label; the loss "
+            "takes soft targets as a sparse tensor"
         )
     return _Rows(columns[ones], np.bincount(row[ones], minlength=len(lengths)), labels)
 
@@ -313,7 +313,7 @@ def _check_labels(flat: np.ndarray, row: np.ndarray, num_labels: int | None) -> 
     if twice.any():
         first = int(twice.argmax())
         raise ValueError(
-            f"row {row[first]} has label {flat[first]} more than once. If rows are lists of labels, "
-            "give each label once: set(row). If there is one value per label, 0 or 1, give an array "
-            "or tensor of dtype bool"
+            f"row {row[first]} has label {flat[first]} more than once. If rows are lists of "
+            "labels, give each label once: set(row). If there is one value per label, 0 or 1, give "
+            "an array or tensor of dtype bool"
         )

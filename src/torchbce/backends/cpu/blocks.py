@@ -213,7 +213,10 @@ def _member(name: str, parts: Any) -> Any:
                 positive, negative, up, down = parts(np.float64(x[i]), c)
                 weight, weight_not = c[0] * a[i], c[1] * b[i]
                 losses[i] = weighed(weight, positive) + weighed(weight_not, negative)
-                slopes[i] = (weight * up + weight_not * down) * scale
+                slope = (weight * up + weight_not * down) * scale
+                # The largest float32 instead of infinity, whose product with a weight of 0 is NaN.
+                # Only log_probability has such a slope, 1 / (1 - exp(x)), and it is positive.
+                slopes[i] = where(slope > _MAX, np.float64(_MAX), slope)
         else:
             for i in range(x.size):
                 positive, negative, _, _ = parts(np.float64(x[i]), c)
