@@ -414,7 +414,9 @@ def check_head(draw: Numbers) -> None:
         "csr": dense.float().to_sparse_csr,
         "coo, soft": dense.to_sparse,
     }[form]()
-    target = draw.layout(target) if target.layout is torch.strided else target
+    # A single list is not expanded, which would repeat its first label.
+    if target.layout is torch.strided and (lead or form != "lists"):
+        target = draw.layout(target)
     if form == "lists":
         y = (target.numpy()[..., None] == np.arange(labels)).any(-2)
     y = np.float64(y if form == "lists" else array(target)).reshape(rows, labels)

@@ -125,7 +125,9 @@ class Miss(NamedTuple):
         if self.logit is None:
             above = self.minus_log > 0
             power = torch.where(above, self.minus_log, 1.0) ** exponent
-            return torch.where(above | (exponent == 0), power, 0.0)
+            if isinstance(exponent, Tensor):
+                return torch.where(above | (exponent == 0), power, 0.0)
+            return power if exponent == 0 else torch.where(above, power, 0.0)
         minus_log = self.minus_log
         if isinstance(exponent, Tensor):  # 0 * inf is NaN
             return torch.exp(-exponent * minus_log.clamp(max=torch.finfo(minus_log.dtype).max))

@@ -90,17 +90,18 @@ def _label_keys(lists: Tensor, shape: LogitsShape) -> Tensor:
     Only labels are sorted: with one list of 20,000 labels, the lists of 255 other rows are nearly
     all padding, and sorting it took ten times as long as the rest.
     """
-    columns, flat = max(lists.shape[-1], 1), lists.reshape(-1)
+    # Under torch.jit.trace a size is a tensor.
+    columns, rows, flat = max(int(lists.shape[-1]), 1), int(shape.rows), lists.reshape(-1)
     if lists.device.type == "cpu":
         # numpy finds and sorts in a third of PyTorch's time, which for 5,120 labels was as long as
         # one of the matrix products.
         values = flat.numpy()
         entries = np.flatnonzero(values >= 0)
-        array = values[entries] * shape.rows + entries // columns
+        array = values[entries] * rows + entries // columns
         array.sort()
         return torch.from_numpy(array)
     (entry,) = torch.nonzero(flat >= 0, as_tuple=True)
-    keys: Tensor = (flat[entry] * shape.rows + entry // columns).sort().values
+    keys: Tensor = (flat[entry] * rows + entry // columns).sort().values
     return keys
 
 
