@@ -270,6 +270,39 @@ def pairs_agree() -> None:
         ours(bad, feature, **given)
 
 
+def open_clip_loss(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """The loss of one process as open_clip 3.3.0 computes it: dense, all texts gathered."""
+    texts = dist.nn.functional.all_gather(y)
+    total: Tensor = x.new_zeros(())
+    for owner, block in enumerate(texts):
+        signs = -torch.ones(len(x), len(block))
+        if owner == dist.get_rank():
+            signs += 2 * torch.eye(len(x))
+        total = total - nn.functional.logsigmoid(signs * (scale * x @ block.T + bias)).sum()
+    return total / len(x)
+
+
+def the_module_of_pairs_is_open_clips() -> None:
+    world, rank = dist.get_world_size(), dist.get_rank()
+    g = torch.Generator().manual_seed(rank)
+    leaves = [nn.functional.normalize(torch.randn(3, 4, generator=g), dim=1) for _ in range(2)]
+    leaves += [torch.tensor(10.0), torch.tensor(-9.0)]
+    leaves = [t.requires_grad_() for t in leaves]
+    module = torchbce.PairwiseSigmoidLoss(True, rank, world, "shift", chunk_pairs=2)
+    names = ("image_features", "text_features", "logit_scale", "logit_bias")
+    ours = module(**dict(zip(names, leaves, strict=True)), output_dict=True)["contrastive_loss"]
+    theirs = open_clip_loss(*leaves)
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+    got, wanted = gradients(ours, *leaves), gradients(theirs, *leaves)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    for other in (1 - rank if world == 2 else (rank + 1) % world, rank):
+        count = world if other != rank else world + 1
+        wrong = torchbce.PairwiseSigmoidLoss(rank=other, world_size=count)
+        words = f"rank is {other} and world_size {count}, and torch.distributed has rank {rank}"
+        with pytest.raises(RuntimeError, match=words):
+            wrong(*leaves)
+
+
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -309,6 +342,7 @@ def main() -> None:
     misplaced(mesh)
     heads_agree(mesh)
     pairs_agree()
+    the_module_of_pairs_is_open_clips()
     if dist.get_world_size() == 4:
         grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "labels"))
         x, weight, _, positives = batch(4, 7)

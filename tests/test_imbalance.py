@@ -1,12 +1,23 @@
 """The helpers for rare positives, tested with the loss that they are for."""
 
 import math
+import re
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
+from torchbce import LinearBCELoss
 from torchbce.functional import binary_cross_entropy_with_logits
-from torchbce.imbalance import correct_logits, pos_weight_from_counts, prior_bias
+from torchbce.imbalance import (
+    correct_logits,
+    pos_weight_from_counts,
+    prior_bias,
+    prior_from_counts,
+)
 
 
 def labels(positives: int, negatives: int) -> torch.Tensor:
@@ -56,28 +67,107 @@ def test_pos_weight_balances_the_two_classes() -> None:
     assert loss[:20].sum().item() == pytest.approx(loss[20:].sum().item())
 
 
-@pytest.mark.parametrize("positives", [0, -1, math.nan])
-def test_a_count_of_zero_positives_raises(positives: float) -> None:
-    with pytest.raises(ValueError, match=r"every count of positives must be above 0, got "):
-        pos_weight_from_counts(positives, 10)
-    with pytest.raises(ValueError, match=r"every count must be above 0, got positives"):
-        prior_bias(positives, 10)
+from_counts = pytest.mark.parametrize(
+    "helper", [pos_weight_from_counts, prior_bias, prior_from_counts]
+)
 
 
-def test_the_error_shows_the_count_of_every_label() -> None:
-    with pytest.raises(ValueError, match=r"got \[3\.0, 0\.0\]"):
-        pos_weight_from_counts(torch.tensor([3, 0]), torch.tensor([1, 1]))
+@from_counts
+def test_zero_positives_raise_and_name_the_remedy(helper: Any) -> None:
+    words = (
+        r"every count of positives must be above 0, got 0\.0; smoothing=1 adds one positive and "
+        r"one negative to every count"
+    )
+    with pytest.raises(ValueError, match=words):
+        helper(0, 10)
 
 
-def test_a_negative_count_raises() -> None:
-    with pytest.raises(ValueError, match=r"no count of negatives may be below 0, got -1"):
-        pos_weight_from_counts(1, -1)
-    with pytest.raises(ValueError, match=r"every count must be above 0, got .* negatives 0"):
-        prior_bias(1, 0)
+@from_counts
+@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf])
+def test_a_count_that_is_none(helper: Any, wrong: float) -> None:
+    for name, counts in {"positives": (wrong, 3), "negatives": (3, wrong)}.items():
+        with pytest.raises(
+            ValueError, match=rf"every count of {name} must be finite and not negative, got {wrong}"
+        ):
+            helper(*counts, smoothing=2)
 
 
-@pytest.mark.parametrize("helper", [pos_weight_from_counts, prior_bias])
-def test_unequal_shapes_raise(helper) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("helper", [prior_bias, prior_from_counts])
+def test_zero_negatives_raise(helper: Any) -> None:
+    with pytest.raises(ValueError, match=r"every count of negatives must be above 0, got 0\.0"):
+        helper(1, 0)
+
+
+@from_counts
+@pytest.mark.parametrize("smoothing", [-1.0, math.nan, math.inf])
+def test_a_smoothing_out_of_range(helper: Any, smoothing: float) -> None:
+    with pytest.raises(ValueError, match=rf"smoothing must be finite .*, got {smoothing}"):
+        helper(1, 1, smoothing=smoothing)
+
+
+def test_errors_are_short_however_many_labels_there_are() -> None:
+    counts = torch.ones(46_391)
+    counts[[17, 99, 20_000]] = 0
+    logits = torch.zeros(2, 46_391)
+    misuses: list[tuple[str, Callable[[], object]]] = [
+        ("got 0.0 at index 17 and 2 more of 46,391", call)
+        for call in (
+            lambda: pos_weight_from_counts(counts, counts + 1),
+            lambda: prior_from_counts(counts, counts + 1),
+            lambda: prior_bias(counts, counts + 1),
+            lambda: prior_bias(counts + 1, counts),
+            lambda: prior_bias(counts + 1, counts + 1, pos_weight=counts),
+            lambda: correct_logits(logits, counts),
+            lambda: LinearBCELoss(2, 46_391, prior=counts / 2),
+        )
+    ]
+    misuses.append(
+        ("got -1.0 at index 17 and", lambda: pos_weight_from_counts(counts + 1, counts - 1))
+    )
+    for words, misuse in misuses:
+        with pytest.raises(ValueError, match=re.escape(words)) as raised:
+            misuse()
+        assert len(str(raised.value)) < 250
+
+
+# ------------------------------------------------------------------------------------- smoothing
+
+
+def test_smoothing_gives_labels_that_were_never_seen_a_weight_and_a_prior() -> None:
+    positives, negatives = torch.tensor([0, 2, 100]), torch.tensor([100, 98, 0])
+    p = pos_weight_from_counts(positives, negatives, smoothing=1)
+    assert p.tolist() == [101 / 1, 99 / 3, 1 / 101]
+    rate = prior_from_counts(positives, negatives, smoothing=1)
+    assert rate.tolist() == [1 / 102, 3 / 102, 101 / 102]
+    torch.testing.assert_close(prior_bias(positives, negatives, smoothing=1), torch.logit(rate))
+    made = LinearBCELoss(4, 3, prior=rate)
+    torch.testing.assert_close(made.bias.detach().double().sigmoid(), rate, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 3])
+def test_smoothing_is_added_to_each_count(smoothing: float) -> None:
+    positives, negatives = torch.tensor([3.0, 40.0]), torch.tensor([97.0, 60.0])
+    more = positives + smoothing, negatives + smoothing
+    for helper in (pos_weight_from_counts, prior_from_counts, prior_bias):
+        assert helper(positives, negatives, smoothing=smoothing).equal(helper(*more))
+
+
+def test_the_prior_is_the_rate() -> None:
+    assert prior_from_counts(20, 80).item() == 0.2
+    rate = prior_from_counts(torch.tensor([1, 20, 50]), torch.tensor([99, 80, 50]))
+    assert rate.dtype == torch.float64
+    assert rate.tolist() == [0.01, 0.2, 0.5]
+
+
+def test_counts_of_a_scipy_matrix() -> None:
+    labels = scipy.sparse.csr_array(np.array([[0, 1, 0], [0, 1, 1]]))
+    positives = labels.sum(0)
+    rate = prior_from_counts(positives, labels.shape[0] - positives, smoothing=1)
+    assert rate.tolist() == [1 / 4, 3 / 4, 2 / 4]
+
+
+@from_counts
+def test_unequal_shapes_raise(helper: Any) -> None:
     with pytest.raises(
         ValueError, match=r"positives has shape \(2,\) and negatives has shape \(\)"
     ):

@@ -4,6 +4,7 @@ The tolerance is half a unit in the last place of the result, plus `NOISE` units
 computation (2^-24 in float32) of the sum of the absolute terms, which are products of about 1.
 """
 
+import inspect
 import math
 import re
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchbce import backend, pairwise_sigmoid_loss
+from torchbce import PairwiseSigmoidLoss, backend, pairwise_sigmoid_loss
 from truth import bce_with_logits, logit_gradient, ulp_error
 
 NOISE = 16
@@ -216,6 +217,19 @@ def test_exact_at_confident_pairs(name: str, dtype: torch.dtype) -> None:
     assert ulp_error(loss.item(), 64 * bce_with_logits(20.0, 1.0), loss.dtype) <= 2
 
 
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_without_a_bias(chunk: int | None) -> None:
+    leaves = [*features(5), torch.tensor(3.0, requires_grad=True)]
+    x, y, scale = leaves
+    check(x, y, scale, 0.0, chunk_pairs=chunk)
+    with_zero = pairwise_sigmoid_loss(x, y, scale=scale, bias=0.0, chunk_pairs=chunk)
+    for given in ({}, {"bias": None}):
+        loss = pairwise_sigmoid_loss(x, y, scale=scale, chunk_pairs=chunk, **given)
+        assert loss.equal(with_zero)
+        wanted, got = (torch.autograd.grad(v, leaves, retain_graph=True) for v in (with_zero, loss))
+        assert all(map(torch.equal, got, wanted))
+
+
 def test_no_pairs() -> None:
     for reduction in ("batch_mean", "mean"):
         given = [*features(0), torch.tensor(2.0, requires_grad=True), torch.tensor(-1.0)]
@@ -314,6 +328,81 @@ def test_compiled(dtype: torch.dtype, inductor: bool, fresh_compiler: None) -> N
         )
 
 
+# --------------------------------------------------------------------------------------- module
+
+
+def open_clip_loss(
+    image_features: Tensor, text_features: Tensor, logit_scale: Tensor, logit_bias: Tensor | None
+) -> Tensor:
+    """The loss of one process as open_clip 3.3.0 computes it."""
+    logits = logit_scale * image_features @ text_features.T
+    if logit_bias is not None:
+        logits = logits + logit_bias
+    labels = 2 * torch.eye(len(logits)) - torch.ones_like(logits)
+    return -torch.nn.functional.logsigmoid(labels * logits).sum() / len(logits)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_module_takes_what_a_model_of_open_clip_returns(with_bias: bool) -> None:
+    output: dict[str, Any] = dict(
+        zip(("image_features", "text_features"), features(9), strict=True)
+    )
+    output["logit_scale"] = torch.tensor(2.3, requires_grad=True)
+    if with_bias:
+        output["logit_bias"] = torch.tensor(-10.0, requires_grad=True)
+    expected = open_clip_loss(**{"logit_bias": None, **output})
+    # As open_clip's training script makes and calls its loss.
+    module = PairwiseSigmoidLoss(rank=0, world_size=1, dist_impl=None)
+    losses = module(**output, output_dict=True)
+    assert list(losses) == ["contrastive_loss"]
+    assert module(*output.values()).equal(losses["contrastive_loss"])
+    wanted = torch.autograd.grad(expected, list(output.values()))
+    got = torch.autograd.grad(losses["contrastive_loss"], list(output.values()))
+    # float32 sums in another order.
+    torch.testing.assert_close(losses["contrastive_loss"], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_module_of_open_clip() -> None:
+    loss = pytest.importorskip("open_clip.loss")
+    arguments = inspect.signature(loss.SigLipLoss.__init__).parameters
+    ours = inspect.signature(PairwiseSigmoidLoss.__init__).parameters
+    assert list(ours)[: len(arguments)] == list(arguments)
+    called = inspect.signature(loss.SigLipLoss.forward).parameters
+    assert list(inspect.signature(PairwiseSigmoidLoss.forward).parameters) == list(called)
+    leaves = [*features(9), torch.tensor(2.3, requires_grad=True), torch.tensor(-3.0)]
+    expected, got = loss.SigLipLoss()(*leaves), PairwiseSigmoidLoss()(*leaves)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
+
+
+def test_the_module_passes_on_the_size_of_chunks() -> None:
+    x, y = features(7)
+    one = pairwise_sigmoid_loss(x, y, scale=2.0, bias=-1.0, chunk_pairs=3)
+    assert PairwiseSigmoidLoss(chunk_pairs=3)(x, y, 2.0, -1.0).equal(one)
+    assert repr(PairwiseSigmoidLoss(chunk_pairs=3)) == "PairwiseSigmoidLoss(chunk_pairs=3)"
+    shown = "PairwiseSigmoidLoss(rank=1, world_size=2)"
+    assert repr(PairwiseSigmoidLoss(False, 1, 2, "gather")) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"dist_impl": "ring"}, "dist_impl must be one of 'bidir', .* or None; got 'ring'"),
+        ({"rank": 2, "world_size": 2}, "rank must be from 0 .* got rank 2 and world_size 2"),
+        ({"rank": -1}, "got rank -1 and world_size 1"),
+        ({"chunk_pairs": 0}, "chunk_pairs must be an integer of 1 or above, or None; got 0"),
+    ],
+)
+def test_wrong_arguments_of_the_module(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        PairwiseSigmoidLoss(**given)
+
+
+def test_the_module_of_several_processes_needs_them() -> None:
+    with pytest.raises(RuntimeError, match=r"world_size is 2, and torch\.distributed is not init"):
+        PairwiseSigmoidLoss(world_size=2)(*features(3), 1.0, 0.0)
+
+
 # --------------------------------------------------------------------------------------- errors
 
 
@@ -366,10 +455,10 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ["scale must be one floating number, got torch.int64 ()"],
     ),
     "text as scale": ({"scale": "10"}, TypeError, ["scale must be a tensor or a number, got str"]),
-    "None as bias": (
-        {"bias": None},
+    "None as scale": (
+        {"scale": None},
         TypeError,
-        ["bias must be a tensor or a number, got NoneType"],
+        ["scale must be a tensor or a number, got NoneType"],
     ),
     "a bool as bias": ({"bias": True}, TypeError, ["bias must be a tensor or a number, got bool"]),
     "an infinite scale": ({"scale": math.inf}, ValueError, ["scale", "inf"]),

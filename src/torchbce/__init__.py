@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torchbce.linear.loss import linear_binary_cross_entropy
     from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
     from torchbce.linear.pairwise import pairwise_sigmoid_loss
+    from torchbce.linear.pairwise_module import PairwiseSigmoidLoss
+    from torchbce.linear.positives import collate_positives, positives_from
 
 __all__ = [
     "AsymmetricLoss",
@@ -31,16 +33,19 @@ __all__ = [
     "FusedRowwiseAdagrad",
     "FusedSGD",
     "LinearBCELoss",
+    "PairwiseSigmoidLoss",
     "PolyBCELoss",
     "SigmoidFocalLoss",
     "backend",
     "backend_for",
+    "collate_positives",
     "dropin",
     "empty_cache",
     "functional",
     "imbalance",
     "linear_binary_cross_entropy",
     "pairwise_sigmoid_loss",
+    "positives_from",
 ]
 __version__ = "0.1.0"
 
@@ -51,10 +56,13 @@ _LAZY = {
     "FusedRowwiseAdagrad": "torchbce.linear.optimizers",
     "FusedSGD": "torchbce.linear.optimizers",
     "LinearBCELoss": "torchbce.linear.head",
+    "PairwiseSigmoidLoss": "torchbce.linear.pairwise_module",
     "classifier": None,
+    "collate_positives": "torchbce.linear.positives",
     "linear": None,
     "linear_binary_cross_entropy": "torchbce.linear.loss",
     "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
+    "positives_from": "torchbce.linear.positives",
 }
 
 

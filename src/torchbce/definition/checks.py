@@ -281,10 +281,8 @@ def _constant(
     if value.is_complex():
         raise TypeError(f"{name} must be real, got {value.dtype}")
     plain = None if torch.compiler.is_compiling() else readable(value)
-    if plain is not None and not bool(inside(plain).all()):
-        at = tuple(int(i) for i in (~inside(plain)).nonzero()[0])
-        place = f"{name}[{', '.join(map(str, at))}]" if at else name
-        raise ValueError(f"{place} must be {requirement}, got {plain[at].item()}{remedy}")
+    if plain is not None:
+        every(f"{name} must be {requirement}", plain, inside(plain), remedy)
     return value
 
 
@@ -297,6 +295,30 @@ def align_constant(name: str, value: Tensor, input: Tensor) -> Tensor:
     aligned = align_weight(name, moved, input)
     assert aligned is not None  # for the type checker: only None gives None
     return aligned
+
+
+def every(rule: str, values: Tensor, fine: Tensor, remedy: str = "") -> None:
+    """Raise unless a rule holds for every value, that is, unless `fine` is true everywhere."""
+    found = first_wrong(values, fine)
+    if found is not None:
+        raise ValueError(f"{rule}, got {found}{remedy}")
+
+
+def first_wrong(values: Tensor, fine: Tensor) -> str | None:
+    """The first value where `fine` is false, its index, and the number of others; None if none is.
+
+    The text is short however many values there are: a head has as many as labels.
+    """
+    if bool(fine.all()):
+        return None
+    wrong = (~fine).nonzero()
+    at = tuple(int(i) for i in wrong[0])
+    found = str(values[at].item())
+    if at:
+        found += f" at index {', '.join(map(str, at))}"
+    if len(wrong) > 1:
+        found += f" and {len(wrong) - 1:,} more of {values.numel():,}"
+    return found
 
 
 def value_range(

@@ -8,7 +8,7 @@ from torchbce.definition import checks
 
 
 def sparse_entries(
-    target: Tensor, input: Tensor, check: bool | None = None
+    target: Tensor, input: Tensor, check: bool | None = None, name: str = "target"
 ) -> tuple[Tensor, Tensor]:
     """The indices, [dimensions, stored], ascending, and the values, [stored], of a sparse target.
 
@@ -16,26 +16,26 @@ def sparse_entries(
     the CPU, and on other devices if `check` is true, since the host has to wait for them: each
     index is inside the shape, and each element is stored once.
     """
-    refuse_in_compiled_code(target)
+    refuse_in_compiled_code(target, name)
     if target.layout not in (torch.sparse_csr, torch.sparse_coo):
         raise TypeError(
-            f"a sparse target must be of layout torch.sparse_coo or torch.sparse_csr, got "
+            f"a sparse {name} must be of layout torch.sparse_coo or torch.sparse_csr, got "
             f"{target.layout}; convert it with .to_sparse()"
         )
     if target.shape != input.shape or target.dense_dim():
         raise ValueError(
-            f"input has shape {tuple(input.shape)} and the sparse target has shape "
-            f"{tuple(target.shape)}; a sparse target must have input's shape and be sparse in "
+            f"input has shape {tuple(input.shape)} and the sparse {name} has shape "
+            f"{tuple(target.shape)}; a sparse {name} must have input's shape and be sparse in "
             "each dimension"
         )
     # On the CPU whatever `check` says: wrong indices would read and write other memory.
     plain = checks.readable(target, anywhere=bool(check))
     if target.layout == torch.sparse_csr:
         if plain is not None:
-            _check_row_pointers(plain)
+            _check_row_pointers(plain, name)
         target = target.to_sparse()
         plain = None if plain is None else checks.readable(target, anywhere=True)
-    order = None if plain is None else _order(plain)
+    order = None if plain is None else _order(plain, name)
     target = target.coalesce()
     # Contiguous, since kernels read the values one after another.
     indices, values = target.indices(), target.values().contiguous()
@@ -44,17 +44,17 @@ def sparse_entries(
     return indices[:, order], values[order]
 
 
-def refuse_in_compiled_code(target: Tensor) -> None:
+def refuse_in_compiled_code(target: Tensor, name: str = "target") -> None:
     """Raise for a sparse target where torch.compile traces the functions that are called."""
     if target.layout is not torch.strided and _pytorch.is_in_compiled_code():
         raise ValueError(
-            "torch.compile cannot trace a sparse target. Give a dense one, or label lists to a "
+            f"torch.compile cannot trace a sparse {name}. Give a dense one, or label lists to a "
             "layer that takes them (int64, padded with -1); or compute the loss in a function "
             "decorated with torch.compiler.disable"
         )
 
 
-def _check_row_pointers(target: Tensor) -> None:
+def _check_row_pointers(target: Tensor, name: str) -> None:
     """Raise unless the row pointers of a CSR tensor delimit its stored values."""
     pointers, columns = target.crow_indices(), target.col_indices()
     stored = columns.shape[-1]
@@ -67,14 +67,14 @@ def _check_row_pointers(target: Tensor) -> None:
     )
     if not right:
         raise ValueError(
-            "target is a CSR tensor whose crow_indices are not one more than its rows, do not "
+            f"{name} is a CSR tensor whose crow_indices are not one more than its rows, do not "
             "start with 0, decrease, or do not end with the number of its stored values, "
             f"{stored}. Build it with torch.sparse_csr_tensor(..., check_invariants=True) to see "
             "where"
         )
 
 
-def _order(target: Tensor) -> Tensor | None:
+def _order(target: Tensor, name: str) -> Tensor | None:
     """The order in which the indices of a COO tensor ascend; None if `coalesce` provides it.
 
     Raises for an index outside the shape and for an element that is stored twice.
@@ -87,7 +87,7 @@ def _order(target: Tensor) -> Tensor | None:
     if bool(outside.any()):
         wrong = indices[:, outside.nonzero()[0, 0]].tolist()
         raise ValueError(
-            f"target stores an element at index {wrong}, outside its shape "
+            f"{name} stores an element at index {wrong}, outside its shape "
             f"{tuple(target.shape)}: indices begin at 0 in each dimension"
         )
     position = flattened(indices, target.shape)
@@ -98,8 +98,8 @@ def _order(target: Tensor) -> Tensor | None:
     if bool(twice.any()):
         index = indices[:, order[twice.nonzero()[0, 0]]].tolist()
         raise ValueError(
-            f"target stores the element at index {index} more than once; store each element once. "
-            "For a COO tensor target.coalesce() adds the values up, for a SciPy matrix "
+            f"{name} stores the element at index {index} more than once; store each element once. "
+            f"For a COO tensor {name}.coalesce() adds the values up, for a SciPy matrix "
             "sum_duplicates() does"
         )
     # A tensor may be marked as coalesced and be in another order.

@@ -1,7 +1,7 @@
 """Binary cross-entropy of a linear layer's outputs, without storing the outputs.
 
-The public functions and classes are in `loss`, `head`, `pairwise` and `optimizers`, and can be
-imported from here. A call goes through these files:
+The public functions and classes are in `loss`, `head`, `pairwise`, `pairwise_module`, `optimizers`
+and `positives`, and can be imported from here. A call goes through these files:
 
 - `arguments` checks the arguments, and `prepare` turns them into a call and its operands, with
   `targets` (label lists as sorted keys) and `counts` (the denominator).
@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from torchbce.linear.loss import linear_binary_cross_entropy
     from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
     from torchbce.linear.pairwise import pairwise_sigmoid_loss
+    from torchbce.linear.pairwise_module import PairwiseSigmoidLoss
+    from torchbce.linear.positives import collate_positives, positives_from
 
 __all__ = [
     "FusedRowwiseAdagrad",
     "FusedSGD",
     "LinearBCELoss",
+    "PairwiseSigmoidLoss",
+    "collate_positives",
     "linear_binary_cross_entropy",
     "pairwise_sigmoid_loss",
+    "positives_from",
 ]
 
 #: The modules of the public names, which are imported at the first use of a name.
@@ -37,8 +42,11 @@ _MODULES = {
     "FusedRowwiseAdagrad": "torchbce.linear.optimizers",
     "FusedSGD": "torchbce.linear.optimizers",
     "LinearBCELoss": "torchbce.linear.head",
+    "PairwiseSigmoidLoss": "torchbce.linear.pairwise_module",
+    "collate_positives": "torchbce.linear.positives",
     "linear_binary_cross_entropy": "torchbce.linear.loss",
     "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
+    "positives_from": "torchbce.linear.positives",
 }
 
 

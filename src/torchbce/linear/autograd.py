@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torchbce import _pytorch
 from torchbce.backends import selection
-from torchbce.definition import reference
+from torchbce.definition import checks, reference
 from torchbce.linear import chunks, sharding
 from torchbce.linear.precision import no_autocast
 from torchbce.linear.records import (
@@ -225,9 +225,10 @@ def _update(call: LinearCall, needs_grad: NeedsGrad, upstream: Tensor) -> Update
     """The update of the parameters that are not frozen."""
     assert call.make_update is not None
     # On the CPU only: on a GPU the host would have to wait for the value.
-    if upstream.is_cpu and not upstream.isfinite().all():
+    found = checks.first_wrong(upstream, upstream.isfinite()) if upstream.is_cpu else None
+    if found is not None:
         raise RuntimeError(
-            f"the upstream gradient of the loss is {upstream.tolist()}; a fused optimizer would "
+            f"the upstream gradient of the loss is {found}; a fused optimizer would "
             "write it into the weight, which is left as it was. Do not scale the loss of such a "
             "head by torch.amp.GradScaler; look for a step that diverged before this one"
         )

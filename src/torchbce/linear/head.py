@@ -169,10 +169,8 @@ class LinearBCELoss(nn.Module):
 
     def _checked_prior(self) -> Tensor:
         prior = torch.as_tensor(self.prior, dtype=torch.float64, device="cpu")
-        if not bool(((prior > 0) & (prior < 1)).all()):
-            raise ValueError(
-                f"prior must be in (0, 1), got {self.prior}: it is a rate of positives"
-            )
+        remedy = ": it is a rate of positives; torchbce.imbalance.prior_from_counts estimates it"
+        checks.every("prior must be in (0, 1)", prior, (prior > 0) & (prior < 1), remedy)
         if prior.numel() != 1 and prior.shape != (self.out_features,):
             raise ValueError(
                 f"prior has shape {tuple(prior.shape)}; it must be one number or "

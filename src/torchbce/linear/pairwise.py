@@ -27,7 +27,7 @@ def pairwise_sigmoid_loss(
     y: Tensor,
     *,
     scale: Tensor | float,
-    bias: Tensor | float,
+    bias: Tensor | float | None = None,
     reduction: str = "batch_mean",
     group: Any = None,
     chunk_pairs: int | None = None,
@@ -48,7 +48,7 @@ def pairwise_sigmoid_loss(
         y: the features of the partners in the same order, [N, D], of x's dtype (under autocast of
             any).
         scale: t, a number or a tensor of one element, often exp of a parameter.
-        bias: b, a number or a tensor of one element.
+        bias: b, a number or a tensor of one element; None for 0.
         reduction: "batch_mean", the sum divided by the number of pairs N; "sum"; "mean", the sum
             divided by the number of logits N x N.
         group: a process group in which each process has pairs of its own, any number of them: every
@@ -99,7 +99,10 @@ def pairwise_sigmoid_loss(
     checks.reduction(reduction, REDUCTIONS)
     _check_features(x, y)
     chunk_pairs = arguments.check_chunk("chunk_pairs", chunk_pairs)
-    numbers = {"scale": _number("scale", scale, x), "bias": _number("bias", bias, x)}
+    numbers = {
+        "scale": _number("scale", scale, x),
+        "bias": _number("bias", 0.0 if bias is None else bias, x),
+    }
     failure = None
     if not torch.compiler.is_compiling():
         try:
@@ -244,6 +247,9 @@ def _agreed_counts(y: Tensor, reduction: str, group: Any, failure: ValueError | 
     meanings: tuple[Any, ...] = (range(2**31), dtypes, REDUCTIONS, (False, True))
     for name, codes, values in zip(names, others, meanings, strict=True):
         if len(set(codes)) > 1:
-            listed = ", ".join(str(values[i]) for i in codes)
+            listed = ", ".join(str(values[i]) for i in codes[:8])
+            if len(codes) > 8:  # of more processes the first ones that differ from the first
+                other = next(i for i, code in enumerate(codes) if code != codes[0])
+                listed = f"{values[codes[0]]} on process 0, {values[codes[other]]} on {other}"
             raise ValueError(f"{name} differs between the processes of the group: {listed}")
     return counts
