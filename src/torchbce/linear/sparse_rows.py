@@ -4,21 +4,14 @@ Without tensors, without autograd and without checks of the matrix: what a solve
 for one matrix. `linear_binary_cross_entropy` is the same kernel with the contract of the losses.
 """
 
-from array import array
 from typing import Any
 
 import numpy as np
 
-from torchbce.backends.cpu import sparse_rows, threads
-from torchbce.backends.cpu.compiler import compiled_once
+from torchbce.backends.cpu import sparse_launch
+from torchbce.backends.cpu import sparse_rows as kernels
 
 __all__ = ["logits", "value_and_grad"]
-
-_SOURCES = ("intrinsics.py", "formulas.py", "staging.py", "sparse_rows.py")
-#: Stored elements from which on a second block, and so a second thread, is worth its gradient: 0.1
-#: milliseconds of work.
-_STORED_PER_BLOCK = 2**15
-_MOST_BLOCKS = 64
 
 
 def value_and_grad(
@@ -73,21 +66,29 @@ def value_and_grad(
     References:
         https://docs.scipy.org/doc/scipy/reference/generated/scipy.sparse.csr_array.html
     """
-    y = _vector(target, np.float64)
-    rows, columns = len(indptr) - 1, len(weight)
-    blocks = _number_of_blocks(len(indices), columns)
-    gradients = np.empty((blocks, columns))
-    sums = np.empty((blocks, sparse_rows.SUMS_PER_BLOCK))
-    z = np.empty(rows) if with_logits else None
-    outputs = {
-        sparse_rows.LOGITS_AT: z,
-        sparse_rows.GRADIENTS_AT: gradients,
-        sparse_rows.SUMS_AT: sums,
+    stored, columns = len(indices), len(weight)
+    blocks = sparse_launch.row_blocks(stored, columns)
+    gradients, sums = np.empty((blocks, columns)), np.empty((blocks, kernels.SUMS + 1))
+    z = np.empty(len(indptr) - 1) if with_logits else None
+    fields = {
+        kernels.TARGET_AT: _vector(target, np.float64),
+        kernels.TARGET_ROW: 1,
+        kernels.ROW_WEIGHT_AT: _vector(row_weight, np.float64),
+        kernels.LOGITS_AT: z,
+        kernels.GRADIENTS_AT: gradients,
+        kernels.SUMS_AT: sums,
+        kernels.SCALE: 1.0,
     }
-    weights = {sparse_rows.TARGET_AT: y, sparse_rows.ROW_WEIGHT_AT: _vector(row_weight, np.float64)}
-    _run(indptr, indices, values, weight, bias, offsets, blocks, threads, weights | outputs)
-    loss, slope = (sum(column, 0.0) for column in sums.T.tolist())
-    found = loss, gradients[0], slope
+    record = _run(indptr, indices, values, weight, bias, offsets, blocks, threads, fields)
+    gradient: np.ndarray = gradients[0]
+    if blocks > 1:
+        gradient = np.empty(columns)
+        record.set(kernels.WEIGHT_AT, gradient)
+        record.set(kernels.WEIGHT_COLUMN, 1)
+        kernel = sparse_launch.unpack_kernel("float64", 1)
+        record.run(kernel, sparse_launch.pieces(1, columns, 1), threads)
+    loss, _, slope = (sum(column, 0.0) for column in sums.T.tolist())
+    found = loss, gradient, slope
     return found if z is None else (*found, z)
 
 
@@ -123,22 +124,10 @@ def logits(
         array([ 1., -1.])
     """
     z = np.empty(len(indptr) - 1)
-    blocks = _number_of_blocks(len(indices), 0)
-    outputs = {sparse_rows.LOGITS_AT: z}
-    _run(indptr, indices, values, weight, bias, offsets, blocks, threads, outputs)
+    blocks = sparse_launch.row_blocks(len(indices), 0)
+    fields = {kernels.LOGITS_AT: z}
+    _run(indptr, indices, values, weight, bias, offsets, blocks, threads, fields)
     return z
-
-
-def _number_of_blocks(stored: int, columns: int) -> int:
-    """Into how many blocks the rows are split: a power of two that depends on the problem only.
-
-    A block costs a gradient, which is filled with zeros and added to the others.
-    """
-    most = min(stored // _STORED_PER_BLOCK, _MOST_BLOCKS)
-    if most < 2:
-        return 1
-    wanted = max(2, min(most, stored // (2 * max(columns, 1))))
-    return 1 << (wanted.bit_length() - 1)
 
 
 def _run(
@@ -150,48 +139,29 @@ def _run(
     offsets: np.ndarray | None,
     blocks: int,
     count: int,
-    others: dict[int, np.ndarray | None],
-) -> None:
-    """Run the kernel of the rows, and add the gradients of the blocks."""
-    pointers, columns = _vector(indptr, np.int64), _vector(indices, np.int32)
-    # Blocks of about as many stored elements, counting each row as one more.
-    cost = pointers + np.arange(len(pointers)) if blocks > 1 else pointers
-    edges = np.searchsorted(cost, np.linspace(cost[0], cost[-1], blocks + 1)).astype(np.int64)
-    edges[0], edges[-1] = 0, len(pointers) - 1
-    counter, b = np.zeros(1, np.int64), np.array([bias], np.float64)
-    dtype = "one"
+    fields: dict[int, Any],
+) -> sparse_launch.RowsRecord:
+    """Run the kernel of the rows; returns its record."""
+    pointers, dtype = _vector(indptr, np.int64), "one"
     if values is not None:
         dtype = "float64" if values.dtype == np.float64 else "float32"
-        values = _vector(values, np.dtype(dtype))
-    arrays = {
-        sparse_rows.EDGES_AT: edges,
-        sparse_rows.NEXT_AT: counter,
-        sparse_rows.POINTERS_AT: pointers,
-        sparse_rows.INDICES_AT: columns,
-        sparse_rows.VALUES_AT: values,
-        sparse_rows.WEIGHT_AT: _vector(weight, np.float64),
-        sparse_rows.BIAS_AT: b,
-        sparse_rows.OFFSETS_AT: _vector(offsets, np.float64),
-        **others,
-    }
-    fields = [0] * sparse_rows.FIELDS
-    fields[sparse_rows.BLOCKS], fields[sparse_rows.COLUMNS] = blocks, len(weight)
-    for field, values_of_field in arrays.items():
-        fields[field] = 0 if values_of_field is None else values_of_field.ctypes.data
-    record, memory = array("q", fields), tuple(arrays.values())
-    threads.run(_rows_kernel(dtype), record, min(count, blocks), memory)
-    if blocks > 1 and fields[sparse_rows.GRADIENTS_AT]:
-        counter[0] = 0
-        pieces = -(-len(weight) // sparse_rows.COLUMNS_AT_A_TIME)
-        kernel = compiled_once("sum_of_blocks", _SOURCES, sparse_rows.sum_of_blocks)
-        threads.run(kernel, record, max(1, min(count, pieces)), memory)
-
-
-def _rows_kernel(dtype: str) -> threads.Kernel:
-    def made(name: str) -> Any:
-        return sparse_rows.specialised(dtype, name)
-
-    return compiled_once(f"sparse_rows_{dtype}", _SOURCES, made)
+        values = _vector(values, dtype)
+    matrix = sparse_launch.matrix_fields(pointers, _vector(indices, np.int32), values, len(weight))
+    record = sparse_launch.RowsRecord(
+        {
+            **matrix,
+            kernels.ITEMS: blocks,
+            kernels.ROW_BLOCKS: blocks,
+            kernels.LABELS: 1,
+            kernels.EDGES_AT: sparse_launch.row_edges(pointers, blocks),
+            kernels.PANELS_AT: _vector(weight, np.float64),
+            kernels.BIAS_AT: np.array([bias], np.float64),
+            kernels.OFFSETS_AT: _vector(offsets, np.float64),
+            **fields,
+        }
+    )
+    record.run(sparse_launch.rows_kernel(dtype, 1), blocks, count)
+    return record
 
 
 def _vector(values: Any, dtype: Any) -> Any:
