@@ -1,18 +1,26 @@
-"""Categorical columns as one-hot features."""
+"""Categorical columns as codes."""
 
 import msgspec
+import numpy as np
 import polars as pl
-import scipy.sparse as sp
 
-from torchbce.classifier.columns.features import least_rows, one_hot
 from torchbce.classifier.columns.values import as_text
+
+#: A category of a single row says nothing about other rows, and is left out of tables of this many
+#: rows or more. A smaller table may have nothing else.
+RARE_ROWS = 200
+
+
+def least_rows(rows: int) -> int:
+    """The number of rows that a category or word must be in, of a table of `rows` rows."""
+    return 2 if rows >= RARE_ROWS else 1
 
 
 class CategoricalColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="categorical"):
-    """A categorical column: one 0/1 feature per category, and one for a missing value.
+    """A categorical column: a code for each category.
 
-    The feature for a missing value is there only if the training rows had any. A category that
-    they did not have is all zeros.
+    A missing value has a code of its own, after the categories, if the training rows had any. A
+    category that they did not have has the code -1.
     """
 
     name: str
@@ -20,17 +28,17 @@ class CategoricalColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="cate
     flag_missing: bool
 
     @property
-    def width(self) -> int:
-        """The number of features."""
+    def codes(self) -> int:
+        """The number of codes."""
         return len(self.categories) + self.flag_missing
 
-    def features(self, values: pl.Series) -> sp.csr_matrix:
-        """The features of some values, float32, [rows, width]."""
+    def encode(self, values: pl.Series) -> np.ndarray:
+        """The code of each value, int32, [rows]."""
         text = as_text(values)
         codes = text.cast(pl.Enum(self.categories), strict=False).to_physical().cast(pl.Int32)
         if self.flag_missing:
             codes = codes.set(text.is_null(), len(self.categories))
-        return one_hot(codes.fill_null(-1).to_numpy(), self.width)
+        return codes.fill_null(-1).to_numpy().astype(np.int32, copy=False)
 
 
 def fit_categorical(values: pl.Series) -> CategoricalColumn:

@@ -1,62 +1,106 @@
-"""From a table to a sparse matrix of features.
+"""From a table to numbers: what every model of a classifier reads.
 
 An `Encoder` is a list of column descriptions, which are plain data saved in `model.json`, and the
-inverse document frequencies of each text column, which are saved as tensors. It has no other state,
-so a loaded encoder runs the same code as a fitted one.
+inverse document frequencies of each text column, which are saved as arrays. It has no other state,
+so a loaded encoder runs the same code as a fitted one. It is fitted to the inputs of a table only,
+never to its targets.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from torchbce.classifier.columns.categorical import CategoricalColumn, fit_categorical
-from torchbce.classifier.columns.features import concatenate
 from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
-from torchbce.classifier.columns.text import TextColumn, documents, fit_text
+from torchbce.classifier.columns.text import (
+    TextColumn,
+    TextVectorizer,
+    fit_text,
+    side_by_side,
+    text_units,
+)
 from torchbce.classifier.columns.values import is_unsupported
 from torchbce.classifier.errors import InputError, listing, name_columns
 
 Column = TextColumn | CategoricalColumn | NumericColumn
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """The columns of some rows as arrays.
+
+    Attributes:
+        numbers: of the numeric columns, float64 [rows, N]; NaN where missing.
+        codes: of the numeric columns and then the categorical ones, int32 [rows, N + C]: the bin or
+            the category, and -1 where a value has none.
+        text: TF-IDF features of the text columns, float32 CSR, [rows, T].
+    """
+
+    numbers: np.ndarray
+    codes: np.ndarray
+    text: sp.csr_matrix
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, rows: np.ndarray) -> "Encoded":
+        """The rows at some indices, in their order."""
+        return Encoded(self.numbers[rows], self.codes[rows], self.text[rows])
+
+
 class Encoder:
-    """Turns tables into CSR matrices of features, float32, [rows, width].
+    """Turns tables into arrays.
 
     Args:
-        columns: the columns that the model reads, in the order of their features.
+        columns: the columns that the model reads, in their order in the table.
         idf: the inverse document frequencies of each text column, by its name, float32, [width].
     """
 
     def __init__(self, columns: Sequence[Column], idf: dict[str, np.ndarray]) -> None:
         self.columns = list(columns)
         self.idf = idf
+        self.numeric = [column for column in columns if isinstance(column, NumericColumn)]
+        self.categorical = [column for column in columns if isinstance(column, CategoricalColumn)]
+        self.texts = [column for column in columns if isinstance(column, TextColumn)]
 
     @property
-    def width(self) -> int:
-        """The number of features."""
-        return sum(column.width for column in self.columns)
+    def coded(self) -> list[NumericColumn | CategoricalColumn]:
+        """The columns that have codes, in the order of `Encoded.codes`."""
+        return [*self.numeric, *self.categorical]
 
-    def transform(self, table: pl.DataFrame) -> sp.csr_matrix:
-        """The features of a table.
+    @property
+    def text_width(self) -> int:
+        """The number of text features."""
+        return sum(column.width for column in self.texts)
+
+    def transform(self, table: pl.DataFrame) -> Encoded:
+        """The arrays of a table.
 
         Args:
             table: has at least the encoder's columns; others are ignored.
-
-        Returns:
-            A CSR matrix, float32, [rows, width].
 
         Raises:
             InputError: if a column is missing, or its values are of another kind.
         """
         self._check(table)
-        if len(table) == 0:
-            return sp.csr_matrix((0, self.width), dtype=np.float32)
-        return concatenate([self._block(column, table[column.name]) for column in self.columns])
+        text = [self._vectorizers[c.name].features(table[c.name]) for c in self.texts if len(table)]
+        return self._arrays(table, text)
+
+    def _arrays(self, table: pl.DataFrame, text: Sequence[sp.csr_matrix]) -> Encoded:
+        rows = len(table)
+        numbers = [column.numbers(table[column.name]) for column in self.numeric]
+        codes = [c.encode(x) for c, x in zip(self.numeric, numbers, strict=True)]
+        codes += [column.encode(table[column.name]) for column in self.categorical]
+        return Encoded(
+            np.column_stack(numbers) if numbers else np.zeros((rows, 0)),
+            np.column_stack(codes) if codes else np.zeros((rows, 0), dtype=np.int32),
+            side_by_side(text) if text else sp.csr_matrix((rows, self.text_width), dtype=np.float32),
+        )
 
     def _check(self, table: pl.DataFrame) -> None:
         schema = table.schema
@@ -74,21 +118,12 @@ class Encoder:
                     f"column {column.name!r} is {kind} in the model, but its type here is {dtype}"
                 )
 
-    def _block(self, column: Column, values: pl.Series) -> sp.csr_matrix:
-        if isinstance(column, TextColumn):
-            return self._vectorizers[column.name].transform(documents(values))
-        return column.features(values)
-
     @cached_property
-    def _vectorizers(self) -> dict[str, TfidfVectorizer]:
-        return {
-            column.name: column.vectorizer(self.idf[column.name])
-            for column in self.columns
-            if isinstance(column, TextColumn)
-        }
+    def _vectorizers(self) -> dict[str, TextVectorizer]:
+        return {c.name: TextVectorizer(c, self.idf[c.name]) for c in self.texts}
 
 
-def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, sp.csr_matrix]:
+def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, Encoded]:
     """Fit an encoder to the columns of a table.
 
     Args:
@@ -96,42 +131,48 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
         choices: the kind of each column.
 
     Returns:
-        The encoder, and the table's features, float32, [rows, width].
+        The encoder, and the table's arrays.
 
     Raises:
-        InputError: if the values of a column do not fit its kind, or every feature is constant.
+        InputError: if the values of a column do not fit its kind, or no column tells two rows apart.
     """
     columns: list[Column] = []
     idf: dict[str, np.ndarray] = {}
-    blocks: list[sp.csr_matrix] = []
+    text = []
     for choice in choices:
         values = table[choice.name]
         column: Column | None = None
         if choice.kind == "text":
-            column, frequencies, block = fit_text(values)
-            if column.width:
-                idf[choice.name] = frequencies
+            column, frequencies, block = fit_text(values, text_units(values))
+            if not column.width:
+                continue
+            idf[choice.name] = frequencies
+            text.append(block)
         elif choice.kind == "categorical":
             column = fit_categorical(values)
-            block = column.features(values)
-        elif choice.kind == "numeric" and (column := fit_numeric(values)):
-            block = column.features(values)
-        if column is not None and column.width:
+            if not column.codes:
+                continue
+        elif choice.kind == "numeric":
+            column = fit_numeric(values)
+        if column is not None:
             columns.append(column)
-            blocks.append(block)
-    features = concatenate(blocks) if blocks else sp.csr_matrix((len(table), 0), dtype=np.float32)
-    if not _varies(features):
+    encoder = Encoder(columns, idf)
+    encoded = encoder._arrays(table, text)
+    if not _varies(encoded):
         used = [choice.name for choice in choices if choice.kind != "dropped"]
         raise InputError(
             f"every feature is constant: every row has the same features of {name_columns(used)}, "
             "so there is nothing to learn from"
         )
-    return Encoder(columns, idf), features
+    return encoder, encoded
 
 
-def _varies(features: sp.csr_matrix) -> bool:
+def _varies(encoded: Encoded) -> bool:
     """Whether any two rows differ."""
-    if features.shape[1] == 0:
+    for array in (encoded.codes, np.nan_to_num(encoded.numbers, nan=np.inf)):
+        if len(array) and (array != array[:1]).any():
+            return True
+    text = encoded.text
+    if 0 in text.shape:
         return False
-    lowest = features.min(axis=0).toarray()
-    return bool((lowest != features.max(axis=0).toarray()).any())
+    return bool((text.min(axis=0).toarray() != text.max(axis=0).toarray()).any())

@@ -1,0 +1,34 @@
+"""The logits that a model gives the rows held out, for each of its settings that was tried."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+def losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Binary cross-entropy in nats of each logit, float64; logits broadcast to the targets."""
+    # log(1 + e^z) - y z; the kernels' last bits do not matter for a comparison of settings.
+    return np.logaddexp(0.0, logits) - targets * logits
+
+
+@dataclass
+class Candidates:
+    """The settings of one model, and the logits of the rows held out, with each of them.
+
+    Attributes:
+        settings: what was tried, [S].
+        logits: float64, [S, held-out rows].
+    """
+
+    settings: list[Any] = field(default_factory=list)
+    logits: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, setting: Any, logits: np.ndarray) -> None:
+        """Add the logits that one setting gives."""
+        self.settings.append(setting)
+        self.logits.append(logits)
+
+    def best(self, targets: np.ndarray, rows: np.ndarray | slice = slice(None)) -> int:
+        """The position of the setting with the lowest loss, on all rows or on some of them."""
+        return int(np.argmin([losses(z[rows], targets[rows]).mean() for z in self.logits]))

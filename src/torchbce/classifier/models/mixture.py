@@ -1,0 +1,88 @@
+"""Weights that combine the logits of several models, fitted to rows held out."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from torchbce.classifier.models.candidates import losses
+
+
+def mixture_weights(
+    logits: Mapping[str, np.ndarray], base: float, targets: np.ndarray
+) -> dict[str, float]:
+    r"""Non-negative weights of the models that help.
+
+    The combined logit is :math:`b + \sum_m w_m (z_m - b)`, where b is the logit of the base rate: a
+    weight of 0 leaves a model out, weights that add up to 1 are a mean, and no weight at all is the
+    base rate. Starting from the base rate, the model that lowers the loss most is added, as long as
+    it lowers it by more than one standard error of the difference. A single model keeps its logits
+    unless a weight other than 1 helps by as much.
+
+    Args:
+        logits: of each model for the rows held out, float64 [rows].
+        base: the logit of the base rate.
+        targets: 0 and 1, [rows].
+
+    Returns:
+        The weights of the models that are kept; none where the base rate is as good.
+    """
+    kept: dict[str, float] = {}
+    loss = losses(np.full(len(targets), base), targets)
+    while len(kept) < len(logits):
+        tried = []
+        for name in logits:
+            if name in kept:
+                continue
+            names = [*kept, name]
+            weights = {name: 1.0} if not kept else _fitted(logits, names, base, targets)
+            new = losses(combined(logits, weights, base), targets)
+            tried.append((float(new.mean()), weights, new))
+        _, weights, new = min(tried, key=lambda one: one[0])
+        if not _helps(loss, new):
+            break
+        kept, loss = weights, new
+    if len(kept) < 2:
+        for name in kept or logits:
+            weights = _fitted(logits, [name], base, targets)
+            new = losses(combined(logits, weights, base), targets)
+            if _helps(loss, new):
+                kept, loss = weights, new
+    return {name: weight for name, weight in kept.items() if weight > 0}
+
+
+def combined(
+    logits: Mapping[str, np.ndarray], weights: Mapping[str, float], base: float
+) -> np.ndarray:
+    """The combined logits, float64 [rows]."""
+    total = np.full(len(next(iter(logits.values()))), base)
+    for name, weight in weights.items():
+        total += weight * (logits[name] - base)
+    return total
+
+
+def _helps(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether the mean loss falls by more than its standard error."""
+    fall = before - after
+    return bool(fall.mean() > fall.std() / np.sqrt(len(fall)))
+
+
+def _fitted(
+    logits: Mapping[str, np.ndarray], names: list[str], base: float, targets: np.ndarray
+) -> dict[str, float]:
+    from scipy.optimize import minimize
+
+    deviations = np.column_stack([logits[name] - base for name in names])
+
+    def value_and_grad(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        z = base + deviations @ weights
+        slope = 1 / (1 + np.exp(-np.clip(z, -700, 700))) - targets
+        return float(losses(z, targets).mean()), deviations.T @ slope / len(targets)
+
+    found = minimize(
+        value_and_grad,
+        np.full(len(names), 1 / len(names)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, None)] * len(names),
+    )
+    return dict(zip(names, found.x.tolist(), strict=True))

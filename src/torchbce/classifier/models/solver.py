@@ -1,0 +1,88 @@
+"""The weights of a linear model: binary cross-entropy with an L2 penalty, solved by L-BFGS."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from torchbce.classifier.models.features import SparseRows
+from torchbce.linear import sparse_rows
+
+#: Strengths of the penalty from strong to weak, each a third of the one before. The penalty is
+#: `l2 / 2` times the sum of squared weights, beside the sum of the losses of all rows: 1 / C of
+#: scikit-learn's `LogisticRegression`.
+STRENGTHS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+
+#: L-BFGS stops where a step lowers the loss by less than this share.
+TOLERANCE = 1e-6
+
+
+class Linear(NamedTuple):
+    """A linear model: weights, float64 [width], and a bias."""
+
+    weight: np.ndarray
+    bias: float
+
+    def logits(self, rows: SparseRows, threads: int = 1) -> np.ndarray:
+        """The logits of some rows, float64 [rows]."""
+        return sparse_rows.logits(*rows.matrix, self.weight, self.bias, threads)
+
+
+class Problem:
+    """What a linear model is fitted to.
+
+    The features are scaled to a curvature of 1, so that L-BFGS takes a third of the steps: the
+    second derivative by a weight is about p (1 - p) times the sum of its squared features, plus the
+    penalty.
+
+    Args:
+        rows: the features.
+        targets: in [0, 1], float64 [rows].
+        row_weight: the weight of each row, float64 [rows]; None for 1.
+        threads: how many threads compute; the result does not depend on it.
+    """
+
+    def __init__(
+        self,
+        rows: SparseRows,
+        targets: np.ndarray,
+        row_weight: np.ndarray | None = None,
+        threads: int = 1,
+    ) -> None:
+        self._rows, self._targets, self._row_weight = rows, targets, row_weight
+        self._threads = threads
+        weight = np.ones(len(targets)) if row_weight is None else row_weight
+        rate = float(np.average(targets, weights=weight))
+        self._variance = rate * (1 - rate)
+        self._total = float(weight.sum())
+        squares = None if rows.values is None else np.square(rows.values, dtype=np.float64)
+        self._squares = np.bincount(rows.indices, squares, minlength=rows.width)
+        self.start = Linear(np.zeros(rows.width), float(np.log(rate) - np.log1p(-rate)))
+
+    def solve(self, l2: float, start: Linear, tolerance: float = TOLERANCE) -> Linear:
+        """The weights at a strength of the penalty, from the weights of another one."""
+        from scipy.optimize import minimize
+
+        scale = 1 / np.sqrt(self._variance * self._squares + l2)
+        bias_scale = 1 / np.sqrt(self._variance * self._total)
+
+        def value_and_grad(u: np.ndarray) -> tuple[float, np.ndarray]:
+            weight = u[:-1] * scale
+            loss, gradient, slope = sparse_rows.value_and_grad(
+                *self._rows.matrix,
+                weight,
+                float(u[-1] * bias_scale),
+                self._targets,
+                self._row_weight,
+                self._threads,
+            )
+            value = loss + l2 / 2 * float(weight @ weight)
+            return value, np.append((gradient + l2 * weight) * scale, slope * bias_scale)
+
+        found = minimize(
+            value_and_grad,
+            np.append(start.weight / scale, start.bias / bias_scale),
+            jac=True,
+            method="L-BFGS-B",
+            options={"ftol": tolerance, "gtol": 0.0, "maxiter": 1000},
+        )
+        return Linear(found.x[:-1] * scale, float(found.x[-1] * bias_scale))

@@ -1,0 +1,86 @@
+"""Boosted trees as plain arrays, and the loop that evaluates them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Trees that add up to a logit, as arrays over the nodes of all trees.
+
+    A row goes from a node to its left child if its value is at most the threshold, or its category
+    is in the node's set; a missing value, or a category that training did not have, goes where the
+    node says.
+
+    Attributes:
+        starts: the root of each tree, and the end of the last one, int64 [trees + 1].
+        feature: the column that is compared, int32; -1 at a leaf.
+        threshold: float64.
+        left: the left child, int32, as an index into all nodes; the right one follows in `right`.
+        right: int32.
+        missing_left: whether a missing value goes left, bool.
+        categories: the row of the node's set in `sets`, int32; -1 if it compares numbers.
+        value: what a leaf adds to the logit, float64.
+        sets: bit sets of 256 categories, uint32 [sets, 8].
+        baseline: what is added to the sum of all trees.
+    """
+
+    starts: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    missing_left: np.ndarray
+    categories: np.ndarray
+    value: np.ndarray
+    sets: np.ndarray
+    baseline: float
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def first(self, trees: int) -> "Trees":
+        """The first trees alone."""
+        end = int(self.starts[trees])
+        nodes = [getattr(self, name)[:end] for name in NODE_FIELDS]
+        return Trees(self.starts[: trees + 1], *nodes, self.sets, self.baseline)
+
+    def staged(self, table: np.ndarray, every: int) -> Iterator[np.ndarray]:
+        """The logits after each `every` trees, float64 [rows]; see `logits`."""
+        total = np.full(len(table), self.baseline)
+        for tree in range(0, len(self), every):
+            self._add(table, tree, min(tree + every, len(self)), total)
+            yield total.copy()
+
+    def logits(self, table: np.ndarray) -> np.ndarray:
+        """The logits of some rows.
+
+        Args:
+            table: values and categories, float64 [rows, columns], NaN where missing or unknown.
+
+        Returns:
+            float64, [rows].
+        """
+        total = np.full(len(table), self.baseline)
+        self._add(table, 0, len(self), total)
+        return total
+
+    def _add(self, table: np.ndarray, first: int, last: int, total: np.ndarray) -> None:
+        from torchbce.classifier.models.tree_loop import add_trees
+
+        nodes = [getattr(self, name) for name in NODE_FIELDS]
+        add_trees(np.ascontiguousarray(table), self.starts, first, last, *nodes, self.sets, total)
+
+
+#: The arrays with an element for each node, in the order of the fields.
+NODE_FIELDS = (
+    "feature",
+    "threshold",
+    "left",
+    "right",
+    "missing_left",
+    "categories",
+    "value",
+)
