@@ -7,11 +7,11 @@ so a loaded encoder runs the same code as a fitted one.
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from torchbce.classifier.columns.categorical import CategoricalColumn, fit_categorical
 from torchbce.classifier.columns.features import concatenate
@@ -20,6 +20,9 @@ from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
 from torchbce.classifier.columns.text import TextColumn, documents, fit_text
 from torchbce.classifier.columns.values import is_unsupported
 from torchbce.classifier.errors import InputError, listing, name_columns
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 Column = TextColumn | CategoricalColumn | NumericColumn
 
@@ -80,7 +83,7 @@ class Encoder:
         return column.features(values)
 
     @cached_property
-    def _vectorizers(self) -> dict[str, TfidfVectorizer]:
+    def _vectorizers(self) -> "dict[str, TfidfVectorizer]":
         return {
             column.name: column.vectorizer(self.idf[column.name])
             for column in self.columns

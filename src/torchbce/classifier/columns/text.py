@@ -1,14 +1,16 @@
 """Text columns as TF-IDF features."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from torchbce.classifier.columns.features import least_rows
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 
 class TextColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
@@ -22,7 +24,7 @@ class TextColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
         """The number of features."""
         return len(self.vocabulary)
 
-    def vectorizer(self, idf: np.ndarray) -> TfidfVectorizer:
+    def vectorizer(self, idf: np.ndarray) -> "TfidfVectorizer":
         """scikit-learn's vectorizer with this vocabulary and inverse document frequencies."""
         vectorizer = _vectorizer(vocabulary=self.vocabulary)
         vectorizer.idf_ = idf
@@ -49,5 +51,7 @@ def documents(values: pl.Series) -> list[str]:
     return values.cast(pl.String).fill_null("").to_list()
 
 
-def _vectorizer(**options: Any) -> TfidfVectorizer:
+def _vectorizer(**options: Any) -> "TfidfVectorizer":
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes 1.4 s
+
     return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32, **options)
