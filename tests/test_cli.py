@@ -22,6 +22,7 @@ from typer.testing import Result
 
 from making import METRICS, csv_of, done, names_in, numbers, reviews, torchbce
 from torchbce.classifier import files, load
+from torchbce.classifier.model import FORMAT
 from torchbce.classifier.storage import CARD, TENSORS
 from torchbce.classifier.tables import reading
 from torchbce.classifier.tables.reading import read
@@ -79,13 +80,13 @@ def test_fit(place: Path, here: Path) -> None:
         r"^ ?kind +target +'yes' is positive, 'no' negative: yes against no",
     ):
         assert re.search(line, result.stderr, re.MULTILINE), line
-    epochs = re.findall(
-        r"^held out \d/5: epoch [12], loss 0\.\d{4}, held-out loss 0\.\d{4}$",
+    stages = re.findall(
+        r"^held out \d/5: epoch 2, loss 0\.\d{4}, held-out loss 0\.\d{4}$",
         result.stderr,
         re.MULTILINE,
     )
-    assert len(epochs) == 10
-    assert re.search(r"^all rows: epoch 1, loss 0\.\d{4}$", result.stderr, re.MULTILINE)
+    assert len(stages) == 5  # one line each, and not one per epoch
+    assert re.search(r"^all rows: epoch [12], loss 0\.\d{4}$", result.stderr, re.MULTILINE)
     assert "epoch" not in result.stdout.split("m: linear model")[0]
     assert re.search(r"^m: linear model of \d+ features, 24 rows, \d epochs", result.stdout, re.M)
     assert "log loss (nats)" in result.stdout
@@ -536,7 +537,7 @@ def test_the_model_directory_is_damaged(place: Path, here: Path) -> None:
         "it has no model.json": (None, weights),
         "it has no model.safetensors": (card, None),
         "model.safetensors' is damaged": (card, weights[:-9]),
-        "from a newer torchbce": ({**card, "format": 2}, weights),
+        "from a newer torchbce": ({**card, "format": FORMAT + 1}, weights),
         "model.json' is damaged": ({**card, "columns": 7}, weights),
         "do not fit model.json": ({**card, "columns": card["columns"][:1]}, weights),
     }
@@ -572,10 +573,27 @@ def test_outputs_that_exist(place: Path, here: Path) -> None:
     assert names_in(here) == {"t.csv", "m", "o.csv"}
 
 
-def test_columns_that_predict_would_append(place: Path, here: Path) -> None:
-    for name in ("probability", "predicted"):
-        csv_of(TABLE.with_columns(pl.lit(1).alias(name)), here / "t.csv")
-        refused(torchbce("predict", place / "model", "t.csv"), f"already has column '{name}'")
+def test_columns_of_the_names_that_predict_appends(place: Path, here: Path) -> None:
+    """A feature may have them: the names of the appended columns give way, and `fit` says so."""
+    for name, other in (("probability", "predicted"), ("predicted", "probability")):
+        table = TABLE.rename({"stars": name})
+        csv_of(table, here / "t.csv")
+        said = f"torchbce: the table has column '{name}': predict appends"
+        fitted = done(*("fit", "t.csv", "--target", "kind", "--output", "m", "--overwrite", *FAST))
+        assert said in fitted.stderr
+        result = done("predict", "m", "t.csv", "--output", "o.csv", "--overwrite")
+        assert said in result.stderr
+        assert f"'{name}_2'" in result.stderr
+        got = read(here / "o.csv")
+        assert set(got.columns) == {*table.columns, f"{name}_2", other}
+        assert got.select(table.columns).equals(read(here / "t.csv"))
+        # Once more, on its own output.
+        done("predict", "m", "o.csv", "--output", "p.csv", "--overwrite")
+        assert {f"{name}_3", f"{other}_2"} <= set(read(here / "p.csv").columns)
+    result = done("predict", "m", "t.csv", "--prefix", "our_", "--json")
+    row = json.loads(result.stdout.splitlines()[0])
+    assert list(row)[-2:] == ["our_probability", "our_predicted"]
+    assert result.stderr == ""
 
 
 def test_contradictory_arguments(place: Path) -> None:

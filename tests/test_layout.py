@@ -14,6 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 #: From the top to the bottom; a file imports from its own line and from those below it.
 LEVELS = [
+    ["__main__"],
     ["cli"],
     ["classifier"],
     ["__init__"],

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -32,6 +33,7 @@ from torchbce.classifier import (
     save,
     storage,
 )
+from torchbce.classifier.model import FORMAT
 from torchbce.classifier.storage import CARD, TENSORS, check_output
 
 FILES = {CARD, TENSORS}
@@ -120,7 +122,34 @@ def test_permissions_follow_the_umask(classifier: Classifier, tmp_path: Path) ->
 def test_the_card_is_readable_json(saved: Path) -> None:
     text = (saved / CARD).read_text()
     assert len(text.splitlines()) > 50
-    assert json.loads(text)["format"] == 1
+    assert json.loads(text)["format"] == FORMAT
+
+
+def test_weights_of_another_model_are_refused(classifier: Classifier, tmp_path: Path) -> None:
+    """Their names and shapes are the same; only the SHA-256 in the card tells them apart."""
+    options = TrainingOptions(classifier.card.architecture, epochs=1)
+    save(classifier, tmp_path / "a")
+    save(fit(TABLE, "kind", options=options), tmp_path / "b")
+    card = json.loads((tmp_path / "a" / CARD).read_text())
+    weights = (tmp_path / "a" / TENSORS).read_bytes()
+    assert card["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    shutil.copy(tmp_path / "b" / TENSORS, tmp_path / "a" / TENSORS)
+    assert "does not belong to model.json" in refusal(tmp_path / "a")
+    (tmp_path / "a" / TENSORS).write_bytes(weights)
+    assert load(tmp_path / "a").card == classifier.card
+    for changed in ({**card, "weights_sha256": "0" * 64}, {**card, "weights_sha256": ""}):
+        (tmp_path / "a" / CARD).write_text(json.dumps(changed))
+        assert "does not belong to model.json" in refusal(tmp_path / "a")
+    del card["weights_sha256"]
+    (tmp_path / "a" / CARD).write_text(json.dumps(card))
+    assert "does not belong to model.json" in refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", [CARD, TENSORS])
+def test_a_pipe_instead_of_a_file_does_not_wait(model: Path, name: str) -> None:
+    (model / name).unlink()
+    os.mkfifo(model / name)
+    assert f"{name}': it is not a file" in refusal(model)
 
 
 # --------------------------------------------------------------------------------------- replacing
@@ -168,6 +197,27 @@ def test_a_missing_parent_folder(other: Classifier, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder '.*no' to write 'model' into"):
         save(other, tmp_path / "no" / "model")
     assert names_in(tmp_path) == set()
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before(
+    other: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(self: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    check_output(tmp_path / "model", overwrite=False)
+    monkeypatch.setattr(Path, "touch", read_only)
+    with pytest.raises(InputError, match=r"cannot write '.*model': Read-only file system"):
+        check_output(tmp_path / "model", overwrite=False)
+    assert names_in(tmp_path) == set()
+
+
+def test_a_long_name(other: Classifier, tmp_path: Path) -> None:
+    """The longest one that the system allows, and one that it does not."""
+    save(other, tmp_path / ("m" * 255))
+    assert load(tmp_path / ("m" * 255)).card == other.card
+    with pytest.raises(InputError, match=r"cannot write '.*m': File name too long"):
+        check_output(tmp_path / ("m" * 256), overwrite=False)
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
@@ -379,12 +429,18 @@ def delete(name: str) -> Callable[[Any], None]:
     return lambda card: card.pop(name)
 
 
-@pytest.mark.parametrize("format", [2, 99, 2**70])
+@pytest.mark.parametrize("format", [FORMAT + 1, 99, 2**70])
 def test_a_newer_format(model: Path, format: int) -> None:
     sentence = refusal(with_card(model, set_("format", format)))
-    assert f"has format {format}, from a newer torchbce; this one reads format 1" in sentence
+    assert f"has format {format}, from a newer torchbce; this one reads format {FORMAT}" in sentence
     # A newer card may have any shape.
     assert "from a newer" in refusal(with_card(model, lambda card: {"format": format}))
+
+
+def test_an_older_format(model: Path) -> None:
+    sentence = refusal(with_card(model, set_("format", 1)))
+    assert "has format 1, from an older torchbce" in sentence
+    assert sentence.endswith("Fit the model again.")
 
 
 JSON_CHANGES: dict[str, Callable[[Any], Any]] = {
@@ -394,7 +450,7 @@ JSON_CHANGES: dict[str, Callable[[Any], Any]] = {
     "format 0": set_("format", 0),
     "format -1": set_("format", -1),
     "format true": set_("format", True),
-    "format as text": set_("format", "1"),
+    "format as text": set_("format", str(FORMAT)),
     "format 1.5": set_("format", 1.5),
     **{
         f"no {name}": delete(name)

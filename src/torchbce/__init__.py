@@ -1,29 +1,33 @@
 """Binary cross-entropy for PyTorch, exact in both tails; and binary classifiers of tables."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-from torchbce import dropin, functional, imbalance
-from torchbce.backends.cpu.memory import empty_cache
-from torchbce.backends.selection import backend, backend_for
-from torchbce.modules import (
-    AsymmetricLoss,
-    BCELoss,
-    BCEWithLogitsLoss,
-    BCEWithLogProbsLoss,
-    PolyBCELoss,
-    SigmoidFocalLoss,
-)
+TYPE_CHECKING = False  # as `typing` has it, whose import takes longer than this whole file
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from torchbce import classifier as classifier
+    from torchbce import dropin as dropin
+    from torchbce import functional as functional
+    from torchbce import imbalance as imbalance
     from torchbce import linear as linear
+    from torchbce.backends.cpu.memory import empty_cache
+    from torchbce.backends.selection import backend, backend_for
     from torchbce.linear.head import LinearBCELoss
     from torchbce.linear.loss import linear_binary_cross_entropy
     from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
     from torchbce.linear.pairwise import pairwise_sigmoid_loss
     from torchbce.linear.pairwise_module import PairwiseSigmoidLoss
     from torchbce.linear.positives import collate_positives, positives_from
+    from torchbce.modules import (
+        AsymmetricLoss,
+        BCELoss,
+        BCEWithLogitsLoss,
+        BCEWithLogProbsLoss,
+        PolyBCELoss,
+        SigmoidFocalLoss,
+    )
 
 __all__ = [
     "AsymmetricLoss",
@@ -49,16 +53,28 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-#: Names that are imported with their first use, and the modules that have them (None for a module
-#: itself). The import of the losses would take 25 ms longer with `linear`, and needs none of the
-#: libraries of `classifier`.
+#: The module of each name (None for a module itself), imported with the name's first use: the
+#: command line answers `--help` without PyTorch, whose import takes 2 s, and the losses need none
+#: of the libraries of `classifier`.
 _LAZY = {
+    "AsymmetricLoss": "torchbce.modules",
+    "BCELoss": "torchbce.modules",
+    "BCEWithLogProbsLoss": "torchbce.modules",
+    "BCEWithLogitsLoss": "torchbce.modules",
     "FusedRowwiseAdagrad": "torchbce.linear.optimizers",
     "FusedSGD": "torchbce.linear.optimizers",
     "LinearBCELoss": "torchbce.linear.head",
     "PairwiseSigmoidLoss": "torchbce.linear.pairwise_module",
+    "PolyBCELoss": "torchbce.modules",
+    "SigmoidFocalLoss": "torchbce.modules",
+    "backend": "torchbce.backends.selection",
+    "backend_for": "torchbce.backends.selection",
     "classifier": None,
     "collate_positives": "torchbce.linear.positives",
+    "dropin": None,
+    "empty_cache": "torchbce.backends.cpu.memory",
+    "functional": None,
+    "imbalance": None,
     "linear": None,
     "linear_binary_cross_entropy": "torchbce.linear.loss",
     "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
@@ -66,7 +82,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _LAZY:
         raise AttributeError(f"module 'torchbce' has no attribute {name!r}")
     module = _LAZY[name]

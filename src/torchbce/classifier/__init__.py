@@ -5,14 +5,22 @@
 Needs the extra `cli`: pip install 'torchbce[cli]'.
 """
 
-from torchbce.classifier.columns.inference import Choice, Overrides
-from torchbce.classifier.errors import InputError
-from torchbce.classifier.fitting import fit
-from torchbce.classifier.model import Card, Classifier
-from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
-from torchbce.classifier.storage import check_output, load, save
-from torchbce.classifier.tables.reading import read
-from torchbce.classifier.training.options import TrainingOptions
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchbce.classifier.columns.inference import Choice, Overrides
+    from torchbce.classifier.errors import InputError
+    from torchbce.classifier.fitting import fit
+    from torchbce.classifier.model import Card, Classifier
+    from torchbce.classifier.quality.metrics import (
+        Metrics,
+        evaluate_logits,
+        evaluate_probabilities,
+    )
+    from torchbce.classifier.storage import check_output, load, save
+    from torchbce.classifier.tables.reading import read
+    from torchbce.classifier.training.options import TrainingOptions
 
 __all__ = [
     "Card",
@@ -30,3 +38,33 @@ __all__ = [
     "read",
     "save",
 ]
+
+#: The module of each name, imported with its first use: predictions need nothing of the training.
+_LAZY = {
+    "Card": "model",
+    "Choice": "columns.inference",
+    "Classifier": "model",
+    "InputError": "errors",
+    "Metrics": "quality.metrics",
+    "Overrides": "columns.inference",
+    "TrainingOptions": "training.options",
+    "check_output": "storage",
+    "evaluate_logits": "quality.metrics",
+    "evaluate_probabilities": "quality.metrics",
+    "fit": "fitting",
+    "load": "storage",
+    "read": "tables.reading",
+    "save": "storage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'torchbce.classifier' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"torchbce.classifier.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,5 +1,7 @@
 """Predict and evaluate whole files, in batches of rows and in the order of the file."""
 
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from torchbce.classifier.errors import (
     InputError,
     Row,
     listing,
-    name_columns,
     rows_offset,
     unknown_name,
 )
@@ -26,8 +27,40 @@ from torchbce.classifier.tables.writing import row_writer
 APPENDED = ("probability", "predicted")
 
 
+def appended_names(columns: Collection[str], prefix: str = "") -> tuple[str, str]:
+    """The names of the columns that a prediction appends to a table.
+
+    Args:
+        columns: the names that the table has. A number is added to a name that is among them.
+        prefix: what the names begin with.
+
+    Returns:
+        The names of the column of probabilities and of the column of predicted values.
+
+    Example:
+        >>> appended_names(["age", "probability"])
+        ('probability_2', 'predicted')
+        >>> appended_names(["age", "probability"], prefix="my_")
+        ('my_probability', 'my_predicted')
+    """
+    taken = set(columns)
+    probability, predicted = (_free(prefix + name, taken) for name in APPENDED)
+    return probability, predicted
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
 def predict_file(
-    classifier: Classifier, table: Path, output: Path | None, overwrite: bool, json_lines: bool
+    classifier: Classifier,
+    table: Path,
+    output: Path | None,
+    overwrite: bool,
+    json_lines: bool,
+    prefix: str = "",
+    on_names: Callable[[Sequence[str], Sequence[str]], object] = lambda columns, names: None,
 ) -> dict[str, int]:
     """Write the rows of a file with the columns `probability` and `predicted` appended.
 
@@ -37,6 +70,8 @@ def predict_file(
         output: the file to write; None writes to standard output.
         overwrite: whether to replace `output` if it exists.
         json_lines: whether standard output gets JSON lines rather than CSV.
+        prefix: what the names of the appended columns begin with; `appended_names` has the rest.
+        on_names: called before the first row with the names of the table, and of the two columns.
 
     Returns:
         The number of `rows`, and of `positives` among the predictions.
@@ -45,21 +80,25 @@ def predict_file(
         InputError: if the file cannot be read, does not fit the model or cannot be written.
     """
     rows = positives = 0
+    names: tuple[str, str] | None = None
     frame = scan(table)
     with row_writer(output, overwrite, json_lines) as writer:
         numbers = {} if writer.keeps_strings else numeric_columns(table)
         for batch in batches(table, frame):
-            if taken := [name for name in APPENDED if name in batch.columns]:
-                raise InputError(
-                    f"the table already has {name_columns(taken)}; rename or drop "
-                    f"{'it' if len(taken) == 1 else 'them'}"
-                )
+            if names is None:
+                names = appended_names(batch.columns, prefix)
+                on_names(batch.columns, names)
             with rows_offset(rows):
                 predictions = classifier.predict(batch)
             rows += len(batch)
             positives += int((predictions["probability"] >= classifier.card.threshold).sum())
             typed = batch.cast(numbers)  # type: ignore[arg-type]
-            writer.write(pl.concat([typed, predictions], how="horizontal"))
+            writer.write(
+                pl.concat(
+                    [typed, predictions.rename(dict(zip(APPENDED, names, strict=True)))],
+                    how="horizontal",
+                )
+            )
     return {"rows": rows, "positives": positives}
 
 

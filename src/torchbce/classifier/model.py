@@ -16,7 +16,7 @@ from torchbce.classifier.training.network import Architecture, Network, predict_
 from torchbce.imbalance import correct_logits
 
 #: The version of `model.json`, raised whenever an older reader would misread it.
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Card(msgspec.Struct, frozen=True):
         (12, 8, ['x'])
     """
 
-    format: Literal[1]
+    format: Literal[2]
     target: Target
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
     architecture: Architecture

@@ -3,8 +3,10 @@
 Neither file holds code, so loading a model from an unknown source runs none.
 """
 
+import hashlib
 import itertools
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from torchbce.classifier.columns.encoder import Column, Encoder
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import Argument, InputError, file_error, listing
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.outputs import refuse_existing, write_directory
+from torchbce.classifier.outputs import check_writable, refuse_existing, write_directory
 from torchbce.classifier.training.network import Network
 
 CARD = "model.json"
@@ -51,10 +53,10 @@ def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> No
     directory = Path(os.path.realpath(directory))
     check_output(directory, overwrite)
     try:
-        files = {
-            TENSORS: save_tensors(_tensors(classifier)),
-            CARD: msgspec.json.format(msgspec.json.encode(classifier.card)),
-        }
+        tensors = save_tensors(_tensors(classifier))
+        header = _Header(classifier.card.format, _checksum(tensors))
+        card = msgspec.structs.asdict(header) | msgspec.structs.asdict(classifier.card)
+        files = {TENSORS: tensors, CARD: msgspec.json.format(msgspec.json.encode(card))}
         write_directory(directory, files)
     except OSError as error:
         raise file_error("write", directory, error) from error
@@ -69,7 +71,7 @@ def check_output(directory: Path, overwrite: bool) -> None:
 
     Raises:
         InputError: if the directory exists and `overwrite` is False, or holds anything but a model,
-            or has no folder to be made in.
+            or cannot be made in its folder.
 
     Example:
         >>> check_output(Path("models/first"), overwrite=False)
@@ -85,6 +87,7 @@ def check_output(directory: Path, overwrite: bool) -> None:
             " does not replace it; choose another ",
             Argument("directory"),
         )
+    check_writable(directory)
 
 
 def load(directory: Path) -> Classifier:
@@ -97,7 +100,8 @@ def load(directory: Path) -> Classifier:
         The classifier, which predicts what the saved one predicts, bit for bit.
 
     Raises:
-        InputError: if a file is missing, damaged, or from a newer version of torchbce.
+        InputError: if a file is missing or damaged, or from another version of torchbce, or the two
+            files are not from one `save`.
 
     Example:
         >>> load(Path("no-such-model"))
@@ -108,10 +112,10 @@ def load(directory: Path) -> Classifier:
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"there is no model directory {str(directory)!r}")
-    card = _read_card(directory / CARD)
+    card, checksum = _read_card(directory / CARD)
     with torch.device("meta"):  # shapes without memory; load_state_dict assigns the values
         network = Network(sum(column.width for column in card.columns), card.architecture)
-    tensors = _read_tensors(directory / TENSORS, card, network)
+    tensors = _read_tensors(directory / TENSORS, card, checksum, network)
     idf = {
         column.name: tensors.pop(key).numpy() for key, column in _idf_names(card.columns).items()
     }
@@ -119,14 +123,17 @@ def load(directory: Path) -> Classifier:
     return Classifier(card, Encoder(card.columns, idf), network.eval())
 
 
-def _read_card(path: Path) -> Card:
+def _read_card(path: Path) -> tuple[Card, str]:
+    """The card of a file, and the SHA-256 of the weights that belong to it."""
     content = _read(path)
     try:
-        format = msgspec.json.decode(content, type=_Format).format
-        if format > FORMAT:
+        header = msgspec.json.decode(content, type=_Header)
+        if header.format > 0 and header.format != FORMAT:
+            newer = header.format > FORMAT
             raise InputError(
-                f"{str(path)!r} has format {format}, from a newer torchbce; this one reads format "
-                f"{FORMAT}. Upgrade torchbce."
+                f"{str(path)!r} has format {header.format}, from "
+                f"{'a newer' if newer else 'an older'} torchbce; this one reads format {FORMAT}. "
+                f"{'Upgrade torchbce' if newer else 'Fit the model again'}."
             )
         card = msgspec.json.decode(content, type=Card)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -143,10 +150,12 @@ def _read_card(path: Path) -> Card:
         edges = getattr(column, "edges", [])
         if any(low >= high for low, high in itertools.pairwise(edges)):
             raise _damaged(path, f"the edges of column {column.name!r} do not increase")
-    return card
+    return card, header.weights_sha256
 
 
-def _read_tensors(path: Path, card: Card, network: Network) -> dict[str, torch.Tensor]:
+def _read_tensors(
+    path: Path, card: Card, checksum: str, network: Network
+) -> dict[str, torch.Tensor]:
     """The tensors of a file, whose names, shapes and values are those of the card's model."""
     content = _read(path)
     try:
@@ -171,11 +180,23 @@ def _read_tensors(path: Path, card: Card, network: Network) -> dict[str, torch.T
         # 1e42 documents; a much larger one would overflow in a product.
         if bool(((tensors[key] < 0.99) | (tensors[key] > 100)).any()):
             raise _damaged(path, f"tensor {key!r} must be in [1, 100]")
+    if _checksum(content) != checksum:
+        raise InputError(
+            f"{str(path)!r} does not belong to {CARD}, or is damaged: its SHA-256 is not the "
+            "weights_sha256 there; both files must come from one fit"
+        )
     return tensors
 
 
-class _Format(msgspec.Struct):
+class _Header(msgspec.Struct):
+    """What `model.json` holds beside the card: the SHA-256 of the file of the weights."""
+
     format: int
+    weights_sha256: str = ""
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _tensors(classifier: Classifier) -> dict[str, torch.Tensor]:
@@ -192,6 +213,9 @@ def _idf_names(columns: Sequence[Column]) -> dict[str, TextColumn]:
 
 def _read(path: Path) -> bytes:
     try:
+        # A pipe would wait for its writer, and a device may never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"cannot read {str(path)!r}: it is not a file")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(

@@ -1,6 +1,6 @@
 """`python -m torchbce.cli`."""
 
-from torchbce.cli.app import main
+from torchbce.cli.process import main
 
 if __name__ == "__main__":
     main()

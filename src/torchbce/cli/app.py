@@ -6,25 +6,26 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from torchbce import __version__
 from torchbce.cli.errors import one_sentence_errors
 from torchbce.cli.results import print_file, print_fit, print_metrics, print_text
-from torchbce.cli.terminal import choices_table, training_progress
 
 app = typer.Typer(
     name="torchbce",
     help="From a table with a yes/no column to a binary classifier that predicts probabilities.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 ModelDir = Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print warnings and errors, and JSON if asked for.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a stack trace with an error.")]
 Positive = Annotated[
     str | None,
@@ -47,7 +48,9 @@ def torchbce(
 def fit(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help=TABLES)],
     target: Annotated[str, typer.Option(help="The column to predict, of two values.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The model directory to write.")
+    ],
     positive: Positive = None,
     text: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as text.")] = [],  # noqa: B006
     numeric: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as numbers.")] = [],  # noqa: B006
@@ -87,6 +90,7 @@ def fit(
     ] = "32-true",
     overwrite: Overwrite = False,
     json_: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Fit a classifier to TABLE and write it to a model directory.
@@ -96,9 +100,11 @@ def fit(
 
     Example: torchbce fit reviews.csv --target liked --output liked-model
     """
-    from torchbce import classifier
-
     started = time.perf_counter()
+    from torchbce import classifier
+    from torchbce.cli import notes
+    from torchbce.cli.terminal import training_progress
+
     options = classifier.TrainingOptions(
         model,
         _pos_weight(pos_weight),
@@ -112,9 +118,9 @@ def fit(
         precision,
     )
     classifier.check_output(output, overwrite)
-    console = Console(stderr=True)
     rows = classifier.read(table)
-    with training_progress(console) as progress:
+    warnings: list[str] = []
+    with training_progress(quiet) as progress:
         fitted = classifier.fit(
             rows,
             target,
@@ -122,10 +128,14 @@ def fit(
             overrides=classifier.Overrides(text, numeric, categorical, drop),
             options=options,
             progress=progress,
-            on_choice=lambda choices, chosen: console.print(choices_table(choices, chosen)),
+            on_choice=lambda choices, chosen: warnings.extend(
+                notes.before_training(rows, choices, chosen, quiet)
+            ),
         )
     classifier.save(fitted, output, overwrite)
-    print_fit(fitted, output, time.perf_counter() - started, json_)
+    warnings += notes.after_training(fitted.card.held_out)
+    if json_ or not quiet:
+        print_fit(fitted, output, time.perf_counter() - started, warnings, json_)
 
 
 @app.command()
@@ -136,6 +146,8 @@ def predict(
     output: Annotated[
         Path | None,
         typer.Option(
+            "--output",
+            "-o",
             metavar="FILE",
             help="The .csv, .csv.gz, .parquet or .jsonl file to write; without it, CSV goes to "
             "standard output.",
@@ -144,28 +156,44 @@ def predict(
     text: Annotated[
         str | None, typer.Option(help="Predict for this one text instead of a table.")
     ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Begin the names of the two appended columns with this.")
+    ] = "",
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Predict for the rows of TABLE, or for one --text.
 
-    The columns `probability` and `predicted` are appended to the rows.
+    The columns `probability` and `predicted` are appended to the rows. Where TABLE has one of that
+    name already, a number is added to the appended one: `probability_2`.
 
     Example: torchbce predict liked-model new.csv --output predictions.csv
     """
     from torchbce import classifier
-    from torchbce.classifier import files
+    from torchbce.classifier import files, outputs
+    from torchbce.cli import notes
 
     if (table is None) == (text is None):
         raise classifier.InputError("give either TABLE or --text")
+    if output is not None:
+        outputs.check_file(output, overwrite)
     fitted = classifier.load(directory)
     if text is not None:
         print_text(files.predict_text(fitted, text), json_)
         return
     assert table is not None
-    counts = files.predict_file(fitted, table, output, overwrite, json_)
-    if output is not None:
+    counts = files.predict_file(
+        fitted,
+        table,
+        output,
+        overwrite,
+        json_,
+        prefix,
+        on_names=lambda columns, names: notes.renamed(columns, names, prefix),
+    )
+    if output is not None and (json_ or not quiet):
         print_file(counts, output, fitted.card.target.positive, json_)
 
 
@@ -218,7 +246,10 @@ def evaluate(
 @one_sentence_errors
 def demo(
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where to write the tables and the model.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Where to write the tables and the model."
+        ),
     ] = Path("torchbce-demo"),
     overwrite: Overwrite = False,
     debug: Debug = False,
@@ -243,11 +274,6 @@ def demo(
         if status := app(command, standalone_mode=False):
             raise typer.Exit(status)
     print(f"\nThe tables, the model and the predictions are in {output}.")
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
 
 
 def _pos_weight(text: str) -> float | Literal["balanced"] | None:

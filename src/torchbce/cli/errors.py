@@ -1,13 +1,14 @@
 """Errors as one sentence and an exit status, with the flags of the command line."""
 
 import functools
-import os
 import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec
 
 import typer
+
+from torchbce.cli import streams
 
 if TYPE_CHECKING:
     from torchbce.classifier.errors import Argument
@@ -25,22 +26,31 @@ def one_sentence_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
         except typer.Exit:
             raise
         except (KeyboardInterrupt, typer.Abort):
-            print("torchbce: interrupted", file=sys.stderr)
+            # The handler of the process ends it before; this is for callers from Python.
+            streams.say("interrupted")
             raise typer.Exit(130) from None
         except BrokenPipeError:
-            # The reader of the results has closed the pipe. Python flushes once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of the results has closed the pipe.
+            streams.discard()
             raise typer.Exit(0) from None
         except Exception as error:
+            if isinstance(error, OSError) and (output := streams.broken()) is not None:
+                raise typer.Exit(output) from None
             if kwargs.get("debug"):
                 raise
             sentence, status = _explain(error)
-            print(f"torchbce: {sentence}", file=sys.stderr)
+            streams.say(sentence)
+            if status == 1:
+                print(
+                    "This is a fault of torchbce; run again with --debug to see where.",
+                    file=sys.stderr,
+                )
             raise typer.Exit(status) from None
+        if status := streams.flush(0):
+            raise typer.Exit(status)
 
     return wrapper
 
@@ -76,10 +86,9 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         place = f" {error.filename!r}" if error.filename else ""
         return f"{error.strerror or error}{place}", 2
+    if isinstance(error, UnicodeEncodeError):
+        shown = error.object.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return f"'{shown}' is not UTF-8; rename the file, or convert the text", 2
     if isinstance(error, MemoryError):
         return "out of memory; give fewer rows or columns, or use a machine with more memory", 2
-    return (
-        f"internal error: {type(error).__name__}: {error}\n"
-        "This is a fault of torchbce; run again with --debug to see where.",
-        1,
-    )
+    return f"internal error: {type(error).__name__}: {error}", 1

@@ -5,20 +5,21 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from torchbce.cli.terminal import metrics_table
+from torchbce.cli.streams import visible
+from torchbce.cli.terminal import metrics_lines
 
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier, Metrics
 
 
-def print_fit(classifier: "Classifier", output: Path, seconds: float, as_json: bool) -> None:
+def print_fit(
+    classifier: "Classifier", output: Path, seconds: float, warnings: list[str], as_json: bool
+) -> None:
     """Print the size of the fitted model, and its metrics on held-out rows."""
-    import msgspec
-
     card = classifier.card
     if as_json:
+        import msgspec
+
         result: dict[str, Any] = {
             "output": str(output),
             "seconds": round(seconds, 3),
@@ -29,14 +30,15 @@ def print_fit(classifier: "Classifier", output: Path, seconds: float, as_json: b
             "target": msgspec.to_builtins(card.target),
             "columns": [dataclasses.asdict(choice) for choice in classifier.choices],
             "held_out": msgspec.to_builtins(card.held_out),
+            "warnings": warnings,
         }
         print(json.dumps(result))
         return
     print("On rows held out, before the last training on all rows:")
     _print_metrics(card.held_out)
     print(
-        f"{output}: {card.architecture} model of {classifier.encoder.width:,} features, "
-        f"{card.rows:,} rows, {card.epochs} epochs, {seconds:.1f} s"
+        f"{visible(str(output))}: {card.architecture} model of {classifier.encoder.width:,} "
+        f"features, {card.rows:,} rows, {card.epochs} epochs, {seconds:.1f} s"
     )
 
 
@@ -45,7 +47,8 @@ def print_text(prediction: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(prediction))
     else:
-        print(f"probability {prediction['probability']:.4f}  predicted {prediction['predicted']}")
+        predicted = visible(str(prediction["predicted"]))
+        print(f"probability {prediction['probability']:.4f}  predicted {predicted}")
 
 
 def print_file(counts: dict[str, int], output: Path, positive: str, as_json: bool) -> None:
@@ -54,20 +57,22 @@ def print_file(counts: dict[str, int], output: Path, positive: str, as_json: boo
         print(json.dumps({**counts, "output": str(output)}))
     else:
         print(
-            f"{counts['rows']:,} rows written to {output}, "
-            f"{counts['positives']:,} of them predicted {positive}"
+            f"{counts['rows']:,} rows written to {visible(str(output))}, "
+            f"{counts['positives']:,} of them predicted {visible(positive)}"
         )
 
 
 def print_metrics(metrics: "Metrics", as_json: bool) -> None:
     """Print the metrics of a model or of predictions."""
-    import msgspec
-
     if as_json:
+        import msgspec
+
         print(msgspec.json.encode(metrics).decode())
     else:
         _print_metrics(metrics)
 
 
 def _print_metrics(metrics: "Metrics") -> None:
-    Console(highlight=False).print(metrics_table(metrics))
+    from torchbce.classifier.quality.baseline import of_base_rate
+
+    print("\n".join(metrics_lines(metrics, of_base_rate(metrics))))

@@ -1,78 +1,115 @@
 """Tables and progress for a terminal."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from torchbce.cli.streams import visible
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
 
     from torchbce.classifier import Choice, Metrics
     from torchbce.classifier.columns.target import Target
     from torchbce.classifier.training.progress import Progress as TrainingProgress
 
+#: A narrower terminal wraps the lines of a table; what is cut off is lost.
+NARROWEST = 60
+#: Where there is no bar, one line per stage of the training, and one each time so many seconds have
+#: passed.
+LINE_SECONDS = 10.0
 #: The running loss is read at most this often, because reading it waits for the device.
 REFRESH_SECONDS = 0.1
 
+#: The label of each figure, and which direction is good.
 METRIC_NAMES = {
-    "log_loss": "log loss (nats)",
-    "relative_log_loss": "  relative to the base rate",
-    "brier": "Brier score",
-    "roc_auc": "ROC-AUC",
-    "average_precision": "average precision",
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "ece": "expected calibration error",
+    "log_loss": ("log loss (nats)", "lower"),
+    "relative_log_loss": ("  relative to the base rate", "lower"),
+    "brier": ("Brier score", "lower"),
+    "roc_auc": ("ROC-AUC", "higher"),
+    "average_precision": ("average precision", "higher"),
+    "accuracy": ("accuracy", "higher"),
+    "f1": ("F1", "higher"),
+    "ece": ("expected calibration error", "lower"),
 }
 
 
-def choices_table(choices: "list[Choice]", target: "Target") -> Table:
+def print_choices(choices: "Sequence[Choice]", target: "Target") -> None:
+    """Print the kind of each column, and why, on standard error."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    console.width = max(console.width, NARROWEST)
+    console.print(choices_table(choices, target))
+
+
+def choices_table(choices: "Sequence[Choice]", target: "Target") -> "Table":
     """The kind of each column, and why."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("column", "used as", "why"):
         table.add_column(heading, overflow="fold")
+
+    def add(name: str, kind: str, reason: str, style: str | None) -> None:
+        table.add_row(Text(visible(name)), kind, Text(visible(reason)), style=style)
+
     for choice in choices:
         style = "dim" if choice.kind == "dropped" else None
-        table.add_row(escape(choice.name), choice.kind, escape(choice.reason), style=style)
+        add(choice.name, choice.kind, choice.reason, style)
     why = f"{target.positive!r} is positive, {target.negative!r} negative: {target.reason}"
-    table.add_row(escape(target.column), "target", escape(why), style="bold")
+    add(target.column, "target", why, "bold")
     return table
 
 
-def metrics_table(metrics: "Metrics") -> Table:
-    """The metrics, and the confusion matrix below them."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, label in METRIC_NAMES.items():
+def metrics_lines(metrics: "Metrics", base: "Metrics") -> list[str]:
+    """The metrics beside those of the base rate alone, and the confusion matrix below them.
+
+    Lines of text and not a table of rich, which cuts figures where a terminal is narrow.
+    """
+
+    def figure(metrics: "Metrics", name: str) -> str:
         value = getattr(metrics, name)
-        table.add_row(label, "not defined" if value is None else f"{value:.4f}")
+        return "not defined" if value is None else f"{value:.4f}"
+
+    lines = [f"{'':<31}{'':>11}  base rate   better is"]
+    for name, (label, better) in METRIC_NAMES.items():
+        lines.append(f"{label:<31}{figure(metrics, name):>11}{figure(base, name):>11}   {better}")
     counts = metrics.confusion
-    table.add_row("true positives, false positives", f"{counts.tp:,}  {counts.fp:,}")
-    table.add_row("false negatives, true negatives", f"{counts.fn:,}  {counts.tn:,}")
-    return table
+    for label, first, second in (
+        ("true positives, false positives", counts.tp, counts.fp),
+        ("false negatives, true negatives", counts.fn, counts.tn),
+    ):
+        lines.append(f"{label}  {first:,}  {second:,}")
+    return lines
 
 
 @contextmanager
-def training_progress(console: Console) -> "Iterator[TrainingProgress]":
-    """A bar with the running loss on a terminal, one line per epoch elsewhere."""
-    if not console.is_terminal:
-        yield EpochLines(console)
+def training_progress(quiet: bool = False) -> "Iterator[TrainingProgress]":
+    """A bar with the running loss on a terminal, one line per stage elsewhere, nothing if quiet."""
+    from torchbce.classifier.training.progress import NoProgress
+
+    if quiet:
+        yield NoProgress()
         return
+    if not sys.stderr.isatty():
+        yield StageLines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     bar = Progress(
         TextColumn("{task.description:<14}"),
         BarColumn(),
@@ -80,38 +117,43 @@ def training_progress(console: Console) -> "Iterator[TrainingProgress]":
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("{task.fields[held_out]}"),
         TimeRemainingColumn(),
-        console=console,
+        console=Console(stderr=True),
         transient=True,
     )
     with bar:
         yield EpochBar(bar)
 
 
-class EpochLines:
-    """Progress as one line per epoch."""
+class StageLines:
+    """Progress as one line per stage, when it is done, and every few seconds until then."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._stage = ""
+    def __init__(self) -> None:
+        self._stage = self._last = ""
+        self._printed_at = 0.0
 
     def start(self, stage: str, steps: int) -> None:
-        self._stage = stage
+        self._stage, self._last = stage, ""
+        self._printed_at = monotonic()
 
     def step(self, loss_sum: "torch.Tensor", rows: int) -> None: ...
 
     def epoch(self, number: int, loss: float, held_out: float | None) -> None:
         suffix = "" if held_out is None else f", held-out loss {held_out:.4f}"
-        self._console.print(
-            f"{self._stage}: epoch {number}, loss {loss:.4f}{suffix}", highlight=False
-        )
+        self._last = f"{self._stage}: epoch {number}, loss {loss:.4f}{suffix}"
+        if monotonic() - self._printed_at >= LINE_SECONDS:
+            self.end()
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        if self._last:
+            print(visible(self._last), file=sys.stderr, flush=True)
+        self._last = ""
+        self._printed_at = monotonic()
 
 
 class EpochBar:
     """Progress as a bar that moves with every step."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: "Progress") -> None:
         self._bar = bar
         self._task: TaskID | None = None
         self._read_at = 0.0

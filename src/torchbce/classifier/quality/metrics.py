@@ -2,11 +2,8 @@
 
 import msgspec
 import numpy as np
-import torch
-from sklearn import metrics
 
-from torchbce import backend
-from torchbce.functional import binary_cross_entropy, binary_cross_entropy_with_logits
+from torchbce.classifier.quality.ranking import average_precision, roc_auc
 
 #: Bins of equal width of the expected calibration error, as in Guo et al.
 ECE_BINS = 15
@@ -56,7 +53,6 @@ class Metrics(msgspec.Struct, frozen=True):
     confusion: Confusion
 
 
-@backend("reference")  # a single call does not repay compiling a kernel
 def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> Metrics:
     """Compute the metrics of logits.
 
@@ -83,14 +79,19 @@ def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 
         relative log loss, there "normalized entropy"); Guo et al., On Calibration of Modern Neural
         Networks, ICML 2017 (the expected calibration error).
     """
+    import torch  # not at the top: a card of figures is read without it
+
+    from torchbce import backend
+    from torchbce.functional import binary_cross_entropy_with_logits
+
     z, y = torch.from_numpy(logits), torch.from_numpy(targets)
-    log_loss = binary_cross_entropy_with_logits(z, y).item()
+    with backend("reference"):  # a single call does not repay compiling a kernel
+        log_loss = binary_cross_entropy_with_logits(z, y).item()
     # Rows are ranked by logits: different logits may have equal sigmoids.
     ranking = np.nan_to_num(logits)
     return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold, ranking)
 
 
-@backend("reference")
 def evaluate_probabilities(
     probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5
 ) -> Metrics:
@@ -115,8 +116,14 @@ def evaluate_probabilities(
     References:
         See `evaluate_logits`.
     """
+    import torch
+
+    from torchbce import backend
+    from torchbce.functional import binary_cross_entropy
+
     p, y = torch.from_numpy(probabilities), torch.from_numpy(targets)
-    log_loss = binary_cross_entropy(p, y).item()
+    with backend("reference"):
+        log_loss = binary_cross_entropy(p, y).item()
     return _evaluate(probabilities, targets, log_loss, threshold, probabilities)
 
 
@@ -128,15 +135,15 @@ def _evaluate(
     both = 0 < rate < 1
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if both else 0.0
     predicted = p >= threshold
-    tn, fp, fn, tp = metrics.confusion_matrix(y, predicted, labels=[False, True]).ravel().tolist()
+    tn, fp, fn, tp = np.bincount(2 * y + predicted, minlength=4).tolist()
     return Metrics(
         log_loss=log_loss,
         relative_log_loss=log_loss / float(entropy) if both else None,
-        brier=float(metrics.brier_score_loss(y, p, pos_label=True)),
-        roc_auc=float(metrics.roc_auc_score(y, ranking)) if both else None,
-        average_precision=float(metrics.average_precision_score(y, ranking)) if both else None,
-        accuracy=float(metrics.accuracy_score(y, predicted)),
-        f1=float(metrics.f1_score(y, predicted, zero_division=0.0)),
+        brier=float(np.mean((p - y) ** 2)),
+        roc_auc=roc_auc(ranking, y) if both else None,
+        average_precision=average_precision(ranking, y) if both else None,
+        accuracy=(tp + tn) / len(y),
+        f1=2 * tp / max(2 * tp + fp + fn, 1),
         ece=expected_calibration_error(p, y),
         confusion=Confusion(tn, fp, fn, tp),
     )

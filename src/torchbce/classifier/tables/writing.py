@@ -6,14 +6,15 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 import polars as pl
 
 from torchbce.classifier.errors import InputError, file_error, listing
-from torchbce.classifier.outputs import refuse_existing
+from torchbce.classifier.outputs import temporary_folder, written
 from torchbce.classifier.tables.formats import format_of, is_gzipped
 
 
@@ -34,15 +35,20 @@ class RowWriter:
         # bytes. gzip.GzipFile would write to the closed stream, when deleted after an error.
         self._compressor = zlib.compressobj(level=9, wbits=31) if compress else None
         self._header = True
-        self._waiting: tempfile.TemporaryDirectory[str] | None = None
+        self._waiting: Path | None = None
+        self._cleanup = ExitStack()
 
     def write(self, table: pl.DataFrame) -> None:
         """Append the rows of a table. Raises `InputError` if the format cannot hold them."""
         if self._kind == "parquet":
             # polars writes a Parquet file in one call; until then the rows wait on disk.
-            self._waiting = self._waiting or tempfile.TemporaryDirectory(prefix="torchbce-")
-            count = len(os.listdir(self._waiting.name))
-            table.write_ipc(Path(self._waiting.name) / f"{count:08}.arrow")
+            try:
+                self._waiting = self._waiting or self._cleanup.enter_context(temporary_folder())
+                count = len(os.listdir(self._waiting))
+                table.write_ipc(self._waiting / f"{count:08}.arrow")
+            except OSError as error:
+                folder = Path(tempfile.gettempdir())
+                raise file_error("write temporary files into", folder, error) from error
             return
         buffer = io.BytesIO()
         if self._kind == "csv":
@@ -62,15 +68,16 @@ class RowWriter:
     def close(self) -> None:
         """Write what is left. Does not close the stream."""
         if self._waiting is not None:
-            pl.scan_ipc(Path(self._waiting.name) / "*.arrow").sink_parquet(self._stream)
+            rows = pl.scan_ipc(self._waiting / "*.arrow")
+            with ThreadPoolExecutor(1) as thread:  # so that a signal is handled meanwhile
+                thread.submit(rows.sink_parquet, self._stream).result()
         if self._compressor is not None:
             self._stream.write(self._compressor.flush())
         self._stream.flush()
 
     def discard(self) -> None:
         """Remove the temporary files."""
-        if self._waiting is not None:
-            self._waiting.cleanup()
+        self._cleanup.close()
 
 
 @contextmanager
@@ -86,24 +93,17 @@ def row_writer(path: Path | None, overwrite: bool, json_lines: bool) -> Iterator
         InputError: if the file exists and `overwrite` is False, or cannot be written.
     """
     if path is None:
-        writer = RowWriter(sys.stdout.buffer, "jsonl" if json_lines else "csv")
+        stream = sys.stdout.buffer
+        writer = RowWriter(stream, "jsonl" if json_lines else "csv")
         yield writer
         writer.close()
         return
     kind, compress = format_of(path), is_gzipped(path)
-    refuse_existing(path, overwrite)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            writer = RowWriter(file, kind, compress)
-            try:
-                yield writer
-                writer.close()
-            finally:
-                writer.discard()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise file_error("write", path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path, overwrite) as partial, partial.open("wb") as file:
+        writer = RowWriter(file, kind, compress)
+        try:
+            yield writer
+            writer.close()
+        finally:
+            writer.discard()
+        os.fsync(file.fileno())

@@ -1,0 +1,51 @@
+"""What `fit` and `predict` say on standard error about a table and a model."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torchbce.classifier.errors import listing, name_columns
+from torchbce.classifier.files import appended_names
+from torchbce.classifier.quality.baseline import no_better_than_base_rate
+from torchbce.classifier.quality.leaks import find_leaks
+from torchbce.cli.streams import visible, warn
+from torchbce.cli.terminal import print_choices
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from torchbce.classifier import Choice, Metrics
+    from torchbce.classifier.columns.target import Target
+
+
+def before_training(
+    table: "pl.DataFrame", choices: "Sequence[Choice]", target: "Target", quiet: bool
+) -> list[str]:
+    """Print the kind of each column, and warn of columns that tell the target by themselves.
+
+    Returns:
+        The warnings.
+    """
+    if not quiet:
+        print_choices(choices, target)
+    warnings = [leak.sentence(target.column) for leak in find_leaks(table, choices, target)]
+    for sentence in warnings:
+        warn(sentence)
+    if not quiet:
+        renamed(table.columns, appended_names(table.columns))
+    return warnings
+
+
+def after_training(held_out: "Metrics") -> list[str]:
+    """Warn of a model that found nothing. Returns the warnings."""
+    warnings = list(filter(None, [no_better_than_base_rate(held_out)]))
+    for sentence in warnings:
+        warn(sentence)
+    return warnings
+
+
+def renamed(columns: Sequence[str], names: Sequence[str], prefix: str = "") -> None:
+    """Say under which names `predict` appends its columns, if the table has their usual names."""
+    if taken := [name for name in appended_names([], prefix) if name in columns]:
+        sentence = f"the table has {name_columns(taken)}: predict appends {listing(names)}"
+        print(f"torchbce: {visible(sentence)}", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""Standard input, output and error: closed, full or broken ones, and sentences for a terminal."""
+
+import contextlib
+import os
+import re
+import sys
+
+# Control characters (a terminal obeys them), those that reverse the direction of text, and halves
+# of characters, which stand for bytes that are not UTF-8.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Text with control characters written as escapes, for one line of a terminal.
+
+    Example:
+        >>> print(visible("a\\x1b[31mb\\nc"))
+        a\\x1b[31mb\\nc
+    """
+    return _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def say(sentence: str) -> int:
+    """Print a sentence about wrong input on standard error; the exit status that goes with it."""
+    print(f"torchbce: {visible(sentence)}", file=sys.stderr)
+    return 2
+
+
+def warn(sentence: str) -> None:
+    """Print a sentence on standard error about a result that may not be what was wanted."""
+    print(f"torchbce: warning: {visible(sentence)}", file=sys.stderr)
+
+
+def say_last(word: str) -> None:
+    """Write a last line to standard error, from the handler of a signal: without Python's buffers.
+
+    On a terminal it begins a line of its own, and shows the cursor that a progress bar hides.
+    """
+    before = "\n\x1b[?25h" if "rich.live" in sys.modules and os.isatty(2) else ""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{before}torchbce: {word}\n".encode())
+
+
+def prepare() -> bool:
+    """Open streams that the caller has closed, and accept every character.
+
+    A file that is opened later would get the number of a closed stream, and what a library prints
+    would be written into it.
+
+    Returns:
+        Whether there is a standard output.
+    """
+    there = sys.stdout is not None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")
+    return there
+
+
+def flush(status: int) -> int:
+    """Flush standard output at the end, when Python would report an error with a trace.
+
+    Args:
+        status: the exit status so far.
+
+    Returns:
+        The exit status: 2 if what was printed could not be written, `status` otherwise, and where
+        the reader has closed the pipe, which is its right.
+    """
+    return broken() or status
+
+
+def broken() -> int | None:
+    """Whether standard output cannot be written: None, or the exit status that says why not."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard()
+        return 0
+    except OSError as error:
+        discard()
+        return say(f"cannot write to standard output: {error.strerror or error}")
+    return None
+
+
+def discard() -> None:
+    """Send what is left for standard output nowhere: Python flushes once more at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
