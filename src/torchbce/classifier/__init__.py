@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from torchbce.classifier.storage import check_output, load, save
     from torchbce.classifier.tables.reading import read
-    from torchbce.classifier.training.options import TrainingOptions
+    from torchbce.classifier.options import TrainingOptions
 
 __all__ = [
     "Card",
@@ -47,7 +47,7 @@ _LAZY = {
     "InputError": "errors",
     "Metrics": "quality.metrics",
     "Overrides": "columns.inference",
-    "TrainingOptions": "training.options",
+    "TrainingOptions": "options",
     "check_output": "storage",
     "evaluate_logits": "quality.metrics",
     "evaluate_probabilities": "quality.metrics",

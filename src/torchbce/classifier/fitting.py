@@ -1,4 +1,4 @@
-"""Fit a classifier to a table: infer the columns, encode them, find when to stop, train."""
+"""Fit a classifier to a table: infer the columns, encode them, fit models, combine them."""
 
 import dataclasses
 import platform
@@ -7,20 +7,17 @@ from importlib.metadata import version
 
 import numpy as np
 import polars as pl
-import torch
 
 from torchbce.classifier.columns.encoder import fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
 from torchbce.classifier.columns.target import Target, choose_target
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.quality.metrics import Metrics, evaluate_logits
-from torchbce.classifier.training.loop import train
-from torchbce.classifier.training.options import TrainingOptions
-from torchbce.classifier.training.progress import NoProgress, Progress
-from torchbce.classifier.training.rows import Rows
-from torchbce.classifier.training.splits import splits
-from torchbce.imbalance import correct_logits, pos_weight_from_counts
+from torchbce.classifier.models.data import Data
+from torchbce.classifier.models.search import search
+from torchbce.classifier.options import TrainingOptions
+from torchbce.classifier.progress import NoProgress, Progress
+from torchbce.classifier.quality.metrics import evaluate_logits
 
 LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
 
@@ -37,10 +34,10 @@ def fit(
 ) -> Classifier:
     """Fit a classifier to a table with a target column of two values.
 
-    The network is trained twice: first with a tenth of the rows held out (each of five parts in
-    turn for fewer than 2,000 rows), whose loss determines when to stop and whose metrics are
-    reported; then on all rows, for the best number of epochs. The features are fitted to the inputs
-    of all rows, without the targets.
+    Each model is fitted to parts of the rows, and its settings are chosen by the loss of the rows
+    that the parts hold out. The weights that combine the models are fitted to these rows too, and a
+    model is kept only if it helps by more than its noise. The metrics that are reported are those
+    of rows held out, each with settings and weights that were chosen on other rows.
 
     Args:
         table: the rows; at least two of each target value.
@@ -48,12 +45,13 @@ def fit(
         positive: its positive value; needed unless the values are a known pair such as 0 and 1, or
             "no" and "yes".
         overrides: the columns whose kind is given; that of the others is inferred.
-        options: how to train; None is `TrainingOptions()`.
-        progress: receives each training, step and epoch.
+        options: what to fit and how; None is `TrainingOptions()`.
+        progress: receives each model and setting that is tried.
         on_choice: called before the training with the choice of each column, and the target.
 
     Returns:
-        The classifier; `classifier.card.held_out` has its metrics on the rows held out.
+        The classifier; `classifier.card.held_out` has its metrics on the rows held out, and
+        `classifier.tried` the loss, the weight and the time of each model.
 
     Raises:
         InputError: if the table cannot be learned from, the options do not fit it or the machine,
@@ -67,34 +65,33 @@ def fit(
         [0, 1]
 
     References:
-        Prechelt, Early Stopping - But When?, 1998.
+        Breiman, Stacked Regressions, 1996 (non-negative weights fitted to rows held out).
     """
     options = options or TrainingOptions()
-    progress = progress or NoProgress()
     chosen_target = choose_target(table, target, positive)
     choices = infer_columns(table, target, overrides or Overrides())
     on_choice(choices, chosen_target)
 
-    y = chosen_target.array(table[target])
+    y = chosen_target.array(table[target]).astype(np.float64)
     positives = int(y.sum())
     _check_counts(chosen_target, positives, len(y) - positives)
-    encoder, features = fit_encoder(table, choices)
-    rows = Rows(features, y)
+    encoder, encoded = fit_encoder(table, choices)
     pos_weight = _pos_weight(options, positives, len(y))
-    epochs, held_out = _train_held_out(rows, pos_weight, options, progress)
-    final = train(rows, None, epochs, pos_weight, options, progress, "all rows")
+    found = search(Data(encoder, encoded, y, pos_weight, options, progress or NoProgress()))
 
     card = Card(
         format=FORMAT,
         target=chosen_target,
         threshold=0.5,
-        architecture=options.model,
+        base=found.base,
+        models={
+            model.name: weight for model, weight in zip(found.models, found.weights, strict=True)
+        },
         pos_weight=pos_weight,
         rows=len(y),
         positives=positives,
-        epochs=epochs,
-        held_out=held_out,
-        training=dataclasses.asdict(options),
+        held_out=evaluate_logits(found.logits, y[found.rows]),
+        options=dataclasses.asdict(options),
         versions={
             "torchbce": version("torchbce"),
             "python": platform.python_version(),
@@ -103,7 +100,7 @@ def fit(
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
     )
-    return Classifier(card, encoder, final.network.eval(), tuple(choices))
+    return Classifier(card, encoder, tuple(found.models), tuple(choices), tuple(found.tried))
 
 
 def _check_counts(target: Target, positives: int, negatives: int) -> None:
@@ -117,30 +114,5 @@ def _check_counts(target: Target, positives: int, negatives: int) -> None:
 
 def _pos_weight(options: TrainingOptions, positives: int, rows: int) -> float:
     if options.pos_weight == "balanced":
-        return pos_weight_from_counts(positives, rows - positives).item()
+        return (rows - positives) / positives
     return float(options.pos_weight or 1.0)
-
-
-def _train_held_out(
-    rows: Rows, pos_weight: float, options: TrainingOptions, progress: Progress
-) -> tuple[int, Metrics]:
-    """The best number of epochs, averaged over the splits, and the metrics of held-out rows."""
-    pairs = list(splits(rows.targets, options.seed))
-    epochs = []
-    logits = np.full(len(rows), np.nan)
-    for number, (train_on, held_out) in enumerate(pairs, start=1):
-        stage = "held out" if len(pairs) == 1 else f"held out {number}/{len(pairs)}"
-        trained = train(
-            rows.take(train_on),
-            rows.take(held_out),
-            options.epochs,
-            pos_weight,
-            options,
-            progress,
-            stage,
-        )
-        epochs.append(trained.epochs)
-        raw = torch.from_numpy(trained.held_out_logits)
-        logits[held_out] = correct_logits(raw, pos_weight).numpy()
-    seen = ~np.isnan(logits)
-    return round(float(np.mean(epochs))), evaluate_logits(logits[seen], rows.targets[seen])

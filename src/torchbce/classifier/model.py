@@ -1,4 +1,4 @@
-"""A fitted classifier: an encoder, a network, and the card that describes them."""
+"""A fitted classifier: an encoder, models, and the card that describes them."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 import polars as pl
-import torch
 
 from torchbce.classifier.columns.encoder import Column, Encoder
 from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.target import Target
+from torchbce.classifier.models.members import Model
+from torchbce.classifier.models.mixture import combined
+from torchbce.classifier.models.search import Tried
 from torchbce.classifier.quality.metrics import Metrics
-from torchbce.classifier.training.network import Architecture, Network, predict_logits
-from torchbce.imbalance import correct_logits
 
 #: The version of `model.json`, raised whenever an older reader would misread it.
 FORMAT: Literal[2] = 2
@@ -26,13 +26,15 @@ class Card(msgspec.Struct, frozen=True):
         format: the version of this description.
         target: the target column and its two values.
         threshold: rows with a probability of at least this are predicted positive, in [0, 1].
-        architecture: "linear" or "mlp".
+        base: the logit of the share of positives.
+        models: the models, each with the weight of its logits: the combined logit is the base, and
+            for each model its weight times the difference of its logit from the base. Without a
+            model every row has the base rate.
         pos_weight: the weight of the positives in the loss, above 0.
         rows: the number of rows that it was fitted to.
         positives: the number of positives among them.
-        epochs: the number of passes over all rows.
         held_out: the metrics on the rows held out.
-        training: the options of the training.
+        options: what was asked for.
         versions: the versions of torchbce, Python and the libraries that fitted it.
         dropped: why each column that the model does not read was dropped, by name.
         columns: the columns that the model reads, in the order of their features.
@@ -47,13 +49,13 @@ class Card(msgspec.Struct, frozen=True):
     format: Literal[2]
     target: Target
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    architecture: Architecture
+    base: float
+    models: dict[str, Annotated[float, msgspec.Meta(ge=0)]]
     pos_weight: Annotated[float, msgspec.Meta(gt=0)]
     rows: int
     positives: int
-    epochs: int
     held_out: Metrics
-    training: dict[str, Any]
+    options: dict[str, Any]
     versions: dict[str, str]
     dropped: dict[str, str]
     columns: list[Column]
@@ -67,8 +69,9 @@ class Classifier:
         card: the target, the columns, the threshold, how it was trained, and its metrics on the
             rows held out.
         encoder: from a table to features.
-        network: from features to logits.
+        models: from the encoder's arrays to logits, in the order of `card.models`.
         choices: the kind of each column and why; empty in a loaded classifier.
+        tried: what each model reached on the rows held out, and how long it took.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -80,13 +83,15 @@ class Classifier:
 
     card: Card
     encoder: Encoder
-    network: Network
+    models: tuple[Model, ...]
     choices: tuple[Choice, ...] = ()
+    tried: tuple[Tried, ...] = ()
 
     def logits(self, table: pl.DataFrame) -> np.ndarray:
         """The log-odds of the positive value, log(p / (1 - p)).
 
-        The network's output minus log(pos_weight), which the weight of the positives added.
+        The models are combined as `card.models` says. What the weight of the positives added to
+        their logits, log(pos_weight), is taken out.
 
         Args:
             table: has at least the columns that the model reads.
@@ -97,8 +102,13 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
-        raw = predict_logits(self.network, self.encoder.transform(table))
-        return correct_logits(torch.from_numpy(raw), self.card.pos_weight).numpy()
+        encoded = self.encoder.transform(table)
+        weights = self.card.models
+        if not weights:
+            return np.full(len(encoded), self.card.base)
+        shift = np.log(self.card.pos_weight)
+        logits = {m.name: m.logits(self.encoder, encoded) - shift for m in self.models}
+        return combined(logits, weights, self.card.base)
 
     def probabilities(self, table: pl.DataFrame) -> np.ndarray:
         """The probabilities of the positive value, sigmoid(logits).
@@ -112,7 +122,9 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
-        return torch.sigmoid(torch.from_numpy(self.logits(table))).numpy()
+        from scipy.special import expit
+
+        return np.asarray(expit(self.logits(table)))
 
     def predict(self, table: pl.DataFrame) -> pl.DataFrame:
         """The probability and the predicted target value of each row.

@@ -36,6 +36,13 @@ class SparseRows(NamedTuple):
         values = None if self.values is None else self.values[at]
         return SparseRows(indptr, self.indices[at], values, self.width)
 
+    def slice(self, start: int, stop: int) -> "SparseRows":
+        """The rows from `start` to `stop`."""
+        first, last = self.indptr[start], self.indptr[stop]
+        values = None if self.values is None else self.values[first:last]
+        indptr = self.indptr[start : stop + 1] - first
+        return SparseRows(indptr, self.indices[first:last], values, self.width)
+
 
 @dataclass(frozen=True)
 class Layout:

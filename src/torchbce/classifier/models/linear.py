@@ -1,64 +1,98 @@
 """The linear model: main effects of all columns, with a penalty chosen on rows held out."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from torchbce.classifier.models.candidates import Candidates, losses
-from torchbce.classifier.models.features import SparseRows
-from torchbce.classifier.models.parts import Parts
+from torchbce.classifier.models.data import Data, Fitted
+from torchbce.classifier.models.members import LinearModel
 from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
 
-#: The path ends where the held-out loss has risen by this share above the lowest.
-RISE = 1e-3
+#: The path begins here, and goes on to weaker penalties; or to stronger ones, if those are better.
+FIRST = STRENGTHS.index(10.0)
+
+#: The path ends where the next strength lowers the held-out loss by less than this share.
+GAIN = 5e-4
 
 #: While strengths are compared, L-BFGS stops earlier than for the final weights.
 PATH_TOLERANCE = 1e-5
 
 
-def linear_path(
-    rows: SparseRows,
-    targets: np.ndarray,
-    row_weight: np.ndarray | None,
-    parts: Parts,
-    threads: int,
-    on_step: Callable[[float, float], object] = lambda l2, loss: None,
-) -> tuple[Candidates, list[list[Linear]]]:
-    """The logits of the rows held out for each strength, and the weights that gave them.
+class LinearPath(NamedTuple):
+    """The linear models of all parts, for strengths of the penalty from strong to weak.
 
-    Each part starts from the weights of the strength before, so that the path takes a few steps per
-    strength.
+    Attributes:
+        candidates: the strengths, and the logits of the rows held out.
+        weights: for each strength the weights of each part.
+        best: the position of the strength with the lowest loss.
+    """
 
-    Returns:
-        The candidates, and for each strength the weights of each part.
+    candidates: Candidates
+    weights: list[list[Linear]]
+    best: int
+
+    @property
+    def l2(self) -> float:
+        """The strength with the lowest loss."""
+        strength: float = self.candidates.settings[self.best]
+        return strength
+
+
+def linear_path(data: Data) -> LinearPath:
+    """Fit the linear model to each part, for one strength after the other.
+
+    Each strength starts from the weights of the one before, so that it takes a few steps.
     """
     problems = [
-        Problem(
-            rows.take(train),
-            targets[train],
-            None if row_weight is None else row_weight[train],
-            threads,
-        )
-        for train, _ in parts.pairs
+        Problem(data.rows.take(train), data.targets[train], data.weight_of(train), data.threads)
+        for train, _ in data.parts.pairs
     ]
-    held_out = [rows.take(index) for _, index in parts.pairs]
-    held_out_targets = targets[parts.held_out]
-    models = [problem.start for problem in problems]
+    held_out = [data.rows.take(index) for _, index in data.parts.pairs]
     candidates, weights = Candidates(), []
-    lowest = np.inf
-    for l2 in STRENGTHS:
+    data.progress.start("linear", len(STRENGTHS))
+
+    def loss_of(l2: float, start: list[Linear]) -> float:
         models = [
             problem.solve(l2, model, PATH_TOLERANCE)
-            for problem, model in zip(problems, models, strict=True)
+            for problem, model in zip(problems, start, strict=True)
         ]
-        logits = np.concatenate(
-            [model.logits(part, threads) for model, part in zip(models, held_out, strict=True)]
-        )
-        candidates.add(l2, logits)
+        logits = [model.logits(rows, data.threads) for model, rows in zip(models, held_out)]
+        candidates.add(l2, data.unweighted(np.concatenate(logits)))
         weights.append(models)
-        loss = float(losses(logits, held_out_targets).mean())
-        on_step(l2, loss)
-        lowest = min(lowest, loss)
-        if loss > lowest * (1 + RISE):
+        loss = float(losses(candidates.logits[-1], data.held_out_targets).mean())
+        data.progress.tried(f"L2 {l2:g}", loss)
+        return loss
+
+    first = loss_of(STRENGTHS[FIRST], [problem.start for problem in problems])
+    for strengths in (STRENGTHS[FIRST + 1 :], STRENGTHS[FIRST - 1 :: -1]):
+        lowest, models = first, weights[0]
+        for l2 in strengths:
+            loss = loss_of(l2, models)
+            if loss > lowest * (1 - GAIN):
+                break
+            lowest, models = loss, weights[-1]
+        if lowest < first:
             break
-    return candidates, weights
+    data.progress.end()
+    return LinearPath(candidates, weights, candidates.best(data.held_out_targets))
+
+
+def fit_linear(data: Data, path: LinearPath) -> Fitted:
+    """The linear model of all rows, for the strengths of a path."""
+    return Fitted(
+        path.candidates,
+        lambda at: LinearModel(solve_all(data, path, at)),
+        lambda l2: f"L2 {l2:g}",
+        len(path.candidates.settings),
+    )
+
+
+def solve_all(data: Data, path: LinearPath, at: int) -> Linear:
+    """The weights for all rows at one strength, from the mean of those of the parts."""
+    parts = path.weights[at]
+    start = Linear(
+        np.mean([part.weight for part in parts], axis=0), float(np.mean([p.bias for p in parts]))
+    )
+    problem = Problem(data.rows, data.targets, data.row_weight, data.threads)
+    return problem.solve(path.candidates.settings[at], start)

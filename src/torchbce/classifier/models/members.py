@@ -1,7 +1,7 @@
 """The fitted models: from the arrays of a table to logits."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from torchbce.classifier.models.features import Layout, SparseRows, linear_featu
 from torchbce.classifier.models.pairs import Crosses
 from torchbce.classifier.models.solver import Linear
 from torchbce.classifier.models.trees import Trees
+
+if TYPE_CHECKING:
+    from torchbce.classifier.models.network import Network
 
 
 class Model(Protocol):
@@ -68,6 +71,20 @@ class TreesModel:
         for trees, reader in self.parts:
             total += trees.logits(with_text(columns, None if reader is None else reader.logits(text)))
         return total / len(self.parts)
+
+
+@dataclass(frozen=True)
+class NetworkModel:
+    """The network."""
+
+    name: ClassVar[str] = "mlp"
+    network: "Network"
+
+    def logits(self, encoder: Encoder, encoded: Encoded) -> np.ndarray:
+        """The logits of some rows, float64 [rows]."""
+        from torchbce.classifier.models.network import network_features, predict_logits
+
+        return predict_logits(self.network, network_features(encoder, encoded))
 
 
 def tree_columns(encoder: Encoder, encoded: Encoded) -> np.ndarray:

@@ -29,7 +29,9 @@ class Parts:
         return np.concatenate([held_out for _, held_out in self.pairs])
 
 
-def make_parts(y: np.ndarray, features: int, seed: int, effort: str = "medium") -> Parts:
+def make_parts(
+    y: np.ndarray, features: int, seed: int, effort: str = "medium", model: str = "auto"
+) -> Parts:
     """Parts of the rows of a table, stratified by target.
 
     Args:
@@ -37,6 +39,7 @@ def make_parts(y: np.ndarray, features: int, seed: int, effort: str = "medium") 
         features: the number of stored features of all rows.
         seed: of the shuffling; scikit-learn uses its lowest 32 bits.
         effort: "low" is one part of at least 1,000 rows; "high" twice as many parts.
+        model: "mlp", whose training takes long, has one part, and below 1,000 rows one repetition.
 
     Returns:
         Below 1,000 rows three times five folds; else up to ten of ten folds, the fewer the more
@@ -46,13 +49,13 @@ def make_parts(y: np.ndarray, features: int, seed: int, effort: str = "medium") 
 
     fewest = int(min(y.sum(), len(y) - y.sum()))
     few = len(y) < FEW_ROWS
-    repeats = REPEATS if few and effort != "low" else 1
+    repeats = REPEATS if few and effort != "low" and model != "mlp" else 1
     folds = min(FOLDS_OF_FEW if few else FOLDS, fewest)
     if few:
         parts = folds
     else:
         parts = next((parts for most, parts in PARTS if features <= most), 1)
-        parts = {"low": 1, "medium": parts, "high": 2 * parts}[effort]
+        parts = 1 if model == "mlp" else {"low": 1, "medium": parts, "high": 2 * parts}[effort]
     pairs = []
     for repeat in range(repeats):
         state = np.random.RandomState((seed + repeat) % 2**32)

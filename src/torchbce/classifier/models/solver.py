@@ -7,9 +7,8 @@ import numpy as np
 from torchbce.classifier.models.features import SparseRows
 from torchbce.linear import sparse_rows
 
-#: Strengths of the penalty from strong to weak, each a third of the one before. The penalty is
-#: `l2 / 2` times the sum of squared weights, beside the sum of the losses of all rows: 1 / C of
-#: scikit-learn's `LogisticRegression`.
+#: Strengths of the penalty from strong to weak. The penalty is `l2 / 2` times the sum of squared
+#: weights, beside the sum of the losses of all rows: 1 / C of scikit-learn's `LogisticRegression`.
 STRENGTHS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 #: L-BFGS stops where a step lowers the loss by less than this share.
@@ -58,8 +57,16 @@ class Problem:
         self._squares = np.bincount(rows.indices, squares, minlength=rows.width)
         self.start = Linear(np.zeros(rows.width), float(np.log(rate) - np.log1p(-rate)))
 
-    def solve(self, l2: float, start: Linear, tolerance: float = TOLERANCE) -> Linear:
-        """The weights at a strength of the penalty, from the weights of another one."""
+    def solve(
+        self, l2: float | np.ndarray, start: Linear, tolerance: float = TOLERANCE
+    ) -> Linear:
+        """The weights at a strength of the penalty, from the weights of another one.
+
+        Args:
+            l2: the strength, or that of each weight, [width].
+            start: the weights to begin with.
+            tolerance: a step that lowers the loss by less than this share is the last.
+        """
         from scipy.optimize import minimize
 
         scale = 1 / np.sqrt(self._variance * self._squares + l2)
@@ -75,8 +82,9 @@ class Problem:
                 self._row_weight,
                 self._threads,
             )
-            value = loss + l2 / 2 * float(weight @ weight)
-            return value, np.append((gradient + l2 * weight) * scale, slope * bias_scale)
+            pull = l2 * weight
+            value = loss + float(weight @ pull) / 2
+            return value, np.append((gradient + pull) * scale, slope * bias_scale)
 
         found = minimize(
             value_and_grad,

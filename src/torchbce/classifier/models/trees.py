@@ -48,8 +48,9 @@ class Trees:
         return Trees(self.starts[: trees + 1], *nodes, self.sets, self.baseline)
 
     def staged(self, table: np.ndarray, every: int) -> Iterator[np.ndarray]:
-        """The logits after each `every` trees, float64 [rows]; see `logits`."""
+        """The logits before the first tree and after each `every` trees; see `logits`."""
         total = np.full(len(table), self.baseline)
+        yield total.copy()
         for tree in range(0, len(self), every):
             self._add(table, tree, min(tree + every, len(self)), total)
             yield total.copy()

@@ -1,15 +1,13 @@
 """Trees grown on parts of the rows, until the loss of the rows held out stops falling."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from torchbce.classifier.columns.encoder import Encoded, Encoder
 from torchbce.classifier.models.boosting import Booster, Growth
 from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.members import TreesModel, text_rows, tree_columns, with_text
-from torchbce.classifier.models.parts import Parts
 from torchbce.classifier.models.solver import Linear, Problem
 from torchbce.classifier.models.trees import Trees
 
@@ -25,6 +23,9 @@ SMALL = Growth(learning_rate=0.05, max_leaf_nodes=15)
 MIDDLE = Growth(learning_rate=0.07, max_leaf_nodes=31)
 LARGE = (Growth(learning_rate=0.1, max_leaf_nodes=31), Growth(learning_rate=0.1, max_leaf_nodes=127))
 MIDDLE_ROWS, RACE_ROWS, RACE_TREES = 20_000, 50_000, 50
+
+#: From this many rows on, two threads grow a tree; before, they would wait for each other.
+THREADED_ROWS = 50_000
 
 
 class Work(NamedTuple):
@@ -46,66 +47,50 @@ class GrownPart(NamedTuple):
     stages: np.ndarray
 
 
-def grow_parts(
-    encoder: Encoder,
-    encoded: Encoded,
-    targets: np.ndarray,
-    row_weight: np.ndarray | None,
-    parts: Parts,
-    text_l2: float,
-    effort: str,
-    seed: int,
-    threads: int,
-    on_step: Callable[[int, float], object] = lambda trees, loss: None,
-) -> tuple[Candidates, Callable[[int], TreesModel]]:
-    """Trees of each part.
+def fit_trees(data: Data, text_l2: float) -> Fitted:
+    """Boosted trees of each part, which together are the model.
 
-    Returns:
-        The candidates, whose settings are numbers of trees; and the model of a number of trees.
+    Args:
+        data: the table.
+        text_l2: the strength of the penalty of the linear model of the text.
     """
-    work, growth = WORK[effort], None
-    columns = tree_columns(encoder, encoded)
+    work, growth = WORK[data.options.effort], None
+    columns = tree_columns(data.encoder, data.encoded)
+    data.progress.start("trees", len(data.parts.pairs) * work.most // work.chunk)
     grown: list[GrownPart] = []
-    for train, held_out in parts.pairs:
-        part = _Part(encoder, encoded, columns, targets, row_weight, train, held_out, seed, threads)
+    for number in range(len(data.parts.pairs)):
+        part = _Part(data, columns, number)
         part.read_text(text_l2)
         if growth is None:
-            growth = part.choose_growth(len(targets), effort)
-        grown.append(part.grow(growth, work, on_step))
-    stages = min(len(part.stages) for part in grown)
+            growth = part.choose_growth(data.options.effort)
+        grown.append(part.grow(growth, work))
+    data.progress.end()
     candidates = Candidates()
-    for stage in range(stages):
+    for stage in range(min(len(part.stages) for part in grown)):
         logits = np.concatenate([part.stages[stage] for part in grown])
-        candidates.add((stage + 1) * STAGE, logits)
+        candidates.add(stage * STAGE, data.unweighted(logits))
 
-    def model(trees: int) -> TreesModel:
+    def model(at: int) -> TreesModel:
+        trees = at * STAGE
         return TreesModel(tuple((part.trees.first(trees), part.reader) for part in grown))
 
-    return candidates, model
+    return Fitted(candidates, model, lambda trees: f"{trees} trees", len(candidates.settings))
 
 
 class _Part:
     """The rows of one part."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        encoded: Encoded,
-        columns: np.ndarray,
-        targets: np.ndarray,
-        row_weight: np.ndarray | None,
-        train: np.ndarray,
-        held_out: np.ndarray,
-        seed: int,
-        threads: int,
-    ) -> None:
-        self._categorical = len(encoder.categorical)
-        self._text = text_rows(encoded) if encoder.texts else None
+    def __init__(self, data: Data, columns: np.ndarray, number: int) -> None:
+        train, held_out = data.parts.pairs[number]
+        self._categorical = len(data.encoder.categorical)
+        self._text = text_rows(data.encoded) if data.encoder.texts else None
         self._train, self._held_out = train, held_out
         self._columns, self._held_columns = columns[train], columns[held_out]
-        self._targets, self._held_targets = targets[train], targets[held_out]
-        self._row_weight = None if row_weight is None else row_weight[train]
-        self._seed, self._threads = seed, threads
+        self._targets, self._held_targets = data.targets[train], data.targets[held_out]
+        self._row_weight = data.weight_of(train)
+        self._seed, self._rows, self._progress = data.options.seed, len(columns), data.progress
+        self._threads = 2 if len(columns) >= THREADED_ROWS else 1
+        self._unweighted = data.unweighted
         self._reader: Linear | None = None
 
     def read_text(self, l2: float) -> None:
@@ -138,8 +123,9 @@ class _Part:
         self._columns = with_text(self._columns, logits)
         self._held_columns = with_text(self._held_columns, held_out)
 
-    def choose_growth(self, rows: int, effort: str) -> Growth:
+    def choose_growth(self, effort: str) -> Growth:
         """The size of the trees, and the learning rate."""
+        rows = self._rows
         if rows < MIDDLE_ROWS:
             return SMALL
         if rows < RACE_ROWS:
@@ -148,9 +134,7 @@ class _Part:
             return LARGE[0]
         return min(LARGE, key=lambda growth: self._loss(self._booster(growth).grow(RACE_TREES)))
 
-    def grow(
-        self, growth: Growth, work: Work, on_step: Callable[[int, float], object]
-    ) -> GrownPart:
+    def grow(self, growth: Growth, work: Work) -> GrownPart:
         """Grow trees until the loss of the rows held out stops falling."""
         booster = self._booster(growth)
         trees = 0
@@ -158,9 +142,9 @@ class _Part:
             trees += work.chunk
             grown = booster.grow(trees)
             stages = np.array(list(grown.staged(self._held_columns, STAGE)))
-            loss = losses(stages, self._held_targets).mean(axis=1)
-            best = (int(loss.argmin()) + 1) * STAGE
-            on_step(trees, float(loss.min()))
+            loss = losses(self._unweighted(stages), self._held_targets).mean(axis=1)
+            best = int(loss.argmin()) * STAGE
+            self._progress.tried(f"{trees} trees", float(loss.min()))
             if trees >= work.most or trees - best >= work.patience:
                 return GrownPart(grown, self._reader, stages)
 
@@ -176,4 +160,6 @@ class _Part:
         )
 
     def _loss(self, trees: Trees) -> float:
-        return float(losses(trees.logits(self._held_columns), self._held_targets).mean())
+        return float(losses(
+            self._unweighted(trees.logits(self._held_columns)), self._held_targets
+        ).mean())

@@ -1,8 +1,8 @@
-"""Training one network by mini-batches, until the loss on held-out rows stops falling."""
+"""Training the network by mini-batches, until the loss of the rows held out stops falling."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,36 +10,81 @@ from lightning_fabric import Fabric
 
 from torchbce import backend
 from torchbce.classifier.errors import Argument, InputError
-from torchbce.classifier.training.network import Network, predict_logits, row_features
-from torchbce.classifier.training.options import TrainingOptions
-from torchbce.classifier.training.progress import Progress
-from torchbce.classifier.training.rows import Rows
-from torchbce.classifier.training.stopping import EarlyStopping
+from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models.data import Data, Fitted
+from torchbce.classifier.models.features import SparseRows
+from torchbce.classifier.models.members import NetworkModel
+from torchbce.classifier.models.network import (
+    Network,
+    network_features,
+    predict_logits,
+    row_tensors,
+)
+from torchbce.classifier.options import TrainingOptions
+from torchbce.classifier.progress import Progress
 from torchbce.functional import binary_cross_entropy_with_logits
 from torchbce.imbalance import prior_bias
 
-LEARNING_RATE = {"linear": 0.02, "mlp": 0.001}
+LEARNING_RATE = 0.002
 
 # At least 64 steps per epoch, so that small tables get enough steps; batches of 512 rows from
 # 32,768 rows on.
 BATCH_SIZES = (16, 512)
 STEPS_PER_EPOCH = 64
 
+#: The relative fall of the held-out loss that restarts the patience.
+MIN_GAIN = 1e-3
 
-@dataclass(frozen=True)
-class Trained:
+
+class Rows(NamedTuple):
+    """Features, and targets of 0 and 1, float32 [rows]."""
+
+    features: SparseRows
+    targets: np.ndarray
+
+    def take(self, index: np.ndarray) -> "Rows":
+        """The rows at some indices, in their order."""
+        return Rows(self.features.take(index), self.targets[index])
+
+
+class Trained(NamedTuple):
     """A trained network.
 
     Attributes:
         network: with the weights of the last epoch, on the CPU.
-        epochs: the epoch with the lowest held-out loss, 0 for the initial weights; without held-out
-            rows the last one.
-        held_out_logits: the logits of the held-out rows at that epoch, float64, [rows].
+        stages: the logits of the rows held out, before the first epoch and after each one.
     """
 
     network: Network
-    epochs: int
-    held_out_logits: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    stages: list[np.ndarray]
+
+
+def fit_network(data: Data) -> Fitted:
+    """The network: trained on each part until its rows held out get worse, and then on all rows."""
+    rows = Rows(network_features(data.encoder, data.encoded), data.targets.astype(np.float32))
+    stages = []
+    for number, (train_on, held_out) in enumerate(data.parts.pairs, start=1):
+        trained = train(
+            rows.take(train_on),
+            rows.take(held_out),
+            data.options.epochs,
+            data.pos_weight,
+            data.options,
+            data.progress,
+            f"mlp {number}/{len(data.parts.pairs)}",
+        )
+        stages.append(trained.stages)
+    candidates = Candidates()
+    for epoch in range(min(map(len, stages))):
+        candidates.add(epoch, np.concatenate([part[epoch] for part in stages]))
+
+    def model(epochs: int) -> NetworkModel:
+        final = train(
+            rows, None, epochs, data.pos_weight, data.options, data.progress, "mlp, all rows"
+        )
+        return NetworkModel(final.network)
+
+    return Fitted(candidates, model, lambda epochs: f"{epochs} epochs", len(candidates.settings))
 
 
 @contextmanager
@@ -90,30 +135,33 @@ def train(
     fabric = _fabric(options)
     generator = torch.Generator().manual_seed(options.seed)
     shuffling = np.random.default_rng(options.seed)
+    count = len(rows.targets)
 
-    network = Network(rows.features.shape[1], options.model)
+    network = Network(rows.features.width)
     positives = float(rows.targets.sum())
-    bias = prior_bias(positives, len(rows) - positives, pos_weight).item()
-    network.initialise(bias, generator)
+    bias = prior_bias(positives, count - positives, pos_weight).item()
+    network.initialise(bias, len(rows.features.indices) / max(count, 1), generator)
     optimizer = torch.optim.AdamW(
         network.parameters(),
-        lr=options.learning_rate or LEARNING_RATE[options.model],
+        lr=options.learning_rate or LEARNING_RATE,
         weight_decay=options.weight_decay,
         # One pass over each parameter per step: half the time for 50,000 weights.
         fused=True,
     )
-    batch_size = options.batch_size or _batch_size(len(rows))
-    steps = -(-len(rows) // batch_size)
+    batch_size = options.batch_size or _batch_size(count)
+    steps = -(-count // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * options.epochs)
     module, stepper = fabric.setup(network, optimizer)
+    module.train()
 
     def run_epoch() -> float:
         """One pass over the rows; their mean loss."""
         loss_sum = torch.zeros((), device=fabric.device)
-        order = shuffling.permutation(len(rows))
-        for start in range(0, len(rows), batch_size):
+        order = shuffling.permutation(count)
+        for start in range(0, count, batch_size):
             batch = rows.take(order[start : start + batch_size])
-            logits = module(*row_features(batch.features, fabric.device))
+            # Dropout draws from the global generator, whose state is restored afterwards.
+            logits = module(*row_tensors(batch.features, fabric.device))
             loss = binary_cross_entropy_with_logits(
                 logits, torch.from_numpy(batch.targets).to(fabric.device), pos_weight=pos_weight
             )
@@ -121,40 +169,41 @@ def train(
             fabric.backward(loss)
             stepper.step()
             schedule.step()
-            loss_sum += loss.detach() * len(batch)
-            progress.step(loss_sum, min(start + batch_size, len(rows)))
-        return loss_sum.item() / len(rows)
+            loss_sum += loss.detach() * len(batch.targets)
+            progress.step(loss_sum, min(start + batch_size, count))
+        return loss_sum.item() / count
 
-    def held_out_loss(held_out: Rows) -> tuple[float, np.ndarray]:
+    stages: list[np.ndarray] = []
+
+    def held_out_loss(held_out: Rows) -> float:
         logits = predict_logits(network, held_out.features, fabric.autocast)
-        loss = binary_cross_entropy_with_logits(
-            torch.from_numpy(logits), torch.from_numpy(held_out.targets), pos_weight=pos_weight
-        )
-        return loss.item(), logits
+        stages.append(logits - np.log(pos_weight))
+        return float(losses(stages[-1], held_out.targets).mean())
 
-    stopping = (
-        None if held_out is None else EarlyStopping(*held_out_loss(held_out), options.patience)
-    )
+    lowest, lowest_at = np.inf, 0
+    if held_out is not None:
+        lowest = held_out_loss(held_out)
     progress.start(stage, steps * epochs)
-    for epoch in range(1, epochs + 1):
-        mean_loss = run_epoch()
-        if not np.isfinite(mean_loss):
-            raise InputError(
-                f"training diverged in epoch {epoch}: the loss is {mean_loss}; lower the ",
-                Argument("learning_rate"),
-            )
-        if held_out is None or stopping is None:
-            progress.epoch(epoch, mean_loss, None)
-            continue
-        loss, logits = held_out_loss(held_out)
-        progress.epoch(epoch, mean_loss, loss)
-        if stopping.stops(epoch, loss, logits):
-            break
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        torch.manual_seed(options.seed)
+        for epoch in range(1, epochs + 1):
+            mean_loss = run_epoch()
+            if not np.isfinite(mean_loss):
+                raise InputError(
+                    f"training diverged in epoch {epoch}: the loss is {mean_loss}; lower the ",
+                    Argument("learning_rate"),
+                )
+            if held_out is None:
+                progress.epoch(epoch, mean_loss, None)
+                continue
+            loss = held_out_loss(held_out)
+            progress.epoch(epoch, mean_loss, loss)
+            if loss < lowest * (1 - MIN_GAIN):
+                lowest, lowest_at = loss, epoch
+            elif epoch - lowest_at >= options.patience:
+                break
     progress.end()
-    network = network.float().cpu()
-    if stopping is None:
-        return Trained(network, epochs)
-    return Trained(network, stopping.epoch, stopping.logits)
+    return Trained(network.float().cpu().eval(), stages)
 
 
 def _batch_size(rows: int) -> int:

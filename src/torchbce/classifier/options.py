@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchbce.classifier.errors import Argument, InputError
-from torchbce.classifier.training.network import Architecture
 
+ModelName = Literal["auto", "linear", "pairs", "trees", "mlp"]
+Effort = Literal["low", "medium", "high"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 
@@ -15,20 +16,28 @@ class TrainingOptions:
     """How a classifier is trained. The defaults suit most tables.
 
     Args:
-        model: "linear", or "mlp" with 64 and 32 hidden ReLU units.
+        model: "linear", main effects of all columns; "pairs", these and the pairs of columns that
+            matter; "trees", boosted trees; "mlp", a network; or "auto", the best combination of
+            the models that suit the size of the table.
+        effort: how much work to do: "low" takes about a fifth of the time of "medium", "high" holds
+            out more parts of the rows, grows more trees and trains the network too. It is bounded
+            by rows and features and not by time, so that the same seed gives the same model.
         pos_weight: the weight of the positives in the loss: "balanced" (negatives / positives), a
             number above 0, or None for 1. A weight p adds log p to the logits that are learned;
             predictions subtract it.
-        epochs: the largest number of passes over the rows.
-        batch_size: rows per step; None chooses from 16 to 512 by the number of rows.
-        learning_rate: the initial learning rate of AdamW, which falls to 0 along half a cosine;
-            None is 0.02 for "linear" and 0.001 for "mlp".
-        weight_decay: the decoupled weight decay of AdamW.
-        patience: training stops when the held-out loss has not fallen by 0.1% for this many epochs.
-        seed: of the split, the shuffling and the initial weights, from 0 to 2^63 - 1.
-        device: "cpu", "cuda", "mps" or "auto". On the CPU the same seed gives the same bits.
-        precision: a precision of Lightning Fabric: "32-true", "64-true", "bf16-mixed", "16-mixed"
-            or "bf16-true".
+        seed: of the parts held out, and of whatever is random, from 0 to 2^63 - 1.
+        epochs: of the network: the largest number of passes over the rows.
+        batch_size: of the network: rows per step; None chooses from 16 to 512 by the number of
+            rows.
+        learning_rate: of the network: the initial learning rate of AdamW, which falls to 0 along
+            half a cosine; None is 0.002.
+        weight_decay: of the network: the decoupled weight decay of AdamW.
+        patience: of the network: training stops when the held-out loss has not fallen by 0.1% for
+            this many epochs.
+        device: of the network: "cpu", "cuda", "mps" or "auto". On the CPU the same seed gives the
+            same bits.
+        precision: of the network: a precision of Lightning Fabric: "32-true", "64-true",
+            "bf16-mixed", "16-mixed" or "bf16-true".
 
     Raises:
         InputError: if a number is out of its range.
@@ -45,14 +54,15 @@ class TrainingOptions:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019 (AdamW).
     """
 
-    model: Architecture = "linear"
+    model: ModelName = "auto"
+    effort: Effort = "medium"
     pos_weight: float | Literal["balanced"] | None = None
+    seed: int = 0
     epochs: int = 30
     batch_size: int | None = None
     learning_rate: float | None = None
     weight_decay: float = 0.0
     patience: int = 5
-    seed: int = 0
     device: Device = "cpu"
     precision: Precision = "32-true"
 

@@ -1,0 +1,95 @@
+"""What every model of a table is fitted to, and what its fit returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from torchbce.classifier.columns.encoder import Encoded, Encoder
+from torchbce.classifier.models.candidates import Candidates
+from torchbce.classifier.models.features import SparseRows, linear_features
+from torchbce.classifier.models.members import Model
+from torchbce.classifier.models.parts import Parts, make_parts
+from torchbce.classifier.options import TrainingOptions
+from torchbce.classifier.progress import Progress
+
+#: From this many stored features on, a second thread is worth its synchronisation.
+THREADED = 200_000
+
+
+@dataclass(frozen=True)
+class Data:
+    """A table to learn from.
+
+    Attributes:
+        encoder: its columns.
+        encoded: their arrays.
+        targets: 0 and 1, float64 [rows].
+        pos_weight: the weight of the positives in the loss.
+        options: how to fit.
+        progress: receives each setting that is tried.
+    """
+
+    encoder: Encoder
+    encoded: Encoded
+    targets: np.ndarray
+    pos_weight: float
+    options: TrainingOptions
+    progress: Progress
+
+    @cached_property
+    def rows(self) -> SparseRows:
+        """The features of the linear model."""
+        return linear_features(self.encoder, self.encoded)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The rows that are held out."""
+        stored, options = len(self.rows.indices), self.options
+        return make_parts(self.targets, stored, options.seed, options.effort, options.model)
+
+    @cached_property
+    def held_out_targets(self) -> np.ndarray:
+        """The targets of the rows held out, of all parts one after the other."""
+        return self.targets[self.parts.held_out]
+
+    @cached_property
+    def row_weight(self) -> np.ndarray | None:
+        """The weight of each row, float64 [rows]; None for 1."""
+        return None if self.pos_weight == 1 else np.where(self.targets > 0, self.pos_weight, 1.0)
+
+    @property
+    def base(self) -> float:
+        """The logit of the base rate."""
+        return float(np.log(self.targets.sum()) - np.log((1 - self.targets).sum()))
+
+    @property
+    def threads(self) -> int:
+        """The number of threads for sparse features; results do not depend on it."""
+        return 2 if len(self.rows.indices) >= THREADED else 1
+
+    def weight_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """The weight of some rows."""
+        return None if self.row_weight is None else self.row_weight[rows]
+
+    def unweighted(self, logits: np.ndarray) -> np.ndarray:
+        """Logits without the log(pos_weight) that the weight of the positives added."""
+        return logits if self.pos_weight == 1 else logits - np.log(self.pos_weight)
+
+
+class Fitted(NamedTuple):
+    """What a model reached on the rows held out, with each setting.
+
+    Attributes:
+        candidates: the settings and the logits that they give, without the weight of positives.
+        model: the model for all rows, of the setting at a position.
+        words: a setting in words.
+        tried: the number of settings that were tried.
+    """
+
+    candidates: Candidates
+    model: Callable[[int], Model]
+    words: Callable[[Any], str]
+    tried: int

@@ -1,0 +1,160 @@
+"""Fit the models that suit a table, choose their settings on rows held out, and combine them."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from torchbce.classifier.models.candidates import losses
+from torchbce.classifier.models.data import Data, Fitted
+from torchbce.classifier.models.linear import LinearPath, fit_linear, linear_path
+from torchbce.classifier.models.members import Model
+from torchbce.classifier.models.mixture import combined, mixture_weights
+from torchbce.classifier.models.pairs_fit import fit_pairs
+
+#: Trees split off at least 20 rows, so that with fewer rows than this there is little to split.
+TREE_ROWS = 100
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """What one model reached on the rows held out.
+
+    Attributes:
+        model: "linear", "pairs", "trees" or "mlp".
+        setting: the setting that was best, in words.
+        settings: how many settings were tried.
+        held_out_loss: its log loss on the rows held out, in nats.
+        weight: the weight of its logits in the combination; 0 where it does not help.
+        seconds: the time that it took.
+    """
+
+    model: str
+    setting: str
+    settings: int
+    held_out_loss: float
+    weight: float
+    seconds: float
+
+
+class Found(NamedTuple):
+    """The models of a table.
+
+    Attributes:
+        models: the models that are kept.
+        weights: the weight of each in the combination.
+        base: the logit of the base rate.
+        rows: the rows held out, each once.
+        logits: the combined logits of these rows, of models, settings and weights that were chosen
+            without their targets, float64.
+        tried: what was tried.
+    """
+
+    models: list[Model]
+    weights: list[float]
+    base: float
+    rows: np.ndarray
+    logits: np.ndarray
+    tried: list[Tried]
+
+
+def search(data: Data) -> Found:
+    """Fit, choose and combine the models of a table."""
+    fits, seconds = _fit_models(data)
+    y, base = data.held_out_targets, data.base
+    every = np.ones(len(y), dtype=bool)
+    chosen, weights = _choose(fits, y, every, base)
+    if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
+        weights = dict.fromkeys(fits, 1.0) | weights
+    tried = [
+        Tried(
+            name,
+            fit.words(fit.candidates.settings[chosen[name]]),
+            fit.tried,
+            float(losses(fit.candidates.logits[chosen[name]], y).mean()),
+            weights.get(name, 0.0),
+            round(seconds[name], 3),
+        )
+        for name, fit in fits.items()
+    ]
+    rows, first = np.unique(data.parts.held_out, return_index=True)
+    return Found(
+        [fits[name].model(chosen[name]) for name in weights],
+        list(weights.values()),
+        base,
+        rows,
+        _honest_logits(fits, y, data.parts.held_out, base)[first],
+        tried,
+    )
+
+
+def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
+    """The models that were asked for, or that suit the table; and the seconds of each."""
+    wanted = data.options.model
+    auto, effort = wanted == "auto", data.options.effort
+    columns = len(data.encoder.coded)
+    fits: dict[str, Fitted] = {}
+    seconds: dict[str, float] = {}
+
+    def add(name: str, fit: Callable[[], Fitted | None]) -> None:
+        began = time.perf_counter()
+        fitted = fit()
+        seconds[name] = time.perf_counter() - began
+        if fitted is not None:
+            fits[name] = fitted
+
+    began = time.perf_counter()
+    path: LinearPath | None = None
+    if wanted != "mlp" and (wanted != "trees" or data.encoder.texts):
+        path = linear_path(data)
+    path_seconds = time.perf_counter() - began
+    if path is not None and (auto or wanted == "linear"):
+        add("linear", lambda: fit_linear(data, path))
+        seconds["linear"] += path_seconds
+    if path is not None and (wanted == "pairs" or (auto and columns > 1)):
+        add("pairs", lambda: fit_pairs(data, path))
+        if not fits:  # no pair explains anything
+            add("linear", lambda: fit_linear(data, path))
+    if wanted == "trees" or (auto and columns > 0 and len(data.targets) >= TREE_ROWS):
+        from torchbce.classifier.models.trees_fit import fit_trees
+
+        add("trees", lambda: fit_trees(data, 1.0 if path is None else path.l2))
+    if wanted == "mlp" or (auto and effort == "high"):
+        from torchbce.classifier.models.network_fit import fit_network
+
+        add("mlp", lambda: fit_network(data))
+    return fits, seconds
+
+
+def _choose(
+    fits: dict[str, Fitted], y: np.ndarray, rows: np.ndarray, base: float
+) -> tuple[dict[str, int], dict[str, float]]:
+    """The setting of each model and the weights of the models, from some of the rows held out."""
+    chosen = {name: fit.candidates.best(y, rows) for name, fit in fits.items()}
+    logits = {name: fit.candidates.logits[chosen[name]][rows] for name, fit in fits.items()}
+    return chosen, mixture_weights(logits, base, y[rows])
+
+
+def _honest_logits(
+    fits: dict[str, Fitted], y: np.ndarray, rows: np.ndarray, base: float
+) -> np.ndarray:
+    """The combined logits of the rows held out, by settings and weights chosen on other rows.
+
+    The rows are halved; each half gets the settings and the weights that are best for the other.
+    """
+    order = np.random.default_rng(0).permutation(int(rows.max()) + 1)
+    # A row that several repetitions hold out is in one half; each half has both target values.
+    half = np.zeros(len(y), dtype=bool)
+    for value in (0, 1):
+        of_value = np.unique(rows[y == value])
+        half[np.isin(rows, of_value[np.argsort(order[of_value])][::2])] = True
+    logits = np.empty(len(y))
+    for part in (half, ~half):
+        other = ~part
+        if not part.any() or not other.any():
+            other = np.ones(len(y), dtype=bool)
+        chosen, weights = _choose(fits, y, other, base)
+        own = {name: fit.candidates.logits[chosen[name]][part] for name, fit in fits.items()}
+        logits[part] = combined(own, weights, base)
+    return logits

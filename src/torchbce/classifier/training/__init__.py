@@ -1,1 +1,0 @@
-"""Training one network on rows of sparse features."""
