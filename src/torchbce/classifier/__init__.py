@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchbce.classifier.errors import InputError
     from torchbce.classifier.fitting import fit
     from torchbce.classifier.model import Card, Classifier
+    from torchbce.classifier.options import TrainingOptions
     from torchbce.classifier.quality.metrics import (
         Metrics,
         evaluate_logits,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     )
     from torchbce.classifier.storage import check_output, load, save
     from torchbce.classifier.tables.reading import read
-    from torchbce.classifier.options import TrainingOptions
 
 __all__ = [
     "Card",

@@ -1,6 +1,6 @@
-"""A classifier on disk: a directory of `model.json` and `model.safetensors`.
+"""A classifier on disk: a directory of `model.json`, `model.safetensors` and `history.json`.
 
-Neither file holds code, so loading a model from an unknown source runs none.
+None of the files holds code, so loading a model from an unknown source runs none.
 """
 
 import hashlib
@@ -12,20 +12,23 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from torchbce.classifier.columns.encoder import Column, Encoder
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import Argument, InputError, file_error, listing
 from torchbce.classifier.model import FORMAT, Card, Classifier
+from torchbce.classifier.models.arrays import BadArraysError, arrays_of, model_of
+from torchbce.classifier.models.search import Tried
 from torchbce.classifier.outputs import check_writable, refuse_existing, write_directory
-from torchbce.classifier.training.network import Network
 
 CARD = "model.json"
 TENSORS = "model.safetensors"
+#: What was tried and how long it took, which is the only thing that differs between two fits with
+#: the same seed.
+HISTORY = "history.json"
 
 
 def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> None:
@@ -53,10 +56,14 @@ def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> No
     directory = Path(os.path.realpath(directory))
     check_output(directory, overwrite)
     try:
-        tensors = save_tensors(_tensors(classifier))
+        tensors = save_arrays(_arrays(classifier))
         header = _Header(classifier.card.format, _checksum(tensors))
         card = msgspec.structs.asdict(header) | msgspec.structs.asdict(classifier.card)
-        files = {TENSORS: tensors, CARD: msgspec.json.format(msgspec.json.encode(card))}
+        files = {
+            TENSORS: tensors,
+            CARD: msgspec.json.format(msgspec.json.encode(card)),
+            HISTORY: msgspec.json.format(msgspec.json.encode(classifier.tried)),
+        }
         write_directory(directory, files)
     except OSError as error:
         raise file_error("write", directory, error) from error
@@ -100,7 +107,7 @@ def load(directory: Path) -> Classifier:
         The classifier, which predicts what the saved one predicts, bit for bit.
 
     Raises:
-        InputError: if a file is missing or damaged, or from another version of torchbce, or the two
+        InputError: if a file is missing or damaged, or from another version of torchbce, or the
             files are not from one `save`.
 
     Example:
@@ -113,14 +120,19 @@ def load(directory: Path) -> Classifier:
     if not directory.is_dir():
         raise InputError(f"there is no model directory {str(directory)!r}")
     card, checksum = _read_card(directory / CARD)
-    with torch.device("meta"):  # shapes without memory; load_state_dict assigns the values
-        network = Network(sum(column.width for column in card.columns), card.architecture)
-    tensors = _read_tensors(directory / TENSORS, card, checksum, network)
-    idf = {
-        column.name: tensors.pop(key).numpy() for key, column in _idf_names(card.columns).items()
-    }
-    network.load_state_dict(tensors, assign=True)
-    return Classifier(card, Encoder(card.columns, idf), network.eval())
+    arrays = _read_arrays(directory / TENSORS, checksum)
+    try:
+        idf = {c.name: _idf(arrays, key, c) for key, c in _idf_names(card.columns).items()}
+        encoder = Encoder(card.columns, idf)
+        models = tuple(model_of(name, arrays, encoder) for name in card.models)
+    except BadArraysError as error:
+        raise _damaged(directory / TENSORS, str(error)) from error
+    if arrays:
+        raise _damaged(
+            directory / TENSORS,
+            f"the tensors {listing(sorted(arrays))} do not fit {CARD}; both must come from one fit",
+        )
+    return Classifier(card, encoder, models, tried=_read_history(directory / HISTORY))
 
 
 def _read_card(path: Path) -> tuple[Card, str]:
@@ -142,9 +154,12 @@ def _read_card(path: Path) -> tuple[Card, str]:
     if len(set(names)) != len(names) or not names:
         raise _damaged(path, "it must name at least one column, and each column once")
     for column in card.columns:
-        if column.width == 0:
-            raise _damaged(path, f"column {column.name!r} has no features")
-        for values in (getattr(column, "vocabulary", []), getattr(column, "categories", [])):
+        lists = [getattr(column, "categories", [])]
+        if isinstance(column, TextColumn):
+            lists += [units.vocabulary for units in column.units]
+            if not column.width:
+                raise _damaged(path, f"column {column.name!r} has no features")
+        for values in lists:
             if len(set(values)) != len(values):
                 raise _damaged(path, f"column {column.name!r} lists a value twice")
         edges = getattr(column, "edges", [])
@@ -153,39 +168,42 @@ def _read_card(path: Path) -> tuple[Card, str]:
     return card, header.weights_sha256
 
 
-def _read_tensors(
-    path: Path, card: Card, checksum: str, network: Network
-) -> dict[str, torch.Tensor]:
-    """The tensors of a file, whose names, shapes and values are those of the card's model."""
+def _read_arrays(path: Path, checksum: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, all of them finite."""
     content = _read(path)
     try:
-        tensors = load_tensors(content)
+        arrays = load_arrays(content)
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        # A header may name a dtype that torch does not have, or sizes that do not add up.
+        # A header may name a dtype that NumPy does not have, or sizes that do not add up.
         raise _damaged(path, str(error)) from error
-    texts = _idf_names(card.columns)
-    expected = {key: (column.width,) for key, column in texts.items()}
-    expected |= {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        names = sorted({name for name, _ in found.items() ^ expected.items()})
-        raise _damaged(
-            path, f"the tensors {listing(names)} do not fit {CARD}; both must come from one fit"
-        )
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
-            raise _damaged(path, f"tensor {name!r} must be finite float32")
-    for key in texts:
-        # idf = 1 + log((1 + documents) / (1 + documents with the word)) is in [1, 100] for up to
-        # 1e42 documents; a much larger one would overflow in a product.
-        if bool(((tensors[key] < 0.99) | (tensors[key] > 100)).any()):
-            raise _damaged(path, f"tensor {key!r} must be in [1, 100]")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise _damaged(path, f"tensor {name!r} holds NaN")
     if _checksum(content) != checksum:
         raise InputError(
             f"{str(path)!r} does not belong to {CARD}, or is damaged: its SHA-256 is not the "
             "weights_sha256 there; both files must come from one fit"
         )
-    return tensors
+    return arrays
+
+
+def _idf(arrays: dict[str, np.ndarray], key: str, column: TextColumn) -> np.ndarray:
+    idf = arrays.pop(key, None)
+    if idf is None or idf.shape != (column.width,) or idf.dtype != np.float32:
+        raise BadArraysError(f"tensor {key!r} must be float32 of shape ({column.width},)")
+    # idf = 1 + log((1 + documents) / (1 + documents with the word)) is in [1, 100] for up to 1e42
+    # documents; a much larger one would overflow in a product.
+    if ((idf < 0.99) | (idf > 100)).any():
+        raise BadArraysError(f"tensor {key!r} must be in [1, 100]")
+    return idf
+
+
+def _read_history(path: Path) -> tuple[Tried, ...]:
+    content = _read(path)
+    try:
+        return tuple(msgspec.json.decode(content, type=list[Tried]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
 
 
 class _Header(msgspec.Struct):
@@ -199,11 +217,13 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _tensors(classifier: Classifier) -> dict[str, torch.Tensor]:
-    tensors = dict(classifier.network.state_dict())
+def _arrays(classifier: Classifier) -> dict[str, np.ndarray]:
+    arrays = {}
     for key, column in _idf_names(classifier.encoder.columns).items():
-        tensors[key] = torch.from_numpy(np.array(classifier.encoder.idf[column.name]))
-    return tensors
+        arrays[key] = classifier.encoder.idf[column.name]
+    for model in classifier.models:
+        arrays |= arrays_of(model)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _idf_names(columns: Sequence[Column]) -> dict[str, TextColumn]:
@@ -232,4 +252,4 @@ def _damaged(path: Path, reason: str) -> InputError:
 def _replaceable(directory: Path) -> bool:
     """Whether a directory is empty or holds only a model; nothing else is ever deleted."""
     names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {""}
-    return names <= {CARD, TENSORS}
+    return names <= {CARD, TENSORS, HISTORY}

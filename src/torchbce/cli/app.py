@@ -59,34 +59,39 @@ def fit(
     ] = [],  # noqa: B006
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave out.")] = [],  # noqa: B006
     model: Annotated[
-        Literal["linear", "mlp"], typer.Option(help="mlp has 64 and 32 hidden ReLU units.")
-    ] = "linear",
+        Literal["auto", "linear", "pairs", "trees", "mlp"],
+        typer.Option(help="One model, or the best combination of those that suit the table."),
+    ] = "auto",
+    effort: Annotated[
+        Literal["low", "medium", "high"],
+        typer.Option(help="How much work: low takes a fifth of the time of medium."),
+    ] = "medium",
     pos_weight: Annotated[
         str,
         typer.Option(
             metavar="balanced|NUMBER|none", help="The weight of the positives in the loss."
         ),
     ] = "none",
-    epochs: Annotated[int, typer.Option(help="The largest number of passes over the rows.")] = 30,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Of the mlp: passes over the rows at most.")] = 30,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Rows per step; by default from 16 to 512, by the number of rows."),
+        typer.Option(help="Of the mlp: rows per step; by default from 16 to 512."),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="The initial one of AdamW; by default 0.02 for linear, 0.001 for mlp."),
+        typer.Option(help="Of the mlp: the initial one of AdamW; by default 0.002."),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="The weight decay of AdamW.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="Of the mlp: that of AdamW.")] = 0.0,
     patience: Annotated[
-        int, typer.Option(help="Epochs without a lower held-out loss before training stops.")
+        int, typer.Option(help="Of the mlp: epochs without a lower held-out loss before it stops.")
     ] = 5,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     device: Annotated[
-        Literal["cpu", "cuda", "mps", "auto"], typer.Option(help="Where to train.")
+        Literal["cpu", "cuda", "mps", "auto"], typer.Option(help="Where to train the mlp.")
     ] = "cpu",
     precision: Annotated[
         Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"],
-        typer.Option(help="The floating-point format of the training."),
+        typer.Option(help="Of the mlp: the floating-point format of the training."),
     ] = "32-true",
     overwrite: Overwrite = False,
     json_: Json = False,
@@ -107,13 +112,14 @@ def fit(
 
     options = classifier.TrainingOptions(
         model,
+        effort,
         _pos_weight(pos_weight),
+        seed,
         epochs,
         batch_size,
         learning_rate,
         weight_decay,
         patience,
-        seed,
         device,
         precision,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchbce.cli.streams import visible
-from torchbce.cli.terminal import metrics_lines
+from torchbce.cli.terminal import metrics_lines, tried_lines
 
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier, Metrics
@@ -25,8 +25,8 @@ def print_fit(
             "seconds": round(seconds, 3),
             "rows": card.rows,
             "positives": card.positives,
-            "features": classifier.encoder.width,
-            "epochs": card.epochs,
+            "models": card.models,
+            "tried": msgspec.to_builtins(classifier.tried),
             "target": msgspec.to_builtins(card.target),
             "columns": [dataclasses.asdict(choice) for choice in classifier.choices],
             "held_out": msgspec.to_builtins(card.held_out),
@@ -34,12 +34,11 @@ def print_fit(
         }
         print(json.dumps(result))
         return
-    print("On rows held out, before the last training on all rows:")
+    print("\n".join(tried_lines(classifier.tried)))
+    print("\nOn rows held out, with settings and weights chosen on other rows:")
     _print_metrics(card.held_out)
-    print(
-        f"{visible(str(output))}: {card.architecture} model of {classifier.encoder.width:,} "
-        f"features, {card.rows:,} rows, {card.epochs} epochs, {seconds:.1f} s"
-    )
+    names = ", ".join(card.models) or "the base rate"
+    print(f"{visible(str(output))}: {names}; {card.rows:,} rows, {seconds:.1f} s")
 
 
 def print_text(prediction: dict[str, Any], as_json: bool) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from torchbce.classifier import Choice, Metrics
     from torchbce.classifier.columns.target import Target
-    from torchbce.classifier.training.progress import Progress as TrainingProgress
+    from torchbce.classifier.models.search import Tried
+    from torchbce.classifier.progress import Progress as TrainingProgress
 
 #: A narrower terminal wraps the lines of a table; what is cut off is lost.
 NARROWEST = 60
@@ -90,10 +91,21 @@ def metrics_lines(metrics: "Metrics", base: "Metrics") -> list[str]:
     return lines
 
 
+def tried_lines(tried: "Sequence[Tried]") -> list[str]:
+    """What each model reached on the rows held out, its weight, and how long it took."""
+    lines = [f"{'model':<8}{'held-out loss':>14}{'weight':>8}{'seconds':>9}  best of"]
+    for one in tried:
+        lines.append(
+            f"{one.model:<8}{one.held_out_loss:>14.4f}{one.weight:>8.2f}{one.seconds:>9.1f}"
+            f"  {one.settings}: {one.setting}"
+        )
+    return lines
+
+
 @contextmanager
 def training_progress(quiet: bool = False) -> "Iterator[TrainingProgress]":
     """A bar with the running loss on a terminal, one line per stage elsewhere, nothing if quiet."""
-    from torchbce.classifier.training.progress import NoProgress
+    from torchbce.classifier.progress import NoProgress
 
     if quiet:
         yield NoProgress()
@@ -114,7 +126,7 @@ def training_progress(quiet: bool = False) -> "Iterator[TrainingProgress]":
         TextColumn("{task.description:<14}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[held_out]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
@@ -135,11 +147,17 @@ class StageLines:
         self._stage, self._last = stage, ""
         self._printed_at = monotonic()
 
+    def tried(self, setting: str, held_out: float) -> None:
+        self._show(f"{setting}, held-out loss {held_out:.4f}")
+
     def step(self, loss_sum: "torch.Tensor", rows: int) -> None: ...
 
     def epoch(self, number: int, loss: float, held_out: float | None) -> None:
         suffix = "" if held_out is None else f", held-out loss {held_out:.4f}"
-        self._last = f"{self._stage}: epoch {number}, loss {loss:.4f}{suffix}"
+        self._show(f"epoch {number}, loss {loss:.4f}{suffix}")
+
+    def _show(self, line: str) -> None:
+        self._last = f"{self._stage}: {line}"
         if monotonic() - self._printed_at >= LINE_SECONDS:
             self.end()
 
@@ -161,18 +179,22 @@ class EpochBar:
     def start(self, stage: str, steps: int) -> None:
         self._task = self._bar.add_task(stage, total=steps, loss="", held_out="")
 
+    def tried(self, setting: str, held_out: float) -> None:
+        assert self._task is not None
+        self._bar.update(self._task, advance=1, loss="", held_out=f"{setting}: {held_out:.4f}")
+
     def step(self, loss_sum: "torch.Tensor", rows: int) -> None:
         fields: dict[str, Any] = {}
         if monotonic() - self._read_at > REFRESH_SECONDS:
             self._read_at = monotonic()
-            fields["loss"] = f"{loss_sum.item() / rows:.4f}"
+            fields["loss"] = f"loss {loss_sum.item() / rows:.4f}"
         assert self._task is not None
         self._bar.update(self._task, advance=1, **fields)
 
     def epoch(self, number: int, loss: float, held_out: float | None) -> None:
         assert self._task is not None
         suffix = "" if held_out is None else f"held out {held_out:.4f}"
-        self._bar.update(self._task, loss=f"{loss:.4f}", held_out=suffix)
+        self._bar.update(self._task, loss=f"loss {loss:.4f}", held_out=suffix)
 
     def end(self) -> None:
         if self._task is not None:

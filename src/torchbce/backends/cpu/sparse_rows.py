@@ -462,9 +462,7 @@ def _bound(function: Any, name: str, **bound: Any) -> Any:
 def rows_kernel(values: str, width: int, name: str) -> Any:
     """The kernel of rows for a dtype of the values and a width, ready to be compiled."""
     gather, scatter = _PASSES[values, width]
-    return _bound(
-        _rows_kernel, name, _width=width, _gather_rows=gather, _scatter_rows=scatter
-    )
+    return _bound(_rows_kernel, name, _width=width, _gather_rows=gather, _scatter_rows=scatter)
 
 
 _POINTERS = {"float32": pointer, "float64": pointer_to_float64}

@@ -48,4 +48,4 @@ def bin_edges(numbers: np.ndarray) -> np.ndarray:
     new = (run[1:] != run[:-1]) | (position[1:] != position[:-1])
     below, above = values[:-1][new], values[1:][new]
     middle = below + (above / 2 - below / 2)  # above - below may overflow
-    return np.where((middle > below) & (middle < above), middle, above)
+    return np.asarray(np.where((middle > below) & (middle < above), middle, above))

@@ -32,6 +32,11 @@ class CategoricalColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="cate
         """The number of codes."""
         return len(self.categories) + self.flag_missing
 
+    @property
+    def labels(self) -> list[str]:
+        """What each code stands for."""
+        return self.categories + ["missing"] * self.flag_missing
+
     def encode(self, values: pl.Series) -> np.ndarray:
         """The code of each value, int32, [rows]."""
         text = as_text(values)

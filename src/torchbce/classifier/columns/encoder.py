@@ -99,7 +99,9 @@ class Encoder:
         return Encoded(
             np.column_stack(numbers) if numbers else np.zeros((rows, 0)),
             np.column_stack(codes) if codes else np.zeros((rows, 0), dtype=np.int32),
-            side_by_side(text) if text else sp.csr_matrix((rows, self.text_width), dtype=np.float32),
+            side_by_side(text)
+            if text
+            else sp.csr_matrix((rows, self.text_width), dtype=np.float32),
         )
 
     def _check(self, table: pl.DataFrame) -> None:
@@ -134,7 +136,7 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
         The encoder, and the table's arrays.
 
     Raises:
-        InputError: if the values of a column do not fit its kind, or no column tells two rows apart.
+        InputError: if the values of a column do not fit its kind, or no two rows differ.
     """
     columns: list[Column] = []
     idf: dict[str, np.ndarray] = {}

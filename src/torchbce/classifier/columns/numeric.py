@@ -1,5 +1,6 @@
 """Numeric columns as standardised values and bins."""
 
+import itertools
 import warnings
 from typing import Annotated
 
@@ -33,6 +34,15 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
     def codes(self) -> int:
         """The number of codes."""
         return (len(self.edges) + 1 if self.edges else 0) + self.flag_missing
+
+    @property
+    def labels(self) -> list[str]:
+        """What each code stands for, as `12 to 40`."""
+        labels = []
+        if self.edges:
+            between = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(self.edges)]
+            labels = [f"below {self.edges[0]:g}", *between, f"{self.edges[-1]:g} or more"]
+        return labels + ["missing"] * self.flag_missing
 
     def numbers(self, values: pl.Series) -> np.ndarray:
         """The values as float64, [rows], missing ones NaN. Raises `InputError`."""

@@ -53,7 +53,8 @@ class Data:
     @cached_property
     def held_out_targets(self) -> np.ndarray:
         """The targets of the rows held out, of all parts one after the other."""
-        return self.targets[self.parts.held_out]
+        targets: np.ndarray = self.targets[self.parts.held_out]
+        return targets
 
     @cached_property
     def row_weight(self) -> np.ndarray | None:

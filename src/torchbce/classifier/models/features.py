@@ -70,8 +70,8 @@ def linear_features(encoder: Encoder, encoded: Encoded) -> SparseRows:
     parts = [np.where(encoded.codes >= 0, encoded.codes + layout.starts.astype(np.int32), -1)]
     values = [np.ones(encoded.codes.shape, np.float32)]
     if encoder.numeric:
-        standardised = [c.standardise(x) for c, x in zip(encoder.numeric, encoded.numbers.T)]
-        values.append(np.column_stack(standardised))
+        columns = zip(encoder.numeric, encoded.numbers.T, strict=True)
+        values.append(np.column_stack([column.standardise(x) for column, x in columns]))
         index = layout.numbers + np.arange(len(encoder.numeric), dtype=np.int32)
         parts.append(np.broadcast_to(index, (rows, len(index))))
     text = encoded.text

@@ -57,7 +57,9 @@ def linear_path(data: Data) -> LinearPath:
             problem.solve(l2, model, PATH_TOLERANCE)
             for problem, model in zip(problems, start, strict=True)
         ]
-        logits = [model.logits(rows, data.threads) for model, rows in zip(models, held_out)]
+        logits = [
+            model.logits(rows, data.threads) for model, rows in zip(models, held_out, strict=True)
+        ]
         candidates.add(l2, data.unweighted(np.concatenate(logits)))
         weights.append(models)
         loss = float(losses(candidates.logits[-1], data.held_out_targets).mean())

@@ -34,7 +34,7 @@ class LinearModel:
 
     def logits(self, encoder: Encoder, encoded: Encoded) -> np.ndarray:
         """The logits of some rows, float64 [rows]."""
-        return self.linear.logits(linear_features(encoder, encoded))
+        return products(self.linear, linear_features(encoder, encoded))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PairsModel:
     def logits(self, encoder: Encoder, encoded: Encoded) -> np.ndarray:
         """The logits of some rows, float64 [rows]."""
         main = linear_features(encoder, encoded)
-        return self.linear.logits(self.crosses.features(encoded.codes, main))
+        return products(self.linear, self.crosses.features(encoded.codes, main))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class TreesModel:
         text = text_rows(encoded)
         total = np.zeros(len(encoded))
         for trees, reader in self.parts:
-            total += trees.logits(with_text(columns, None if reader is None else reader.logits(text)))
+            read = None if reader is None else products(reader, text)
+            total += trees.logits(with_text(columns, read))
         return total / len(self.parts)
 
 
@@ -85,6 +86,19 @@ class NetworkModel:
         from torchbce.classifier.models.network import network_features, predict_logits
 
         return predict_logits(self.network, network_features(encoder, encoded))
+
+
+def products(linear: Linear, rows: SparseRows) -> np.ndarray:
+    """The logits of a linear model, float64 [rows], without Numba and PyTorch.
+
+    A prediction takes one product, for which loading the kernel of the solver would not pay.
+    """
+    import scipy.sparse as sp
+
+    indptr, indices, values, width = rows
+    stored = np.ones(len(indices), np.float32) if values is None else values
+    matrix = sp.csr_matrix((stored, indices, indptr), shape=(len(indptr) - 1, width))
+    return np.asarray(matrix @ linear.weight + linear.bias)
 
 
 def tree_columns(encoder: Encoder, encoded: Encoded) -> np.ndarray:

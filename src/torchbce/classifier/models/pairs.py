@@ -74,7 +74,8 @@ class Crosses:
 
     def group(self, column: int, codes: np.ndarray) -> np.ndarray:
         """The group of each row in one column, int32 [rows]."""
-        return self.groups[column][codes[:, column]]
+        groups: np.ndarray = self.groups[column][codes[:, column]]
+        return groups
 
 
 def code_groups(encoder: Encoder, codes: np.ndarray) -> list[np.ndarray]:

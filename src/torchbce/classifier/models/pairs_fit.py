@@ -59,10 +59,14 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
     def model(_: int) -> PairsModel:
         main = solve_all(data, path, path.best)
         every = np.arange(len(data.targets))
-        crosses = make_crosses(groups, data.encoded.codes, _ranked(data, groups, every, main)[:count])
+        crosses = make_crosses(
+            groups, data.encoded.codes, _ranked(data, groups, every, main)[:count]
+        )
         rows = crosses.features(data.encoded.codes, data.rows)
         problem = Problem(rows, data.targets, data.row_weight, data.threads)
-        return PairsModel(problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses)), crosses)
+        return PairsModel(
+            problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses)), crosses
+        )
 
     return Fitted(candidates, model, lambda s: f"{s[0]} pairs, L2 {s[1]:g}", len(tried))
 
@@ -90,7 +94,9 @@ class _Part:
             data.threads,
         )
         found = problem.solve(
-            _penalty(self._path, crosses, self._main, l2), _start(self._main, crosses), PATH_TOLERANCE
+            _penalty(self._path, crosses, self._main, l2),
+            _start(self._main, crosses),
+            PATH_TOLERANCE,
         )
         held_out = crosses.features(data.encoded.codes[self._held_out], self._rows[1])
         return data.unweighted(found.logits(held_out, data.threads))

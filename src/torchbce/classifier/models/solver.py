@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from torchbce.classifier.models.features import SparseRows
-from torchbce.linear import sparse_rows
 
 #: Strengths of the penalty from strong to weak. The penalty is `l2 / 2` times the sum of squared
 #: weights, beside the sum of the losses of all rows: 1 / C of scikit-learn's `LogisticRegression`.
@@ -23,6 +22,8 @@ class Linear(NamedTuple):
 
     def logits(self, rows: SparseRows, threads: int = 1) -> np.ndarray:
         """The logits of some rows, float64 [rows]."""
+        from torchbce.linear import sparse_rows
+
         return sparse_rows.logits(*rows.matrix, self.weight, self.bias, threads)
 
 
@@ -57,9 +58,7 @@ class Problem:
         self._squares = np.bincount(rows.indices, squares, minlength=rows.width)
         self.start = Linear(np.zeros(rows.width), float(np.log(rate) - np.log1p(-rate)))
 
-    def solve(
-        self, l2: float | np.ndarray, start: Linear, tolerance: float = TOLERANCE
-    ) -> Linear:
+    def solve(self, l2: float | np.ndarray, start: Linear, tolerance: float = TOLERANCE) -> Linear:
         """The weights at a strength of the penalty, from the weights of another one.
 
         Args:
@@ -68,6 +67,8 @@ class Problem:
             tolerance: a step that lowers the loss by less than this share is the last.
         """
         from scipy.optimize import minimize
+
+        from torchbce.linear import sparse_rows
 
         scale = 1 / np.sqrt(self._variance * self._squares + l2)
         bias_scale = 1 / np.sqrt(self._variance * self._total)

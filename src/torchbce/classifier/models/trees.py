@@ -1,7 +1,7 @@
 """Boosted trees as plain arrays, and the loop that evaluates them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,8 +44,8 @@ class Trees:
     def first(self, trees: int) -> "Trees":
         """The first trees alone."""
         end = int(self.starts[trees])
-        nodes = [getattr(self, name)[:end] for name in NODE_FIELDS]
-        return Trees(self.starts[: trees + 1], *nodes, self.sets, self.baseline)
+        nodes = {name: getattr(self, name)[:end] for name in NODE_FIELDS}
+        return replace(self, starts=self.starts[: trees + 1], **nodes)
 
     def staged(self, table: np.ndarray, every: int) -> Iterator[np.ndarray]:
         """The logits before the first tree and after each `every` trees; see `logits`."""

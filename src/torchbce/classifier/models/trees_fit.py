@@ -21,7 +21,10 @@ TEXT_PARTS = 3
 # can be learned, want many. From `RACE_ROWS` rows on, two sizes run for `RACE_TREES` trees.
 SMALL = Growth(learning_rate=0.05, max_leaf_nodes=15)
 MIDDLE = Growth(learning_rate=0.07, max_leaf_nodes=31)
-LARGE = (Growth(learning_rate=0.1, max_leaf_nodes=31), Growth(learning_rate=0.1, max_leaf_nodes=127))
+LARGE = (
+    Growth(learning_rate=0.1, max_leaf_nodes=31),
+    Growth(learning_rate=0.1, max_leaf_nodes=127),
+)
 MIDDLE_ROWS, RACE_ROWS, RACE_TREES = 20_000, 50_000, 50
 
 #: From this many rows on, two threads grow a tree; before, they would wait for each other.
@@ -160,6 +163,6 @@ class _Part:
         )
 
     def _loss(self, trees: Trees) -> float:
-        return float(losses(
-            self._unweighted(trees.logits(self._held_columns)), self._held_targets
-        ).mean())
+        return float(
+            losses(self._unweighted(trees.logits(self._held_columns)), self._held_targets).mean()
+        )
