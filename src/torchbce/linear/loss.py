@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function_variadic
 from torchbce.backends import selection
 from torchbce.definition import kinds
 from torchbce.definition.sparse import refuse_in_compiled_code
-from torchbce.linear import arguments, autograd, compiled, sharding
+from torchbce.linear import arguments, autograd, compiled, sharding, sparse_input
 from torchbce.linear.agreement import check_agreement
 from torchbce.linear.dense import dense_loss
 from torchbce.linear.prepare import prepare
@@ -129,7 +129,10 @@ def linear_loss(
     """The loss; with `make_update`, backward updates weight and bias and gives them no gradient."""
     tensors = {"input": input, "weight": weight, "bias": bias, "target": target}
     tensors |= options._asdict()
-    kinds.check_kinds(tensors)
+    kinds.check_kinds(tensors, ("input", "target", "ignored"))
+    if sparse_input.is_sparse(input):
+        refuse_in_compiled_code(input, "input")
+        sparse_input.check(input, weight, make_update is not None)
     if has_torch_function_variadic(*tensors.values()):
         return _overridden(input, weight, target, bias, options, make_update)
     options = arguments.with_numbers(options)
@@ -185,6 +188,10 @@ def _eager_loss(
     arguments.check(*head, target, local.shard.labels, options)
     first_derivatives_only = local.mesh is not None or make_update is not None
     mode = selection.active_mode()
+    if sparse_input.is_sparse(head.input):
+        sparse_input.refuse_mode(mode)
+        if selection.for_sparse_input() is selection.REFERENCE:
+            return dense_loss(*head, target=target, options=options)
     if mode is not None or head.input.device.type == "meta":
         if first_derivatives_only:
             raise RuntimeError(

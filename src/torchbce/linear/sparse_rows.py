@@ -68,7 +68,7 @@ def value_and_grad(
     """
     stored, columns = len(indices), len(weight)
     blocks = sparse_launch.row_blocks(stored, columns)
-    gradients, sums = np.empty((blocks, columns)), np.empty((blocks, kernels.SUMS + 1))
+    gradients, sums = np.empty((blocks, columns)), np.zeros((blocks, kernels.SUMS + 1))
     z = np.empty(len(indptr) - 1) if with_logits else None
     fields = {
         kernels.TARGET_AT: _vector(target, np.float64),

@@ -10,7 +10,14 @@ import numpy as np
 from torchbce.backends.cpu import sparse_checks, sparse_rows, threads
 from torchbce.backends.cpu.compiler import compiled_once
 
-_SOURCES = ("intrinsics.py", "formulas.py", "staging.py", "sparse_rows.py", "sparse_checks.py")
+_SOURCES = (
+    "intrinsics.py",
+    "formulas.py",
+    "staging.py",
+    "sparse_lines.py",
+    "sparse_rows.py",
+    "sparse_checks.py",
+)
 #: Products from which on a second block of rows, and so a second thread, is worth its gradient: 0.1
 #: milliseconds of work.
 _PER_BLOCK = 2**15
@@ -75,7 +82,7 @@ def row_blocks(stored: int, columns: int, width: int = 1, most: int = _MOST_BLOC
     most = min(stored * width // _PER_BLOCK, most)
     if most < 2:
         return 1
-    wanted = max(2, min(most, stored // (2 * max(columns, 1))))
+    wanted = max(2, min(most, stored // (4 * max(columns, 1))))
     return 1 << (wanted.bit_length() - 1)
 
 
