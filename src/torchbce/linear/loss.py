@@ -189,7 +189,6 @@ def _eager_loss(
     first_derivatives_only = local.mesh is not None or make_update is not None
     mode = selection.active_mode()
     if sparse_input.is_sparse(head.input):
-        sparse_input.refuse_mode(mode)
         if selection.for_sparse_input() is selection.REFERENCE:
             return dense_loss(*head, target=target, options=options)
     if mode is not None or head.input.device.type == "meta":

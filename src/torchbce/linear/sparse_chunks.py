@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchbce.backends.cpu import sparse_launch
 from torchbce.backends.cpu import sparse_rows as kernels
+from torchbce.backends.cpu.sparse_lines import WIDTH
 from torchbce.linear.chunks import memory_like
 from torchbce.linear.records import (
     ChunkRequest,
@@ -23,7 +24,7 @@ from torchbce.linear.records import (
 from torchbce.linear.slices import Chunk, ChunkSlices
 from torchbce.linear.sparse_input import pointers_of
 
-#: Labels from which on panels are of `kernels.WIDTH` instead of 1.
+#: Labels from which on panels are of `WIDTH` instead of 1.
 _FEWEST_IN_PANELS = 3
 #: Bytes of a chunk's panels and targets: they share the third-level cache with the matrix.
 _CHUNK_BYTES = 2**24
@@ -111,7 +112,7 @@ class _Matrix:
         labels, columns = head.weight.shape
         self._weight = head.weight.detach().resolve_neg()
         self._pointers, self._threads = pointers_of(x), torch.get_num_threads()
-        self.width = 1 if labels < _FEWEST_IN_PANELS else kernels.WIDTH
+        self.width = 1 if labels < _FEWEST_IN_PANELS else WIDTH
         indices, self.numbers = operands.columns.numpy(), None
         self.stored = len(indices)
         if labels > 1 and self.stored < columns:

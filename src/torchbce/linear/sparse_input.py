@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchbce.backends import selection
 from torchbce.definition import kinds, sparse
 from torchbce.linear.precision import autocast_enabled
 
@@ -26,6 +27,12 @@ def check(input: Tensor, weight: Tensor, fused: bool) -> None:
         raise TypeError(
             f"input has layout {input.layout}; a sparse input must be of layout torch.sparse_csr: "
             "input.to_sparse_csr()"
+        )
+    mode = selection.active_mode()
+    if mode is not None:
+        raise RuntimeError(
+            f"{mode}, and input is sparse; a layer with a sparse input is computed by a kernel, of "
+            "which PyTorch sees no operations. Give input.to_dense()"
         )
     if input.device.type != "cpu":
         raise ValueError(
@@ -54,15 +61,6 @@ def check(input: Tensor, weight: Tensor, fused: bool) -> None:
         raise TypeError(
             "input is sparse, and a fused optimizer takes a dense input only. Use a head without "
             "fused_optimizer and an optimizer of torch.optim, or give input.to_dense()"
-        )
-
-
-def refuse_mode(mode: str | None) -> None:
-    """Raise where PyTorch must see its own operations, `mode` says why."""
-    if mode is not None:
-        raise RuntimeError(
-            f"{mode}, and input is sparse; a layer with a sparse input is computed by one kernel, "
-            "which these do not see. Give input.to_dense()"
         )
 
 

@@ -87,7 +87,7 @@ def row_blocks(stored: int, columns: int, width: int = 1, most: int = _MOST_BLOC
 
 
 def row_edges(pointers: np.ndarray, blocks: int) -> np.ndarray:
-    """The first row of each block, and the end: blocks of about as many stored elements and rows."""
+    """The first row of each block, and the end; blocks have about as many stored elements."""
     rows = len(pointers) - 1
     cost = pointers + np.arange(rows + 1) if blocks > 1 else pointers
     wanted = np.linspace(0, cost[-1], blocks + 1)
