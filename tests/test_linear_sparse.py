@@ -347,11 +347,11 @@ def test_other_shapes_and_devices() -> None:
 
 
 def test_where_pytorch_must_see_its_own_operations() -> None:
-    w, y = torch.ones(1, 3), torch.ones(2, 1)
+    x, w, y = matrix(), torch.ones(1, 3), torch.ones(2, 1)
     with pytest.raises(RuntimeError, match=r"a transform of torch.func is active, and input is"):
-        torch.func.grad(lambda w: linear_bce(matrix(), w, y))(w)
+        torch.func.grad(lambda w: linear_bce(x, w, y))(w)
     with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
-        linear_bce(matrix(), w, y)
+        linear_bce(x, w, y)
 
 
 @pytest.mark.usefixtures("fresh_compiler")

@@ -188,10 +188,10 @@ def _eager_loss(
     arguments.check(*head, target, local.shard.labels, options)
     first_derivatives_only = local.mesh is not None or make_update is not None
     mode = selection.active_mode()
+    by_definition = False
     if sparse_input.is_sparse(head.input):
-        if selection.for_sparse_input() is selection.REFERENCE:
-            return dense_loss(*head, target=target, options=options)
-    if mode is not None or head.input.device.type == "meta":
+        by_definition = selection.for_sparse_input() is selection.REFERENCE
+    if mode is not None or by_definition or head.input.device.type == "meta":
         if first_derivatives_only:
             raise RuntimeError(
                 f"{mode or 'input is on meta'}: a head that is sharded or has a fused optimizer "
