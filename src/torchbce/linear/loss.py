@@ -52,7 +52,10 @@ def linear_binary_cross_entropy(
     rounded to that dtype.
 
     Args:
-        input: x, [..., D], of any floating dtype.
+        input: x, [..., D], of any floating dtype; or a sparse CSR tensor [B, D] on the CPU, float32
+            or float64, which is not made dense and whose logits and gradients are summed in float64
+            (not under torch.compile, with a DTensor or under transforms of torch.func). Each column
+            is stored once per row, in any order unless input requires grad.
         weight: W, [L, D], of input's dtype (under autocast of any). If it is a DTensor sharded over
             labels, each process computes the labels that it holds; see
             `LinearBCELoss.shard_labels`.
@@ -85,10 +88,11 @@ def linear_binary_cross_entropy(
         those of the dense form, and need its memory.
 
     Raises:
-        TypeError: if dtypes do not match, or an argument is not a tensor or a number.
+        TypeError: if dtypes do not match, an argument is not a tensor or a number, or a sparse
+            input is of another layout or dtype.
         ValueError: if shapes or devices do not match; or, on the CPU, if a label is outside [0, L)
             or twice in a row, a target outside [0, 1] or an input not finite: the message has its
-            value and index. On a GPU, unless `check_targets` is true, labels outside [0, L) are
+            value and index; or if a sparse input is malformed. On a GPU, unless `check_targets` is true, labels outside [0, L) are
             skipped, a label that is twice in a list counts once, and lists with as many columns as
             labels are refused, since they may be a dense target.
 

@@ -175,8 +175,9 @@ class _Matrix:
         record = sparse_launch.RowsRecord(self._fields | fields)
         pieces = sparse_launch.pieces(stop - start, columns, width)
         dtype = str(weight.dtype).removeprefix("torch.")
-        record.run(sparse_launch.pack_kernel(dtype, width), pieces, self._threads)
-        record.run(sparse_launch.rows_kernel(self._dtype, width), items, self._threads)
+        numbers, products = columns * (stop - start), self.stored * width * panels
+        record.run(sparse_launch.pack_kernel(dtype, width), pieces, self._threads, numbers)
+        record.run(sparse_launch.rows_kernel(self._dtype, width), items, self._threads, products)
         if request.checked and sums[:, kernels.WRONG].any():
             raise InvalidTargetError
         if gradients.weight is not None:
@@ -185,7 +186,7 @@ class _Matrix:
                 part, kernels.WEIGHT_AT, kernels.WEIGHT_ROW, kernels.WEIGHT_COLUMN
             ).items():
                 record.set(field, value)
-            record.run(sparse_launch.unpack_kernel(dtype, width), pieces, self._threads)
+            record.run(sparse_launch.unpack_kernel(dtype, width), pieces, self._threads, numbers)
         of_bias = sums[:, kernels.SUMS :].reshape(panels, blocks, width).sum(1).reshape(-1)
         gradients.bias[start:stop] = torch.from_numpy(of_bias[: stop - start])
         if row_losses is not None:

@@ -22,6 +22,8 @@ _SOURCES = (
 #: milliseconds of work.
 _PER_BLOCK = 2**15
 _MOST_BLOCKS = 64
+#: Products from which on a second thread is woken.
+_PER_THREAD = 2**15
 
 
 class Record:
@@ -45,10 +47,13 @@ class Record:
             value = value.__array_interface__["data"][0] if is_array else value.data_ptr()
         self._words[field] = value
 
-    def run(self, kernel: threads.Kernel, items: int, count: int) -> None:
-        """Run a kernel in at most `count` threads, which take its items."""
+    def run(self, kernel: threads.Kernel, items: int, count: int, work: int) -> None:
+        """Run a kernel in at most `count` threads, which take its items.
+
+        `work` is the number of products, or of numbers that are copied or checked.
+        """
         self._counter[0] = 0
-        workers = max(1, min(items, count))
+        workers = max(1, min(items, count, work // _PER_THREAD))
         threads.run(kernel, self._words, workers, tuple(self._memory.values()))
 
 
@@ -114,7 +119,7 @@ def columns_as_int32(
     }
     for field, value in fields.items():
         record.set(field, value)
-    record.run(_checks(indices.dtype.name), len(found), count)
+    record.run(_checks(indices.dtype.name), len(found), count, len(indices))
     return narrow, float(found.max(initial=sparse_checks.FINE))
 
 
