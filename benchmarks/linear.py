@@ -1,6 +1,6 @@
 """A linear layer with its loss, against PyTorch's logits and dense targets: time, memory, error.
 
-    python benchmarks/linear.py [grid] [reach] [error] [million] [report] [--quick]
+    python benchmarks/linear.py [grid] [reach] [error] [million] [sparse] [report] [--quick]
 
 Loss and gradients with respect to input, weight and bias, in float32, with 20 positives per row:
 torchbce takes a list of them, PyTorch dense targets, and the time to make these is not included.
@@ -12,6 +12,7 @@ grid: time and memory for 64 to 1,024 rows and 1,000 to 1,000,000 labels.
 reach: time against the three matrix products without which there are no gradients.
 error: against float64 with the same rounded inputs.
 million: the memory of a million labels, also in training with a fused optimizer.
+sparse: sparse rows instead of hidden values, against SciPy and torch.sparse; see linear_sparse.py.
 
 Run it on an idle machine: two threads wait for each other, so other programs slow both down.
 """
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 import linear_report
+import linear_sparse
 import torchbce
 from common import memory
 from common.command import Options, main
@@ -300,6 +302,10 @@ def train(optimizer: str, rows: int, width: int, labels: int) -> dict[str, float
     return {"peak": memory.peak(), "seconds": statistics.median(seconds)}
 
 
+def measure_sparse(options: Options) -> dict[str, Any]:
+    return linear_sparse.measure(options.quick)
+
+
 def one_step(head: torch.nn.Module, x: Tensor, positives: Tensor) -> None:
     """Gradients and, with a fused optimizer, the update of the parameters."""
     head(x, positives).backward()
@@ -310,6 +316,7 @@ PARTS = {
     "reach": measure_reach,
     "error": measure_error,
     "million": measure_million,
+    "sparse": measure_sparse,
 }
 
 if __name__ == "__main__":

@@ -116,6 +116,27 @@ def trained_goal(million: Results, optimizer: str) -> list[str]:
     )
 
 
+def sparse_table(sparse: Results) -> str:
+    """Time of torchbce, on one thread and on several, and the other's as a multiple of it."""
+    head = ["input", "B", "D", "not 0, per row", "L", "torchbce", "one thread", "compared with"]
+    head += ["its time / torchbce"]
+    rows = []
+    for row in sparse["rows"]:
+        seconds = row["seconds"]
+        one = seconds.get("torchbce, one thread")
+        rows.append(
+            [
+                row["name"],
+                *(f"{row[size]:,}" for size in ("rows", "columns", "per_row", "labels")),
+                f"{seconds['torchbce'] * 1000:,.1f} ms",
+                "" if one is None else f"{one * 1000:,.1f} ms",
+                "SciPy and NumPy" if row["labels"] == 1 else "torch.sparse.mm, eager loss",
+                f"{seconds['other'] / seconds['torchbce']:.1f}",
+            ]
+        )
+    return markdown.table(head, rows) + f"\nOn {sparse['threads']} threads; SciPy uses one.\n"
+
+
 def megabytes(bytes: float) -> str:
     return f"{bytes / 1e6:,.1f} MB"
 
@@ -148,6 +169,7 @@ def blocks(found: Results) -> list[Block]:
         Block("linear_reach", DOCUMENT, markdown.goals(reach_goals(found["reach"]))),
         Block("linear_error", DOCUMENT, error_table(found["error"])),
         Block("linear_million", DOCUMENT, markdown.goals(million_goals(found["million"]))),
+        Block("linear_sparse", DOCUMENT, sparse_table(found["sparse"])),
         summary_block(found, results.load("delicious")),
     ]
 

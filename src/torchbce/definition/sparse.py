@@ -32,7 +32,7 @@ def sparse_entries(
     plain = checks.readable(target, anywhere=bool(check))
     if target.layout == torch.sparse_csr:
         if plain is not None:
-            _check_row_pointers(plain, name)
+            check_row_pointers(plain, name)
         target = target.to_sparse()
         plain = None if plain is None else checks.readable(target, anywhere=True)
     order = None if plain is None else _order(plain, name)
@@ -45,16 +45,17 @@ def sparse_entries(
 
 
 def refuse_in_compiled_code(target: Tensor, name: str = "target") -> None:
-    """Raise for a sparse target where torch.compile traces the functions that are called."""
+    """Raise for a sparse tensor where torch.compile traces the functions that are called."""
     if target.layout is not torch.strided and _pytorch.is_in_compiled_code():
+        lists = ", or label lists to a layer that takes them (int64, padded with -1)"
         raise ValueError(
-            f"torch.compile cannot trace a sparse {name}. Give a dense one, or label lists to a "
-            "layer that takes them (int64, padded with -1); or compute the loss in a function "
-            "decorated with torch.compiler.disable"
+            f"torch.compile cannot trace a sparse {name}. Give a dense one"
+            + ("" if name == "input" else lists)
+            + "; or compute the loss in a function decorated with torch.compiler.disable"
         )
 
 
-def _check_row_pointers(target: Tensor, name: str) -> None:
+def check_row_pointers(target: Tensor, name: str) -> None:
     """Raise unless the row pointers of a CSR tensor delimit its stored values."""
     pointers, columns = target.crow_indices(), target.col_indices()
     stored = columns.shape[-1]

@@ -9,6 +9,8 @@ and `positives`, and can be imported from here. A call goes through these files:
   compiled graph, and `dense` the definition in plain PyTorch.
 - `chunks`, or `chunks_gpu` on a GPU, computes loss and gradients of one chunk of labels after the
   other, from `slices` of the operands and by the `chunk_loss`.
+- `sparse_input` checks a sparse input, whose chunks `sparse_chunks` computes; `sparse_rows` is the
+  same for a solver, without tensors.
 - `topk` finds the largest logits of each row, by the `candidates` of each chunk.
 - `sharding` and `agreement` are for labels that are spread over processes.
 

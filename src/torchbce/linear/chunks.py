@@ -131,12 +131,12 @@ def _allocate(x: Tensor, head: Head, request: ChunkRequest) -> Gradients:
     weight, bias, needs = head.weight, head.bias, request.needs_grad
     return Gradients(
         torch.zeros_like(x) if needs.input else None,
-        _memory_like(weight) if needs.weight else None,
+        memory_like(weight) if needs.weight else None,
         bias.new_empty(bias.shape) if bias is not None and needs.bias else None,
     )
 
 
-def _memory_like(weight: Tensor) -> Tensor:
+def memory_like(weight: Tensor) -> Tensor:
     """Memory for the gradient of a weight: that of an earlier gradient if it is free."""
     if weight.device.type == "cpu" and weight.is_contiguous():
         return memory.reused(weight, weight.stride())

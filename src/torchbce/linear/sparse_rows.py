@@ -68,7 +68,7 @@ def value_and_grad(
     """
     stored, columns = len(indices), len(weight)
     blocks = sparse_launch.row_blocks(stored, columns)
-    gradients, sums = np.empty((blocks, columns)), np.empty((blocks, kernels.SUMS + 1))
+    gradients, sums = np.empty((blocks, columns)), np.zeros((blocks, kernels.SUMS + 1))
     z = np.empty(len(indptr) - 1) if with_logits else None
     fields = {
         kernels.TARGET_AT: _vector(target, np.float64),
@@ -86,7 +86,7 @@ def value_and_grad(
         record.set(kernels.WEIGHT_AT, gradient)
         record.set(kernels.WEIGHT_COLUMN, 1)
         kernel = sparse_launch.unpack_kernel("float64", 1)
-        record.run(kernel, sparse_launch.pieces(1, columns, 1), threads)
+        record.run(kernel, sparse_launch.pieces(1, columns, 1), threads, columns)
     loss, _, slope = (sum(column, 0.0) for column in sums.T.tolist())
     found = loss, gradient, slope
     return found if z is None else (*found, z)
@@ -160,7 +160,7 @@ def _run(
             **fields,
         }
     )
-    record.run(sparse_launch.rows_kernel(dtype, 1), blocks, count)
+    record.run(sparse_launch.rows_kernel(dtype, 1), blocks, count, len(indices))
     return record
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from numba import int32
 
 from torchbce.backends.cpu.intrinsics import next_of, read_int64, write_float64
-from torchbce.backends.cpu.sparse_rows import index_at, write_int32
+from torchbce.backends.cpu.sparse_lines import index_at, write_int32
 from torchbce.backends.cpu.staging import loop
 
 #: What the kernel is called with, all int64.

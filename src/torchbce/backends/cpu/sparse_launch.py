@@ -10,11 +10,20 @@ import numpy as np
 from torchbce.backends.cpu import sparse_checks, sparse_rows, threads
 from torchbce.backends.cpu.compiler import compiled_once
 
-_SOURCES = ("intrinsics.py", "formulas.py", "staging.py", "sparse_rows.py", "sparse_checks.py")
+_SOURCES = (
+    "intrinsics.py",
+    "formulas.py",
+    "staging.py",
+    "sparse_lines.py",
+    "sparse_rows.py",
+    "sparse_checks.py",
+)
 #: Products from which on a second block of rows, and so a second thread, is worth its gradient: 0.1
 #: milliseconds of work.
 _PER_BLOCK = 2**15
 _MOST_BLOCKS = 64
+#: Products from which on a second thread is woken.
+_PER_THREAD = 2**15
 
 
 class Record:
@@ -38,10 +47,13 @@ class Record:
             value = value.__array_interface__["data"][0] if is_array else value.data_ptr()
         self._words[field] = value
 
-    def run(self, kernel: threads.Kernel, items: int, count: int) -> None:
-        """Run a kernel in at most `count` threads, which take its items."""
+    def run(self, kernel: threads.Kernel, items: int, count: int, work: int) -> None:
+        """Run a kernel in at most `count` threads, which take its items.
+
+        `work` is the number of products, or of numbers that are copied or checked.
+        """
         self._counter[0] = 0
-        workers = max(1, min(items, count))
+        workers = max(1, min(items, count, work // _PER_THREAD))
         threads.run(kernel, self._words, workers, tuple(self._memory.values()))
 
 
@@ -75,12 +87,12 @@ def row_blocks(stored: int, columns: int, width: int = 1, most: int = _MOST_BLOC
     most = min(stored * width // _PER_BLOCK, most)
     if most < 2:
         return 1
-    wanted = max(2, min(most, stored // (2 * max(columns, 1))))
+    wanted = max(2, min(most, stored // (4 * max(columns, 1))))
     return 1 << (wanted.bit_length() - 1)
 
 
 def row_edges(pointers: np.ndarray, blocks: int) -> np.ndarray:
-    """The first row of each block, and the end: blocks of about as many stored elements and rows."""
+    """The first row of each block, and the end; blocks have about as many stored elements."""
     rows = len(pointers) - 1
     cost = pointers + np.arange(rows + 1) if blocks > 1 else pointers
     wanted = np.linspace(0, cost[-1], blocks + 1)
@@ -107,7 +119,7 @@ def columns_as_int32(
     }
     for field, value in fields.items():
         record.set(field, value)
-    record.run(_checks(indices.dtype.name), len(found), count)
+    record.run(_checks(indices.dtype.name), len(found), count, len(indices))
     return narrow, float(found.max(initial=sparse_checks.FINE))
 
 

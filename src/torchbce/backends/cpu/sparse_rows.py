@@ -18,11 +18,9 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 
-from torchbce.backends.cpu import formulas
+from torchbce.backends.cpu import formulas, sparse_lines
 from torchbce.backends.cpu.intrinsics import (
     fma,
     load_bool,
@@ -35,13 +33,12 @@ from torchbce.backends.cpu.intrinsics import (
     read_int64,
     write_float64,
 )
+from torchbce.backends.cpu.sparse_lines import WIDTH, index_at
 from torchbce.backends.cpu.staging import loop, named
 
 #: Logits of a tile, and stored elements from which on no row is added to it: 256 KiB of indices and
 #: values in float32.
 TILE, TILE_STORED = 512, 32768
-#: Labels of a panel, if there are several: 8 float64 are a line of the cache.
-WIDTH = 8
 #: Columns that a thread packs or unpacks at a time, and rows that it checks.
 PIECE = 4096
 
@@ -90,29 +87,6 @@ FLOATS = (SMOOTHING, SCALE)
 LOSS_SUM, WRONG, SUMS = range(3)
 
 
-@intrinsic
-def index_at(typing: Any, address: Any, place: Any) -> Any:
-    """An int32 as an int64."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        at = builder.inttoptr(args[0], ir.IntType(32).as_pointer())
-        return builder.sext(builder.load(builder.gep(at, [args[1]])), ir.IntType(64))
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@intrinsic
-def write_int32(typing: Any, address: Any, place: Any, value: Any) -> Any:
-    """Write an int32 to element `place` at `address`."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        at = builder.inttoptr(args[0], ir.IntType(32).as_pointer())
-        builder.store(args[2], builder.gep(at, [args[1]]))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int32), generate
-
-
 @loop
 def _value_float32(values, place):
     return np.float64(load_float32(values, place))
@@ -153,29 +127,15 @@ def _gather(dtype: str, value_at: Any) -> Any:
     return named(f"_gather_{dtype}_1", gather)
 
 
-def _gather_panel(dtype: str, value_at: Any) -> Any:
-    """The same of a panel: LLVM makes two vectors of the eight sums."""
+def _gather_panel(dtype: str) -> Any:
+    """The same of a panel."""
+    gather_row = sparse_lines.gather_row(dtype)
 
     def gather(z, pointers, indices, values, panel, first):
         out_of_line()
         for i in range(z.size // WIDTH):
-            s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-            for place in range(
-                read_int64(pointers, first + i), read_int64(pointers, first + i + 1)
-            ):
-                at = WIDTH * index_at(indices, place)
-                v = value_at(values, place)
-                s0 = fma(v, read_float64(panel, at), s0)
-                s1 = fma(v, read_float64(panel, at + 1), s1)
-                s2 = fma(v, read_float64(panel, at + 2), s2)
-                s3 = fma(v, read_float64(panel, at + 3), s3)
-                s4 = fma(v, read_float64(panel, at + 4), s4)
-                s5 = fma(v, read_float64(panel, at + 5), s5)
-                s6 = fma(v, read_float64(panel, at + 6), s6)
-                s7 = fma(v, read_float64(panel, at + 7), s7)
-            at = WIDTH * i
-            z[at], z[at + 1], z[at + 2], z[at + 3] = s0, s1, s2, s3
-            z[at + 4], z[at + 5], z[at + 6], z[at + 7] = s4, s5, s6, s7
+            place, end = read_int64(pointers, first + i), read_int64(pointers, first + i + 1)
+            gather_row(z.ctypes.data + 8 * WIDTH * i, panel, indices, values, place, end)
 
     return named(f"_gather_{dtype}_{WIDTH}", gather)
 
@@ -197,37 +157,15 @@ def _scatter(dtype: str, value_at: Any) -> Any:
     return named(f"_scatter_{dtype}_1", scatter)
 
 
-def _scatter_panel(dtype: str, value_at: Any) -> Any:
+def _scatter_panel(dtype: str) -> Any:
     """The same of a panel."""
+    scatter_row = sparse_lines.scatter_row(dtype)
 
     def scatter(slopes, pointers, indices, values, gradient, first):
         out_of_line()
         for i in range(slopes.size // WIDTH):
-            at = WIDTH * i
-            g0, g1, g2, g3 = slopes[at], slopes[at + 1], slopes[at + 2], slopes[at + 3]
-            g4, g5, g6, g7 = slopes[at + 4], slopes[at + 5], slopes[at + 6], slopes[at + 7]
-            for place in range(
-                read_int64(pointers, first + i), read_int64(pointers, first + i + 1)
-            ):
-                at = WIDTH * index_at(indices, place)
-                v = value_at(values, place)
-                # All are read before one is written: LLVM does not know that they differ.
-                n0 = fma(v, g0, read_float64(gradient, at))
-                n1 = fma(v, g1, read_float64(gradient, at + 1))
-                n2 = fma(v, g2, read_float64(gradient, at + 2))
-                n3 = fma(v, g3, read_float64(gradient, at + 3))
-                n4 = fma(v, g4, read_float64(gradient, at + 4))
-                n5 = fma(v, g5, read_float64(gradient, at + 5))
-                n6 = fma(v, g6, read_float64(gradient, at + 6))
-                n7 = fma(v, g7, read_float64(gradient, at + 7))
-                write_float64(gradient, at, n0)
-                write_float64(gradient, at + 1, n1)
-                write_float64(gradient, at + 2, n2)
-                write_float64(gradient, at + 3, n3)
-                write_float64(gradient, at + 4, n4)
-                write_float64(gradient, at + 5, n5)
-                write_float64(gradient, at + 6, n6)
-                write_float64(gradient, at + 7, n7)
+            place, end = read_int64(pointers, first + i), read_int64(pointers, first + i + 1)
+            scatter_row(slopes.ctypes.data + 8 * WIDTH * i, gradient, indices, values, place, end)
 
     return named(f"_scatter_{dtype}_{WIDTH}", scatter)
 
@@ -298,10 +236,7 @@ def _losses(losses, slopes, z, a, b, factors):
 VALUES = {"float32": _value_float32, "float64": _value_float64, "one": _value_one}
 _PASSES = {
     **{(dtype, 1): (_gather(dtype, of), _scatter(dtype, of)) for dtype, of in VALUES.items()},
-    **{
-        (dtype, WIDTH): (_gather_panel(dtype, of), _scatter_panel(dtype, of))
-        for dtype, of in VALUES.items()
-    },
+    **{(dtype, WIDTH): (_gather_panel(dtype), _scatter_panel(dtype)) for dtype in VALUES},
 }
 
 # `specialised` gives these names their values.
