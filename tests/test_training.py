@@ -13,24 +13,27 @@ import torch
 
 from making import numbers, reviews
 from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
-from torchbce.classifier.training.loop import (
+from torchbce.classifier.models.members import NetworkModel
+from torchbce.classifier.models.network import HIDDEN, Network, predict_logits
+from torchbce.classifier.models.network_fit import (
     BATCH_SIZES,
+    MIN_GAIN,
     STEPS_PER_EPOCH,
+    Rows,
     _batch_size,
     one_thread,
     train,
 )
-from torchbce.classifier.training.network import Network, predict_logits
-from torchbce.classifier.training.rows import Rows
-from torchbce.classifier.training.stopping import MIN_GAIN
+from torchbce.classifier.models.features import SparseRows
 
-MODELS = ["linear", "mlp"]
+MODELS = ["auto", "linear", "pairs", "trees", "mlp"]
 
 
 class Recorded:
     """Progress that records every call."""
 
     def __init__(self) -> None:
+        self.settings: list[tuple[str, float]] = []
         self.stages: list[tuple[str, int]] = []
         self.epochs: list[tuple[int, float, float | None]] = []
         self.steps: list[tuple[float, int]] = []
@@ -38,6 +41,9 @@ class Recorded:
 
     def start(self, stage: str, steps: int) -> None:
         self.stages.append((stage, steps))
+
+    def tried(self, setting: str, held_out: float) -> None:
+        self.settings.append((setting, held_out))
 
     def step(self, loss_sum: torch.Tensor, rows: int) -> None:
         self.steps.append((loss_sum.item(), rows))
@@ -56,9 +62,19 @@ def fitted(
     return fit(table, target, options=TrainingOptions(**options), progress=progress)
 
 
+def network_of(classifier: Classifier) -> Network:
+    (model,) = classifier.models
+    assert isinstance(model, NetworkModel)
+    return model.network
+
+
+def sparse(array: np.ndarray) -> SparseRows:
+    matrix = sp.csr_matrix(array.astype(np.float32))
+    return SparseRows(matrix.indptr, matrix.indices, matrix.data, matrix.shape[1])
+
+
 def rows_of(table: pl.DataFrame) -> Rows:
-    features = sp.csr_matrix(table.drop("y").to_numpy().astype(np.float32))
-    return Rows(features, table["y"].to_numpy().astype(np.float32))
+    return Rows(sparse(table.drop("y").to_numpy()), table["y"].to_numpy().astype(np.float32))
 
 
 # ---------------------------------------------------------------------------------- repeatability
@@ -79,26 +95,26 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path: Path, model: str) -> None:
     assert contents[0] == contents[1]
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_another_seed_makes_other_bytes(model: str) -> None:
-    table = reviews(40)
+def test_another_seed_makes_another_network() -> None:
     weights = [
-        fitted(table, "kind", model=model, seed=seed).network.input.weight for seed in (0, 1)
+        network_of(fitted(reviews(40), "kind", model="mlp", seed=seed)).input.weight
+        for seed in (0, 1)
     ]
     assert not torch.equal(*weights)
 
 
-def test_the_number_of_threads_does_not_change_the_result() -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_the_number_of_threads_does_not_change_the_result(model: str) -> None:
     before = torch.get_num_threads()
-    weights = []
+    table, logits = numbers(300, effect=1.0), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            weights.append(fitted(numbers(), model="mlp").network.input.weight)
+            logits.append(fitted(table, model=model).logits(table))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*weights)
+    assert np.array_equal(*logits)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -106,7 +122,7 @@ def test_global_state_is_not_changed(model: str) -> None:
     before = (torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1].copy())  # type: ignore[index]
     recorded = Recorded()
     fitted(numbers(), model=model, progress=recorded)
-    assert recorded.threads == {1}
+    assert recorded.threads == ({1} if model == "mlp" else set())
     assert torch.get_num_threads() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert (np.random.get_state()[1] == before[2]).all()  # type: ignore[index]
@@ -122,44 +138,28 @@ def test_the_number_of_threads_is_restored_after_an_error() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_training_in_a_thread() -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_training_in_a_thread(model: str) -> None:
     results: list[Classifier] = []
-    thread = threading.Thread(target=lambda: results.append(fitted(numbers())))
+    table = numbers(300)
+    thread = threading.Thread(target=lambda: results.append(fitted(table, model=model)))
     thread.start()
     thread.join()
-    assert torch.equal(results[0].network.input.weight, fitted(numbers()).network.input.weight)
+    expected = fitted(table, model=model).logits(table)
+    assert np.array_equal(results[0].logits(table), expected)
 
 
-# -------------------------------------------------------------------------------------- the start
+# ----------------------------------------------------------------------------------- the network
 
 
 @pytest.mark.parametrize("pos_weight", [1.0, 9.0])
-@pytest.mark.parametrize("model", MODELS)
-def test_the_first_loss_is_that_of_the_base_rate(model: Any, pos_weight: float) -> None:
-    """Before the first step only the output bias predicts: the weighted prior."""
+def test_the_output_bias_of_a_network_is_the_base_rate(pos_weight: float) -> None:
     y = np.arange(200) % 10 == 0
-    rows = Rows(sp.csr_matrix((200, 3), dtype=np.float32), y.astype(np.float32))
-    recorded = Recorded()
-    options = TrainingOptions(model, batch_size=200, learning_rate=1e-9)
-    trained = train(rows, None, 1, pos_weight, options, recorded, "stage")
-    odds = pos_weight * 20 / 180
-    if model == "linear":
-        share = odds / (1 + odds)
-        expected = -(pos_weight * 20 * math.log(share) + 180 * math.log(1 - share)) / 200
-        assert recorded.epochs[0][1] == pytest.approx(expected, rel=1e-5)
-        assert trained.network.input_bias.item() == pytest.approx(math.log(odds), abs=1e-5)
-    else:
-        bias = trained.network.state_dict()["rest.3.bias"]
-        assert bias.item() == pytest.approx(math.log(odds), abs=1e-5)
-
-
-def test_a_linear_network_starts_from_zero_and_an_mlp_does_not() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for model, zero in (("linear", True), ("mlp", False)):
-        network = Network(5, model)  # type: ignore[arg-type]
-        network.initialise(-1.0, generator)
-        assert bool((network.input.weight == 0).all()) == zero
-        assert network.input.weight.abs().max() <= 0.5
+    rows = Rows(sparse(np.zeros((200, 3))), y.astype(np.float32))
+    options = TrainingOptions("mlp", batch_size=200, learning_rate=1e-9)
+    trained = train(rows, None, 1, pos_weight, options, Recorded(), "stage")
+    bias = trained.network.state_dict()["rest.5.bias"]
+    assert bias.item() == pytest.approx(math.log(pos_weight * 20 / 180), abs=1e-5)
 
 
 def test_the_layers_of_the_network() -> None:
@@ -167,75 +167,53 @@ def test_the_layers_of_the_network() -> None:
     random = np.random.default_rng(0)
     array = random.normal(size=(20, 7)) * (random.random((20, 7)) < 0.4)
     array[3] = 0
-    features = sp.csr_matrix(array.astype(np.float32))
-    network = Network(7, "mlp")
-    network.initialise(0.5, torch.Generator().manual_seed(1))
+    network = Network(7)
+    network.initialise(0.5, 3.0, torch.Generator().manual_seed(1))
+    network.eval()
     with torch.no_grad():
-        hidden = torch.from_numpy(features.toarray()) @ network.input.weight + network.input_bias
-        expected = network.rest(hidden)[:, 0].double().numpy()
-    np.testing.assert_allclose(predict_logits(network, features), expected, rtol=1e-5, atol=1e-6)
-    assert network.rest[1].out_features == 32
-    assert network.input.weight.shape == (7, 64)
+        x = torch.from_numpy(array.astype(np.float32))
+        expected = network.rest(x @ network.input.weight + network.input_bias)[:, 0]
+    np.testing.assert_allclose(
+        predict_logits(network, sparse(array)), expected.double().numpy(), rtol=1e-5, atol=1e-5
+    )
+    assert network.input.weight.shape == (7, HIDDEN)
 
 
 # ------------------------------------------------------------------------------------- when to stop
 
 
-def test_training_on_noise_stops_early() -> None:
-    random = np.random.default_rng(0)
-    table = pl.DataFrame({f"x{i}": random.normal(size=300) for i in range(5)})
-    table = table.with_columns(y=pl.Series(random.integers(0, 2, 300)))
-    recorded = Recorded()
-    classifier = fitted(table, progress=recorded, epochs=30)
-    assert classifier.card.epochs <= 3
-    assert classifier.card.held_out.relative_log_loss == pytest.approx(1, abs=0.05)
-    held_out = [number for number, _, loss in recorded.epochs if loss is not None]
-    assert max(held_out) <= 12
-
-
 def test_patience() -> None:
-    """It waits for `patience` epochs, and keeps the best epoch and its logits."""
+    """Training waits for `patience` epochs; a second one repeats the first."""
     recorded = Recorded()
     rows = rows_of(numbers(60, effect=2.0))
-    options = TrainingOptions(epochs=30, patience=2, learning_rate=0.5)
+    options = TrainingOptions("mlp", epochs=30, patience=2, learning_rate=0.02)
     parts = rows.take(np.arange(40)), rows.take(np.arange(40, 60))
     trained = train(*parts, 30, 1.0, options, recorded, "stage")
     losses = [loss or 0.0 for _, _, loss in recorded.epochs]
-    assert trained.epochs == np.argmin(losses) + 1
-    worth_beating, gained_at = math.inf, 0
+    assert len(trained.stages) == len(losses) + 1
+    gained_at, lowest = 0, math.inf
     for epoch, loss in enumerate(losses, start=1):
-        if loss < worth_beating * (1 - MIN_GAIN):
-            worth_beating, gained_at = loss, epoch
+        if loss < lowest * (1 - MIN_GAIN):
+            lowest, gained_at = loss, epoch
     assert len(losses) == gained_at + 2 < 30
-    again = train(parts[0], None, trained.epochs, 1.0, options, Recorded(), "stage")
+    again = train(parts[0], None, gained_at, 1.0, options, Recorded(), "stage")
     np.testing.assert_array_equal(
-        predict_logits(again.network, parts[1].features), trained.held_out_logits
+        predict_logits(again.network, parts[1].features), trained.stages[gained_at]
     )
 
 
-def test_training_continues_while_the_loss_falls() -> None:
-    classifier = fitted(numbers(120, effect=4.0), epochs=10, learning_rate=0.2)
-    assert classifier.card.epochs >= 5
-    relative = classifier.card.held_out.relative_log_loss
-    assert relative is not None
-    assert relative < 0.5
+def test_a_network_learns_an_interaction() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1200, 2))
+    y = (x[:, 0] * x[:, 1] > 0).astype(int)
+    table = pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": y})
+    classifier = fitted(table, model="mlp", epochs=15)
     assert classifier.card.held_out.roc_auc > 0.95  # type: ignore[operator]
-
-
-@pytest.mark.parametrize(("rows", "stages"), [(40, 6), (1999, 6), (2000, 2)])
-def test_the_stages(rows: int, stages: int) -> None:
-    recorded = Recorded()
-    classifier = fitted(numbers(rows), progress=recorded, epochs=1)
-    assert len(recorded.stages) == stages
-    assert recorded.stages[-1][0] == "all rows"
-    seen = classifier.card.held_out.confusion
-    assert seen.tn + seen.fp + seen.fn + seen.tp == (rows if stages == 6 else rows // 10)
-    assert (classifier.card.rows, classifier.card.positives) == (rows, rows // 2)
 
 
 def test_few_positives_among_many_rows() -> None:
     table = numbers(2500).with_columns(y=pl.Series(np.arange(2500) < 3).cast(pl.Int64))
-    seen = fitted(table, epochs=1).card.held_out.confusion
+    seen = fitted(table, model="linear").card.held_out.confusion
     assert seen.tp + seen.fn == 3
 
 
@@ -246,7 +224,9 @@ def test_the_batches() -> None:
         assert BATCH_SIZES[0] <= size <= BATCH_SIZES[1]
         assert size in BATCH_SIZES or rows // size >= STEPS_PER_EPOCH
     recorded = Recorded()
-    train(rows_of(numbers(50)), None, 2, 1.0, TrainingOptions(batch_size=20), recorded, "stage")
+    train(
+        rows_of(numbers(50)), None, 2, 1.0, TrainingOptions("mlp", batch_size=20), recorded, "stage"
+    )
     assert recorded.stages == [("stage", 6)]
     assert [rows for _, rows in recorded.steps] == [20, 40, 50] * 2
     assert recorded.epochs[1][1] == pytest.approx(recorded.steps[-1][0] / 50)
@@ -261,10 +241,11 @@ def imbalanced(rows: int) -> pl.DataFrame:
     return pl.DataFrame({"x": random.normal(size=rows) + 1.5 * y, "y": y.astype(int)})
 
 
-def test_weights_leave_the_probabilities_calibrated() -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_leave_the_probabilities_calibrated(model: str) -> None:
     table = imbalanced(600)
     rate = table["y"].mean()
-    options: dict[str, Any] = {"epochs": 6, "learning_rate": 0.1}
+    options: dict[str, Any] = {"epochs": 6, "model": model}
     classifiers = {w: fitted(table, pos_weight=w, **options) for w in (None, "balanced", 3.0)}
     weighted = classifiers["balanced"]
     assert weighted.card.pos_weight == pytest.approx((1 - rate) / rate)  # type: ignore[operator]
@@ -275,14 +256,9 @@ def test_weights_leave_the_probabilities_calibrated() -> None:
         assert p.mean() == pytest.approx(rate, abs=0.03)
         assert classifier.card.held_out.ece < 0.06
         assert classifier.card.held_out.relative_log_loss < 0.9  # type: ignore[operator]
-        raw = predict_logits(classifier.network, classifier.encoder.transform(table))
-        logits = classifier.logits(table)
-        np.testing.assert_allclose(
-            raw, logits + math.log(classifier.card.pos_weight), rtol=0, atol=1e-12
-        )
-        np.testing.assert_allclose(p, 1 / (1 + np.exp(-logits)), rtol=1e-12)
-    raw = predict_logits(weighted.network, weighted.encoder.transform(table))
-    assert (1 / (1 + np.exp(-raw))).mean() > rate + 0.1  # type: ignore[operator]
+    encoded = weighted.encoder.transform(table)
+    raw = [model.logits(weighted.encoder, encoded) for model in weighted.models]
+    assert all((1 / (1 + np.exp(-z))).mean() > rate + 0.1 for z in raw)  # type: ignore[operator]
 
 
 def test_the_threshold_is_of_the_corrected_probability() -> None:
@@ -297,7 +273,7 @@ def test_the_threshold_is_of_the_corrected_probability() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("rows", [*range(4, 24), 33])
+@pytest.mark.parametrize("rows", [4, 5, 6, 7, 9, 12, 17, 33])
 def test_every_number_of_rows(model: str, rows: int) -> None:
     y = [1, 1, *[0] * (rows - 2)]
     table = pl.DataFrame({"x": [float(i * i) for i in range(rows)], "y": y})
@@ -342,24 +318,22 @@ def test_any_seed(seed: int) -> None:
     fitted(numbers(8), seed=seed, epochs=1)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_divergence_raises(model: str) -> None:
+def test_divergence_raises() -> None:
     table = numbers(100).with_columns(a=pl.Series([1e3] + [0.0] * 99))
     with pytest.raises(
         InputError, match=r"^training diverged in epoch \d+: the loss is .*lower the learning_rate$"
     ):
-        fitted(table, model=model, learning_rate=1e38, epochs=5)
+        fitted(table, model="mlp", learning_rate=1e38, epochs=5)
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("model", MODELS)
-def test_precisions(model: str, precision: str) -> None:
+def test_precisions(precision: str) -> None:
     table = numbers(60)
-    exact = fitted(table, model=model, learning_rate=0.02)
-    classifier = fitted(table, model=model, learning_rate=0.02, precision=precision)
-    assert all(p.dtype == torch.float32 for p in classifier.network.parameters())
+    exact = fitted(table, model="mlp", patience=9)
+    classifier = fitted(table, model="mlp", precision=precision, patience=9)
+    assert all(p.dtype == torch.float32 for p in network_of(classifier).parameters())
     difference = np.abs(classifier.probabilities(table) - exact.probabilities(table)).max()
-    assert difference < (1e-4 if precision == "64-true" else 0.1)
+    assert difference < (1e-3 if precision == "64-true" else 0.2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -367,22 +341,22 @@ def test_a_device_that_is_not_available() -> None:
     with pytest.raises(
         InputError, match=r"^cannot train with device='cuda' and precision='32-true'"
     ):
-        fitted(numbers(), device="cuda")
+        fitted(numbers(), model="mlp", device="cuda")
 
 
 def test_a_precision_that_is_not_available() -> None:
     with pytest.raises(InputError, match=r"^cannot train with device='cpu' and precision='8-bit'"):
-        fitted(numbers(), precision="8-bit")
+        fitted(numbers(), model="mlp", precision="8-bit")
 
 
 def test_auto_is_a_device() -> None:
-    fitted(numbers(), device="auto", epochs=1)
+    fitted(numbers(), model="mlp", device="auto", epochs=1)
 
 
 def test_the_card_records_the_training() -> None:
     card = fitted(reviews(24), "kind", weight_decay=0.01, seed=5).card
-    assert card.training["weight_decay"] == 0.01
-    assert card.training["seed"] == 5
+    assert card.options["weight_decay"] == 0.01
+    assert card.options["seed"] == 5
     assert set(card.versions) == {"torchbce", "python", "torch", "scikit-learn", "polars", "numpy"}
     assert (card.target.column, card.target.positive) == ("kind", "yes")
     assert [column.name for column in card.columns] == ["review", "place", "stars"]
