@@ -342,6 +342,11 @@ def test_other_shapes_and_devices() -> None:
         linear_bce(matrix(), w, torch.tensor([[1.0], [2.0]]))
     with pytest.raises(ValueError, match="rows and columns"):
         linear_bce(torch.ones(2, 2, 3).to_sparse_csr(), w, torch.ones(2, 2, 1))
+    wide = torch.sparse_csr_tensor(
+        torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 2**31)
+    )
+    with pytest.raises(ValueError, match="at most 2,147,483,647 are computed"):
+        linear_bce(wide, w, y)
     with pytest.raises(ValueError, match="on the CPU only"):
         linear_bce(matrix().to("meta"), w.to("meta"), y.to("meta"))
 
