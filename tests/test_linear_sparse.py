@@ -197,6 +197,7 @@ def test_the_same_bits_for_any_number_of_threads(labels: int, of_values: bool) -
             assert all(map(torch.equal, results(), expected))
     finally:
         torch.set_num_threads(before)
+    compare(x, w.detach(), b.detach(), y, of_values)
 
 
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
