@@ -159,6 +159,13 @@ def summary(linear: Results, delicious: Results) -> str:
     return markdown.goals(rows)
 
 
+def sparse_blocks(found: Results) -> list[Block]:
+    """The table of sparse inputs, once it is measured."""
+    if "sparse" not in found:
+        return []
+    return [Block("linear_sparse", DOCUMENT, sparse_table(found["sparse"]))]
+
+
 def summary_block(linear: Results, delicious: Results) -> Block:
     return Block("linear_summary", "README.md", summary(linear, delicious))
 
@@ -169,7 +176,7 @@ def blocks(found: Results) -> list[Block]:
         Block("linear_reach", DOCUMENT, markdown.goals(reach_goals(found["reach"]))),
         Block("linear_error", DOCUMENT, error_table(found["error"])),
         Block("linear_million", DOCUMENT, markdown.goals(million_goals(found["million"]))),
-        Block("linear_sparse", DOCUMENT, sparse_table(found["sparse"])),
+        *sparse_blocks(found),
         summary_block(found, results.load("delicious")),
     ]
 

@@ -17,7 +17,7 @@ import torchbce
 from common.processes import in_process
 from common.timing import Call, Rounds, interleaved_medians
 
-ROUNDS = Rounds(fewest=7, most=51, seconds=5.0)
+ROUNDS = Rounds(fewest=3, most=101, seconds=5.0)
 
 
 class Kind(NamedTuple):

@@ -197,6 +197,7 @@ def test_the_same_bits_for_any_number_of_threads(labels: int, of_values: bool) -
             assert all(map(torch.equal, results(), expected))
     finally:
         torch.set_num_threads(before)
+    compare(x, w.detach(), b.detach(), y, of_values)
 
 
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
@@ -342,6 +343,11 @@ def test_other_shapes_and_devices() -> None:
         linear_bce(matrix(), w, torch.tensor([[1.0], [2.0]]))
     with pytest.raises(ValueError, match="rows and columns"):
         linear_bce(torch.ones(2, 2, 3).to_sparse_csr(), w, torch.ones(2, 2, 1))
+    wide = torch.sparse_csr_tensor(
+        torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 2**31)
+    )
+    with pytest.raises(ValueError, match="at most 2,147,483,647 are computed"):
+        linear_bce(wide, w, y)
     with pytest.raises(ValueError, match="on the CPU only"):
         linear_bce(matrix().to("meta"), w.to("meta"), y.to("meta"))
 

@@ -92,9 +92,9 @@ def linear_binary_cross_entropy(
             input is of another layout or dtype.
         ValueError: if shapes or devices do not match; or, on the CPU, if a label is outside [0, L)
             or twice in a row, a target outside [0, 1] or an input not finite: the message has its
-            value and index; or if a sparse input is malformed. On a GPU, unless `check_targets` is true, labels outside [0, L) are
-            skipped, a label that is twice in a list counts once, and lists with as many columns as
-            labels are refused, since they may be a dense target.
+            value and index; or if a sparse input is malformed. On a GPU, unless `check_targets` is
+            true, labels outside [0, L) are skipped, a label that is twice in a list counts once,
+            and lists with as many columns as labels are refused, since they may be a dense target.
 
     Example:
         >>> import torch, torchbce

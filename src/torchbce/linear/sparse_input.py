@@ -11,6 +11,8 @@ from torchbce.definition import kinds, sparse
 from torchbce.linear.precision import autocast_enabled
 
 _DTYPES = (torch.float32, torch.float64)
+#: The kernels read columns as int32.
+_MOST_COLUMNS = 2**31 - 1
 
 
 def is_sparse(input: object) -> bool:
@@ -44,6 +46,11 @@ def check(input: Tensor, weight: Tensor, fused: bool) -> None:
             f"input is sparse and has shape {tuple(input.shape)}"
             + (f" and {input.dense_dim()} dense dimensions" if input.dense_dim() else "")
             + "; a sparse input must have rows and columns, (B, D), and nothing else"
+        )
+    if input.shape[1] > _MOST_COLUMNS:
+        raise ValueError(
+            f"input is sparse and has {input.shape[1]:,} columns; at most {_MOST_COLUMNS:,} are "
+            "computed. Leave out columns that are always 0, or hash them"
         )
     for name, tensor in {"input": input, "weight": weight}.items():
         if isinstance(tensor, Tensor) and tensor.dtype not in _DTYPES:
