@@ -9,7 +9,7 @@ import sys
 
 TYPE_CHECKING = False  # as `typing` has it, which is imported only later
 if TYPE_CHECKING:
-    from typing import TypeGuard
+    from typing import Any, TypeGuard
 
 _OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
 
@@ -62,7 +62,14 @@ def prepare() -> bool:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+    if sys.stdout.isatty():
+        sys.stdout = io.TextIOWrapper(
+            _Terminal(open(1, "wb", buffering=0, closefd=False)),  # noqa: SIM115
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+    elif reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="backslashreplace")
     with contextlib.suppress(OSError):
         sys.stderr = _StandardError(
@@ -72,6 +79,20 @@ def prepare() -> bool:
             write_through=True,
         )
     return there
+
+
+class _Terminal(io.BufferedWriter):
+    """Standard output that is a terminal: control characters of a table are shown as escapes."""
+
+    _unsafe = re.compile(b"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
+
+    def write(self, content: "Any", /) -> int:
+        super().write(self._unsafe.sub(self._escaped, bytes(content)))
+        return len(content)
+
+    @staticmethod
+    def _escaped(found: "re.Match[bytes]") -> bytes:
+        return f"\\x{found[0][-1]:02x}".encode()
 
 
 class _StandardError(io.TextIOWrapper):
