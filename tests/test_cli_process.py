@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from making import csv_of, done, names_in, numbers, reviews
+from making import csv_of, done, names_in, numbers, reviews, torchbce
 from torchbce.classifier.storage import CARD
 
 PROCESS = [sys.executable, "-m", "torchbce"]
@@ -137,25 +137,25 @@ def test_wrong_arguments(arguments: list[str], words: list[str]) -> None:
     assert ended.stdout == ""
 
 
-def test_quiet(place: Path, tmp_path: Path) -> None:
-    fit = ["fit", place / "t.csv", "--target", "kind", "--epochs", "2", "-q"]
-    silent = run(*fit, "-o", tmp_path / "m")
-    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
-    spoken = run(*fit, "-o", tmp_path / "n", "--json")
-    assert json.loads(spoken.stdout)["rows"] == 24
+def test_quiet(tmp_path: Path) -> None:
+    table = csv_of(numbers(60), tmp_path / "t.csv")
+    fit = ["fit", table, "--target", "y", "--epochs", "3", "-q"]
+    silent = done(*fit, "-o", tmp_path / "m")
+    assert (silent.stdout, silent.stderr) == ("", "")
+    spoken = done(*fit, "-o", tmp_path / "n", "--json")
+    assert json.loads(spoken.stdout)["rows"] == 60
     assert spoken.stderr == ""
-    silent = run("predict", place / "m", place / "t.csv", "-q", "-o", tmp_path / "o.csv")
-    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
-    one_sentence(run("predict", place / "m", place / "t.csv", "-q", "-o", tmp_path / "o.csv"))
+    predict = ["predict", tmp_path / "m", table, "-q", "-o", tmp_path / "o.csv"]
+    silent = done(*predict)
+    assert (silent.stdout, silent.stderr) == ("", "")
+    assert "exists" in torchbce(*predict).stderr
 
 
 # ----------------------------------------------------------------------------------------- streams
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(
-    "arguments", [["--version"], ["--help"], ["predict", "m", "t.csv"], ["evaluate", "m", "t.csv"]]
-)
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["evaluate", "m", "t.csv"]])
 def test_standard_output_that_is_closed_or_full(
     place: Path, arguments: list[str], unbuffered: str
 ) -> None:
@@ -164,6 +164,12 @@ def test_standard_output_that_is_closed_or_full(
     one_sentence(closed, "standard output is closed")
     full = run(*arguments, shell=">/dev/full", cwd=place, env=environment)
     one_sentence(full, "cannot write to standard output: No space left on device")
+
+
+def test_a_full_standard_output_for_rows(place: Path) -> None:
+    for json_ in ([], ["--json"]):
+        full = run("predict", place / "m", place / "t.csv", *json_, shell=">/dev/full")
+        one_sentence(full, "cannot write to standard output: No space left on device")
 
 
 def test_a_closed_standard_output_is_found_before_training(place: Path, tmp_path: Path) -> None:
@@ -180,20 +186,24 @@ def test_a_reader_that_is_gone(place: Path) -> None:
         assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2> >(exit)", "<&-"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "2>/dev/full",
+        pytest.param("2>&-", marks=pytest.mark.slow),
+        pytest.param("2> >(exit)", marks=pytest.mark.slow),
+        pytest.param("<&-", marks=pytest.mark.slow),
+    ],
+)
 def test_standard_error_and_input_that_are_closed_or_full(
     place: Path, tmp_path: Path, where: str
 ) -> None:
-    """A command does what it would do; no file is written in the place of a closed stream."""
-    ended = run(
-        *("fit", place / "t.csv", "--target", "kind", "-o", tmp_path / "m", "--epochs", "2"),
-        shell=where,
-    )
+    """A command does what it would do, and writes no file in the place of a closed stream."""
+    table = csv_of(NUMBERS.with_columns(probability=1), tmp_path / "t.csv")  # of which it speaks
+    ended = run("predict", place / "m", table, "-o", tmp_path / "o.csv", shell=where)
     assert ended.returncode == 0
-    assert "linear model of" in ended.stdout
-    assert json.loads((tmp_path / "m" / CARD).read_text())["rows"] == 24
-    ended = run("predict", tmp_path / "m", place / "no.csv", shell=where)
-    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "24 rows written" in ended.stdout
+    assert (tmp_path / "o.csv").read_text().startswith("place,stars,kind,probability,")
 
 
 def test_arguments_that_are_not_utf8(place: Path) -> None:
@@ -210,6 +220,7 @@ def test_arguments_that_are_not_utf8(place: Path) -> None:
     one_sentence(ended, "set LC_ALL=C.UTF-8")
 
 
+@pytest.mark.slow
 def test_a_folder_whose_name_is_not_utf8(place: Path, tmp_path: Path) -> None:
     """Its name is in no argument, but it is where the command runs."""
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
@@ -222,6 +233,7 @@ def test_a_folder_whose_name_is_not_utf8(place: Path, tmp_path: Path) -> None:
     one_sentence(run(*fit, cwd=folder), "'m' exists")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8", "nonsense"])
 def test_locales(tmp_path: Path, locale: str) -> None:
     csv_of(NUMBERS.rename({"place": "plâce 🎬"}), tmp_path / "t-é.csv")
@@ -266,54 +278,54 @@ def on_a_terminal(*arguments: object, cwd: Path, **environment: str) -> bytes:
 EVIL = "\x1b]0;owned\x07\x1b[31m"
 
 
-def test_control_characters_of_a_table_are_shown_as_escapes(place: Path, tmp_path: Path) -> None:
-    """In names, categories, target values, file names and errors; in a file they are what they were."""
+def test_control_characters_are_shown_as_escapes(tmp_path: Path) -> None:
+    """In names, categories, target values, paths and errors; in a file they are what they were."""
     kinds = {"yes": f"yes{EVIL}", "no": "no\u202e\x9b"}
     table = NUMBERS.with_columns(kind=NUMBERS["kind"].replace_strict(kinds))
     table = table.with_columns(place=table["place"] + EVIL).rename({"place": f"place{EVIL}"})
     csv_of(table, tmp_path / "t.csv")
-    fit = ["fit", "t.csv", "--target", "kind", "--positive", kinds["yes"], "--epochs", "2"]
-    fit += ["-o", f"m{EVIL}"]
-    ended = run(*fit, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert "\\x1b[31m" in ended.stderr
-    outputs = [ended.stderr, ended.stdout]
+    fit = ["fit", tmp_path / "t.csv", "--epochs", "2", "--target"]
+    model = tmp_path / f"m{EVIL}"
+    good = [*fit, "kind", "--positive", kinds["yes"], "-o", model]
+    results = [done(*good), done("predict", model, tmp_path / "t.csv", "-o", f"{model}.csv")]
+    assert "\\x1b[31m" in results[0].stderr
     for arguments in (
-        fit,  # it exists
-        ["predict", f"m{EVIL}", "t.csv", "-o", f"o{EVIL}.csv"],
-        ["predict", f"m{EVIL}", f"{EVIL}.csv"],
-        ["fit", "t.csv", "--target", f"x{EVIL}", "-o", "n"],
-        ["fit", "t.csv", "--target", "kind", "--positive", f"x{EVIL}", "-o", "n"],
-        ["fit", "t.csv", f"--{EVIL}"],
-        [EVIL],
+        good,  # it exists
+        ["predict", model, f"{EVIL}.csv"],
+        [*fit, f"x{EVIL}", "-o", "n"],
+        [*fit, "kind", "--positive", f"x{EVIL}", "-o", "n"],
     ):
-        ended = run(*arguments, cwd=tmp_path)
-        outputs += [ended.stdout, ended.stderr]
+        results.append(torchbce(*arguments))
+        assert results[-1].exit_code == 2
+    outputs = [output for result in results for output in (result.stdout, result.stderr)]
+    outputs += [run(f"--{EVIL}").stderr, run(EVIL).stderr]
     for output in outputs:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", output)
-    assert kinds["yes"] in (tmp_path / f"o{EVIL}.csv").read_text()
-    assert kinds["yes"] in run("predict", f"m{EVIL}", "t.csv", cwd=tmp_path).stdout
-    seen = on_a_terminal("predict", f"m{EVIL}", "t.csv", cwd=tmp_path)
+    assert kinds["yes"] in Path(f"{model}.csv").read_text()
+    assert kinds["yes"] in done("predict", model, tmp_path / "t.csv").stdout
+    seen = on_a_terminal("predict", model, tmp_path / "t.csv", cwd=tmp_path)
     assert b"\\x1b[31m" in seen
     assert b"\x1b" not in seen
     assert b"\xc2\x9b" not in seen
 
 
-def test_a_narrow_terminal_cuts_no_figure(place: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "COLUMNS": "10"}
-    wide = run("evaluate", place / "m", place / "t.csv")
-    narrow = run("evaluate", place / "m", place / "t.csv", env=environment)
+def test_a_narrow_terminal_cuts_no_figure(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = done("evaluate", place / "m", place / "t.csv")
+    monkeypatch.setenv("COLUMNS", "10")
+    narrow = done("evaluate", place / "m", place / "t.csv")
     assert narrow.stdout == wide.stdout
     fit = ["fit", place / "t.csv", "--target", "kind", "-o", tmp_path / "m", "--epochs", "2"]
-    ended = run(*fit, env=environment)
+    ended = done(*fit)
     assert "…" not in ended.stdout + ended.stderr
     assert "categorical" in ended.stderr
 
 
 def test_progress_on_redirected_standard_error_is_short(tmp_path: Path) -> None:
     csv_of(numbers(300), tmp_path / "t.csv")
-    ended = run("fit", "t.csv", "--target", "y", "-o", "m", "--patience", "99", cwd=tmp_path)
-    assert ended.returncode == 0
+    fit = ["fit", tmp_path / "t.csv", "--target", "y", "-o", tmp_path / "m", "--patience", "99"]
+    ended = done(*fit)
     assert len(ended.stderr.splitlines()) < 20
 
 
@@ -359,14 +371,22 @@ def partial(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(".torchbce-")]
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "ending"),
+    [
+        (signal.SIGTERM, "parquet"),
+        (signal.SIGINT, "csv"),
+        pytest.param(signal.SIGHUP, "parquet", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "parquet", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "jsonl", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_while_predicting_leaves_no_rows(
     place: Path, tmp_path: Path, number: signal.Signals, ending: str
 ) -> None:
     """Neither the partial output nor the copy of the rows that waits to become Parquet."""
     (tmp_path / "temporary").mkdir()
-    csv_of(pl.concat([NUMBERS] * 40_000), tmp_path / "t.csv")
+    csv_of(pl.concat([NUMBERS] * 20_000), tmp_path / "t.csv")
     process = subprocess.Popen(
         [*PROCESS, "predict", str(place / "m"), "t.csv", "-o", f"o.{ending}"],
         stdout=subprocess.DEVNULL,
@@ -375,7 +395,7 @@ def test_a_signal_while_predicting_leaves_no_rows(
         cwd=tmp_path,
         env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
     )
-    waiting = tmp_path if ending == "csv" else tmp_path / "temporary"
+    waiting = tmp_path / "temporary" if ending == "parquet" else tmp_path
     until = time.monotonic() + 60
     while not any(path.is_dir() or path.stat().st_size for path in partial(waiting)):
         assert process.poll() is None, "it ended before it wrote anything"
@@ -432,8 +452,6 @@ def test_an_output_that_cannot_be_written_is_found_first(
     def refuse(self: Path, *arguments: object, **options: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    from making import torchbce
-
     if command == "fit":
         arguments = ["fit", "no.csv", "--target", "kind", "-o", tmp_path / "o.csv"]
     else:
@@ -448,13 +466,15 @@ def test_an_output_that_cannot_be_written_is_found_first(
 
 def test_an_output_that_is_a_pipe(place: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "o.csv")
-    ended = run("predict", place / "m", place / "t.csv", "-o", tmp_path / "o.csv", "--overwrite")
-    one_sentence(ended, "it is a device or a pipe")
+    predict = ["predict", place / "m", place / "t.csv", "-o", tmp_path / "o.csv", "--overwrite"]
+    assert "it is a device or a pipe" in torchbce(*predict).stderr
     assert (tmp_path / "o.csv").is_fifo()
 
 
 def test_a_model_directory_of_pipes(place: Path, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     os.mkfifo(tmp_path / "m" / CARD)
-    one_sentence(run("predict", tmp_path / "m", place / "t.csv"), "model.json", "not a file")
-    one_sentence(run("predict", place / "t.csv", place / "t.csv"), "is a file; expected a model")
+    for model, words in ((tmp_path / "m", "not a file"), (place / "t.csv", "is a file; expected")):
+        result = torchbce("predict", model, place / "t.csv")
+        assert result.exit_code == 2
+        assert words in result.stderr
