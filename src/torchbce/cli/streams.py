@@ -61,7 +61,9 @@ def prepare() -> bool:
     there = sys.stdout is not None
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+            # The lowest free number, that of the closed stream; nothing ever closes it.
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     if sys.stdout.isatty():
         sys.stdout = io.TextIOWrapper(
             _Terminal(open(1, "wb", buffering=0, closefd=False)),  # noqa: SIM115
