@@ -117,6 +117,8 @@ def load(directory: Path) -> Classifier:
         torchbce.classifier.errors.InputError: there is no model directory 'no-such-model'
     """
     directory = Path(directory)
+    if directory.is_file():
+        raise InputError(f"{str(directory)!r} is a file; expected a model directory")
     if not directory.is_dir():
         raise InputError(f"there is no model directory {str(directory)!r}")
     card, checksum = _read_card(directory / CARD)

@@ -10,6 +10,7 @@ import typer
 from torchbce import __version__
 from torchbce.cli.errors import one_sentence_errors
 from torchbce.cli.results import print_file, print_fit, print_metrics, print_text
+from torchbce.cli.streams import visible
 
 app = typer.Typer(
     name="torchbce",
@@ -276,10 +277,11 @@ def demo(
         ["evaluate", model, test],
     ]
     for command in commands:
-        print(f"\n$ torchbce {shlex.join(command)}", flush=True)
+        print()
+        print(visible(f"$ torchbce {shlex.join(command)}"), flush=True)
         if status := app(command, standalone_mode=False):
             raise typer.Exit(status)
-    print(f"\nThe tables, the model and the predictions are in {output}.")
+    print(f"\nThe tables, the model and the predictions are in {visible(str(output))}.")
 
 
 def _pos_weight(text: str) -> float | Literal["balanced"] | None:

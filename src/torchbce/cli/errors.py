@@ -32,13 +32,9 @@ def one_sentence_errors(command: Callable[P, None]) -> Callable[P, None]:
             # The handler of the process ends it before; this is for callers from Python.
             streams.say("interrupted")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader of the results has closed the pipe.
-            streams.discard()
-            raise typer.Exit(0) from None
         except Exception as error:
-            if isinstance(error, OSError) and (output := streams.broken()) is not None:
-                raise typer.Exit(output) from None
+            if streams.is_of_output(error):
+                raise typer.Exit(streams.failed(error)) from None
             if kwargs.get("debug"):
                 raise
             sentence, status = _explain(error)

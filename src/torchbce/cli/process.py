@@ -8,8 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 
+from torchbce import __version__
 from torchbce.cli import streams
 from torchbce.cli.signals import handle_signals
+
+TYPE_CHECKING = False  # as `typing` has it, which is imported only later
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def main() -> None:
@@ -24,33 +29,40 @@ def main() -> None:
 
 def _run() -> int:
     """Run the command that the arguments name; its exit status."""
-    try:
-        from torchbce.cli.app import app
-    except ModuleNotFoundError as error:
-        return streams.say(
-            f"{error}. The command line needs more than the library: pip install 'torchbce[cli]'"
-        )
     stdout = sys.stdout
     try:
+        if sys.argv[1:] == ["--version"]:  # Typer would need 0.3 s for it
+            print(f"torchbce {__version__}")
+            return 0
+        from torchbce.cli.app import app
+
         return int(app(prog_name="torchbce", standalone_mode=False) or 0)
     except SystemExit as end:
         # Typer ends with 1 where the reader of its help has closed the pipe, and replaces stdout.
         return 0 if sys.stdout is not stdout else int(end.code or 0)
-    except OSError:
-        if (status := streams.broken()) is None:
-            raise
-        return status
+    except ModuleNotFoundError as error:
+        return streams.say(
+            f"{error}. The command line needs more than the library: pip install 'torchbce[cli]'"
+        )
     except Exception as error:
+        if streams.is_of_output(error):
+            return streams.failed(error)
         # The classes of these errors belong to click, or to Typer's copy of it.
         if not hasattr(error, "format_message"):
             raise
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message(), file=sys.stderr)
-            return 2
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "torchbce"
-        sentence = error.format_message().strip().rstrip(".")
-        return streams.say(f"{sentence[:1].lower()}{sentence[1:]}; see {command} --help")
+        return _misused(error)
+
+
+def _misused(error: "Any") -> int:
+    """Say what is wrong with the arguments, an error of click; the exit status."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "torchbce"
+    sentence = error.format_message().strip()
+    sentence = sentence[:1].lower() + sentence[1:]
+    return streams.say(f"{sentence}{'' if sentence[-1:] in '.?' else '.'} See {command} --help")
 
 
 def _not_text(arguments: Sequence[str]) -> str | None:

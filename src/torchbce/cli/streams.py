@@ -1,9 +1,17 @@
 """Standard input, output and error: closed, full or broken ones, and sentences for a terminal."""
 
 import contextlib
+import errno
+import io
 import os
 import re
 import sys
+
+TYPE_CHECKING = False  # as `typing` has it, which is imported only later
+if TYPE_CHECKING:
+    from typing import Any, TypeGuard
+
+_OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
 
 # Control characters (a terminal obeys them), those that reverse the direction of text, and halves
 # of characters, which stand for bytes that are not UTF-8.
@@ -53,10 +61,56 @@ def prepare() -> bool:
     there = sys.stdout is not None
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+            # The lowest free number, that of the closed stream; nothing ever closes it.
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    if sys.stdout.isatty():
+        sys.stdout = io.TextIOWrapper(
+            _Terminal(open(1, "wb", buffering=0, closefd=False)),  # noqa: SIM115
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+    elif reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="backslashreplace")
+    with contextlib.suppress(OSError):
+        sys.stderr = _StandardError(
+            open(2, "wb", buffering=0, closefd=False),  # noqa: SIM115
+            encoding=sys.stderr.encoding,
+            errors="backslashreplace",
+            write_through=True,
+        )
     return there
+
+
+class _Terminal(io.BufferedWriter):
+    """Standard output that is a terminal: control characters of a table are shown as escapes."""
+
+    _unsafe = re.compile(b"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
+
+    def write(self, content: "Any", /) -> int:
+        super().write(self._unsafe.sub(self._escaped, bytes(content)))
+        return len(content)
+
+    @staticmethod
+    def _escaped(found: "re.Match[bytes]") -> bytes:
+        return f"\\x{found[0][-1]:02x}".encode()
+
+
+class _StandardError(io.TextIOWrapper):
+    """Standard error that may be a full device, or a pipe whose reader is gone.
+
+    A model that is being trained is worth more than a line about its progress.
+    """
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
 
 
 def flush(status: int) -> int:
@@ -69,20 +123,27 @@ def flush(status: int) -> int:
         The exit status: 2 if what was printed could not be written, `status` otherwise, and where
         the reader has closed the pipe, which is its right.
     """
-    return broken() or status
-
-
-def broken() -> int | None:
-    """Whether standard output cannot be written: None, or the exit status that says why not."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        discard()
-        return 0
     except OSError as error:
-        discard()
-        return say(f"cannot write to standard output: {error.strerror or error}")
-    return None
+        return failed(error) or status
+    return status
+
+
+def is_of_output(error: Exception) -> "TypeGuard[OSError]":
+    """Whether an error is one of writing to a stream, which names no file.
+
+    The library's own files have an `InputError` instead.
+    """
+    return isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS
+
+
+def failed(error: OSError) -> int:
+    """Say that standard output cannot be written; the exit status, 0 if its reader is gone."""
+    discard()
+    if isinstance(error, BrokenPipeError):
+        return 0
+    return say(f"cannot write to standard output: {error.strerror or error}")
 
 
 def discard() -> None:
