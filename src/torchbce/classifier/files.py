@@ -20,23 +20,31 @@ from torchbce.classifier.errors import (
 )
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
-from torchbce.classifier.tables.reading import batches, numeric_columns, read, scan
+from torchbce.classifier.tables.carried import numeric_columns
+from torchbce.classifier.tables.reading import batches, read, scan
+from torchbce.classifier.tables.sources import Paths
 from torchbce.classifier.tables.writing import row_writer
 
 APPENDED = ("probability", "predicted")
 
 
 def predict_file(
-    classifier: Classifier, table: Path, output: Path | None, overwrite: bool, json_lines: bool
+    classifier: Classifier,
+    table: Paths,
+    output: Path | None,
+    overwrite: bool,
+    json_lines: bool,
+    separator: str | None = None,
 ) -> dict[str, int]:
     """Write the rows of a file with the columns `probability` and `predicted` appended.
 
     Args:
         classifier: the model.
-        table: the file to read.
+        table: the file to read, or several, as `read` takes them.
         output: the file to write; None writes to standard output.
         overwrite: whether to replace `output` if it exists.
         json_lines: whether standard output gets JSON lines rather than CSV.
+        separator: what separates the values of a CSV; None to look at its first lines.
 
     Returns:
         The number of `rows`, and of `positives` among the predictions.
@@ -45,10 +53,10 @@ def predict_file(
         InputError: if the file cannot be read, does not fit the model or cannot be written.
     """
     rows = positives = 0
-    frame = scan(table)
+    scanned = scan(table, separator, empty=True)
     with row_writer(output, overwrite, json_lines) as writer:
-        numbers = {} if writer.keeps_strings else numeric_columns(table)
-        for batch in batches(table, frame):
+        numbers = {} if writer.keeps_strings else numeric_columns(scanned)
+        for batch in batches(scanned):
             if taken := [name for name in APPENDED if name in batch.columns]:
                 raise InputError(
                     f"the table already has {name_columns(taken)}; rename or drop "
@@ -82,8 +90,15 @@ def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
     return classifier.predict(pl.DataFrame({columns[0].name: [text]})).row(0, named=True)
 
 
-def evaluate_file(classifier: Classifier, table: Path) -> Metrics:
+def evaluate_file(
+    classifier: Classifier, table: Paths, separator: str | None = None
+) -> Metrics:
     """The metrics of a classifier on a file that has its target column.
+
+    Args:
+        classifier: the model.
+        table: the file to read, or several, as `read` takes them.
+        separator: what separates the values of a CSV; None to look at its first lines.
 
     Raises:
         InputError: if the file cannot be read or does not fit the model.
@@ -92,7 +107,7 @@ def evaluate_file(classifier: Classifier, table: Path) -> Metrics:
     logits: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     rows = 0
-    for batch in batches(table):
+    for batch in batches(scan(table, separator)):
         if target.column not in batch.columns:
             raise unknown_name("target column", target.column, batch.columns)
         with rows_offset(rows):
@@ -105,20 +120,25 @@ def evaluate_file(classifier: Classifier, table: Path) -> Metrics:
 
 
 def evaluate_predictions(
-    path: Path, target: str, probability: str, positive: str | None
+    path: Paths,
+    target: str,
+    probability: str,
+    positive: str | None,
+    separator: str | None = None,
 ) -> Metrics:
     """The metrics of a file of predictions, from any tool.
 
     Args:
-        path: the file.
+        path: the file, or several, as `read` takes them.
         target: the name of the column of true values.
         probability: the name of the column of predicted probabilities, in [0, 1].
         positive: the positive value of the target; None if its values are a known pair.
+        separator: what separates the values of a CSV; None to look at its first lines.
 
     Raises:
         InputError: if the file cannot be read, or a value of the two columns is wrong.
     """
-    table = read(path)
+    table = read(path, separator)
     chosen = choose_target(table, target, positive)
     if probability not in table.columns:
         raise unknown_name("column", probability, table.columns)
