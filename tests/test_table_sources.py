@@ -246,7 +246,14 @@ def test_several_files_and_a_pattern(tmp_path: Path, ending: str) -> None:
     expected = [0, 10, 1, 11, 2, 12]
     for given in (paths, [str(path) for path in paths], str(tmp_path / f"part-*.{ending}")):
         assert [int(n) for n in read(given)["n"]] == expected
-    assert [int(n) for n in read([paths[2], tmp_path / "part-[01].*"])["n"]] == [2, 12, 0, 10, 1, 11]
+    assert [int(n) for n in read([paths[2], tmp_path / "part-[01].*"])["n"]] == [
+        2,
+        12,
+        0,
+        10,
+        1,
+        11,
+    ]
     assert refusal(tmp_path / "no-*.csv").startswith("no file matches '")
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from making import names_in
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.tables import reading
-from torchbce.classifier.tables.formats import FORMATS, format_of
 from torchbce.classifier.tables.carried import numeric_columns
+from torchbce.classifier.tables.formats import FORMATS, format_of
 from torchbce.classifier.tables.reading import batches, read, scan
 from torchbce.classifier.tables.writing import row_writer
 
@@ -324,7 +324,10 @@ def test_no_such_file_and_a_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no.csv") == "there is no file PATH"
     assert refusal(tmp_path / "no" / "no.parquet") == "there is no file PATH"
     (tmp_path / "d.csv").mkdir()
-    assert refusal(tmp_path / "d.csv") == "PATH is a directory; give a file, or a folder of .parquet files"
+    assert (
+        refusal(tmp_path / "d.csv")
+        == "PATH is a directory; give a file, or a folder of .parquet files"
+    )
 
 
 def test_a_file_name_is_not_a_pattern(tmp_path: Path) -> None:

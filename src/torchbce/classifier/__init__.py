@@ -6,7 +6,7 @@ Needs the extra `cli`: pip install 'torchbce[cli]'.
 """
 
 from torchbce.classifier.columns.inference import Choice, Overrides
-from torchbce.classifier.errors import InputError
+from torchbce.classifier.errors import InputError, InputWarning
 from torchbce.classifier.fitting import fit
 from torchbce.classifier.model import Card, Classifier
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
@@ -19,6 +19,7 @@ __all__ = [
     "Choice",
     "Classifier",
     "InputError",
+    "InputWarning",
     "Metrics",
     "Overrides",
     "TrainingOptions",

@@ -1,5 +1,8 @@
 """Predict and evaluate whole files, in batches of rows and in the order of the file."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,14 @@ from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import (
     Argument,
     InputError,
+    InputWarning,
     Row,
     listing,
     name_columns,
     rows_offset,
     unknown_name,
 )
-from torchbce.classifier.model import Classifier
+from torchbce.classifier.model import Classifier, unseen_values
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
 from torchbce.classifier.tables.carried import numeric_columns
 from torchbce.classifier.tables.reading import batches, read, scan
@@ -53,6 +57,7 @@ def predict_file(
         InputError: if the file cannot be read, does not fit the model or cannot be written.
     """
     rows = positives = 0
+    unseen = Unseen(classifier)
     scanned = scan(table, separator, empty=True)
     with row_writer(output, overwrite, json_lines) as writer:
         numbers = {} if writer.keeps_strings else numeric_columns(scanned)
@@ -62,13 +67,36 @@ def predict_file(
                     f"the table already has {name_columns(taken)}; rename or drop "
                     f"{'it' if len(taken) == 1 else 'them'}"
                 )
-            with rows_offset(rows):
-                predictions = classifier.predict(batch)
+            with rows_offset(rows), unseen.collected(batch):
+                predictions = classifier.predict(batch, as_written=writer.keeps_strings)
             rows += len(batch)
             positives += int((predictions["probability"] >= classifier.card.threshold).sum())
             typed = batch.cast(numbers)  # type: ignore[arg-type]
             writer.write(pl.concat([typed, predictions], how="horizontal"))
+    unseen.warn()
     return {"rows": rows, "positives": positives}
+
+
+class Unseen:
+    """The categorical columns none of whose values in a file was in the training rows."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._names: list[str] | None = None
+
+    @contextmanager
+    def collected(self, batch: pl.DataFrame) -> Iterator[None]:
+        """Look at a batch in place of the classifier, which sees only the batch."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            yield
+        if self._names != [] and len(batch):
+            self._names = self._classifier.encoder.unseen(batch, self._names)
+
+    def warn(self) -> None:
+        """Say which columns they are, once all batches were looked at."""
+        if self._names:
+            warnings.warn(unseen_values(self._names), InputWarning, stacklevel=3)
 
 
 def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
@@ -90,9 +118,7 @@ def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
     return classifier.predict(pl.DataFrame({columns[0].name: [text]})).row(0, named=True)
 
 
-def evaluate_file(
-    classifier: Classifier, table: Paths, separator: str | None = None
-) -> Metrics:
+def evaluate_file(classifier: Classifier, table: Paths, separator: str | None = None) -> Metrics:
     """The metrics of a classifier on a file that has its target column.
 
     Args:
@@ -107,13 +133,15 @@ def evaluate_file(
     logits: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     rows = 0
+    unseen = Unseen(classifier)
     for batch in batches(scan(table, separator)):
         if target.column not in batch.columns:
             raise unknown_name("target column", target.column, batch.columns)
-        with rows_offset(rows):
+        with rows_offset(rows), unseen.collected(batch):
             targets.append(target.array(batch[target.column]))
             logits.append(classifier.logits(batch))
         rows += len(batch)
+    unseen.warn()
     return evaluate_logits(
         np.concatenate(logits), np.concatenate(targets), classifier.card.threshold
     )

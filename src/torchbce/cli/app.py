@@ -30,7 +30,17 @@ Positive = Annotated[
     str | None,
     typer.Option(help="The positive value of the target; not needed for yes/no, 1/0 and the like."),
 ]
-TABLES = "A .csv, .csv.gz, .parquet or .jsonl file."
+TABLES = (
+    "A .csv, .tsv, .txt, .parquet or .jsonl file, a folder of .parquet files, or - for standard "
+    "input; several are one table."
+)
+Tables = Annotated[list[str] | None, typer.Argument(metavar="TABLE...", help=TABLES)]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHARACTER", help="What separates the values of a CSV, as ; or tab, if not seen."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -45,7 +55,7 @@ def torchbce(
 @app.command()
 @one_sentence_errors
 def fit(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help=TABLES)],
+    table: Annotated[list[str], typer.Argument(metavar="TABLE...", help=TABLES)],
     target: Annotated[str, typer.Option(help="The column to predict, of two values.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to write.")],
     positive: Positive = None,
@@ -55,6 +65,13 @@ def fit(
         list[str], typer.Option(metavar="COLUMN", help="Use as categories.")
     ] = [],  # noqa: B006
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave out.")] = [],  # noqa: B006
+    missing: Annotated[
+        list[str], typer.Option(metavar="WORD", help="A word that means that there is no value.")
+    ] = [],  # noqa: B006
+    decimal: Annotated[
+        str, typer.Option(metavar=".|,", help="What begins the decimals of numbers.")
+    ] = ".",
+    separator: Separator = None,
     model: Annotated[
         Literal["linear", "mlp"], typer.Option(help="mlp has 64 and 32 hidden ReLU units.")
     ] = "linear",
@@ -97,6 +114,7 @@ def fit(
     Example: torchbce fit reviews.csv --target liked --output liked-model
     """
     from torchbce import classifier
+    from torchbce.classifier.tables.reading import scan
 
     started = time.perf_counter()
     options = classifier.TrainingOptions(
@@ -113,13 +131,18 @@ def fit(
     )
     classifier.check_output(output, overwrite)
     console = Console(stderr=True)
-    rows = classifier.read(table)
+    scanned = scan(table, separator)
+    for note in scanned.notes:
+        console.print(note, highlight=False, markup=False)
+    rows = classifier.read(scanned)
     with training_progress(console) as progress:
         fitted = classifier.fit(
             rows,
             target,
             positive=positive,
             overrides=classifier.Overrides(text, numeric, categorical, drop),
+            missing=missing,
+            decimal=decimal,
             options=options,
             progress=progress,
             on_choice=lambda choices, chosen: console.print(choices_table(choices, chosen)),
@@ -132,7 +155,7 @@ def fit(
 @one_sentence_errors
 def predict(
     directory: ModelDir,
-    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
+    table: Tables = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -144,6 +167,7 @@ def predict(
     text: Annotated[
         str | None, typer.Option(help="Predict for this one text instead of a table.")
     ] = None,
+    separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
     debug: Debug = False,
@@ -157,15 +181,15 @@ def predict(
     from torchbce import classifier
     from torchbce.classifier import files
 
-    if (table is None) == (text is None):
+    if (not table) == (text is None):
         raise classifier.InputError("give either TABLE or --text")
     fitted = classifier.load(directory)
     if text is not None:
         print_text(files.predict_text(fitted, text), json_)
         return
-    assert table is not None
-    counts = files.predict_file(fitted, table, output, overwrite, json_)
-    if output is not None:
+    assert table
+    counts = files.predict_file(fitted, table, output, overwrite, json_, separator)
+    if output is not None and str(output) != "-":
         print_file(counts, output, fitted.card.target.positive, json_)
 
 
@@ -175,9 +199,9 @@ def evaluate(
     directory: Annotated[
         Path | None, typer.Argument(metavar="DIR", help="A model directory.")
     ] = None,
-    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
+    table: Tables = None,
     predictions: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="FILE", help="Predictions of any tool, instead of DIR and TABLE."),
     ] = None,
     target: Annotated[
@@ -187,6 +211,7 @@ def evaluate(
         str | None, typer.Option(metavar="COLUMN", help="With --predictions: the probabilities.")
     ] = None,
     positive: Positive = None,
+    separator: Separator = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -202,15 +227,15 @@ def evaluate(
             raise classifier.InputError(
                 "--predictions needs --target COLUMN and --probability COLUMN, and no DIR"
             )
-        metrics = files.evaluate_predictions(predictions, target, probability, positive)
-    elif directory is None or table is None:
+        metrics = files.evaluate_predictions(predictions, target, probability, positive, separator)
+    elif directory is None or not table:
         raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
     elif target is not None or probability is not None or positive is not None:
         raise classifier.InputError(
             "--target, --probability and --positive go with --predictions; a model has its own"
         )
     else:
-        metrics = files.evaluate_file(classifier.load(directory), table)
+        metrics = files.evaluate_file(classifier.load(directory), table, separator)
     print_metrics(metrics, json_)
 
 

@@ -4,8 +4,10 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
@@ -24,7 +26,8 @@ def one_sentence_errors(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with _warnings_as_sentences():
+                command(*args, **kwargs)
             sys.stdout.flush()
         except typer.Exit:
             raise
@@ -43,6 +46,25 @@ def one_sentence_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(status) from None
 
     return wrapper
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Print what `warnings.warn` says of the input as one sentence on standard error."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__name__ == "InputWarning":
+            print(f"torchbce: warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        # By its module: the class would import the libraries of the classifier.
+        warnings.filterwarnings(
+            "always", category=UserWarning, module=r"torchbce\.(classifier|cli)"
+        )
+        yield
 
 
 def flag(argument: "Argument") -> str:

@@ -5,7 +5,7 @@ inverse document frequencies of each text column, which are saved as tensors. It
 so a loaded encoder runs the same code as a fitted one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -14,14 +14,16 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from torchbce.classifier.columns.categorical import CategoricalColumn, fit_categorical
+from torchbce.classifier.columns.dates import ISO, DateColumn, fit_date, is_date
 from torchbce.classifier.columns.features import concatenate
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
 from torchbce.classifier.columns.text import TextColumn, documents, fit_text
 from torchbce.classifier.columns.values import is_unsupported
 from torchbce.classifier.errors import InputError, listing, name_columns
 
-Column = TextColumn | CategoricalColumn | NumericColumn
+Column = TextColumn | CategoricalColumn | NumericColumn | DateColumn
 
 
 class Encoder:
@@ -68,11 +70,28 @@ class Encoder:
             )
         for column in self.columns:
             dtype = schema[column.name]
-            if is_unsupported(dtype):
+            if is_unsupported(dtype) or (is_date(dtype) and isinstance(column, NumericColumn)):
                 kind = column.__struct_config__.tag
                 raise InputError(
                     f"column {column.name!r} is {kind} in the model, but its type here is {dtype}"
                 )
+
+    def unseen(self, table: pl.DataFrame, names: Collection[str] | None = None) -> list[str]:
+        """The categorical columns none of whose values was in the training rows.
+
+        Args:
+            table: the rows.
+            names: the columns to look at; None is all of them.
+        """
+        return [
+            column.name
+            for column in self.columns
+            if isinstance(column, CategoricalColumn)
+            and (names is None or column.name in names)
+            # The first rows say it, as a rule.
+            and not column.knows(table[column.name].head(100))
+            and not column.knows(table[column.name])
+        ]
 
     def _block(self, column: Column, values: pl.Series) -> sp.csr_matrix:
         if isinstance(column, TextColumn):
@@ -114,8 +133,13 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
         elif choice.kind == "categorical":
             column = fit_categorical(values)
             block = column.features(values)
-        elif choice.kind == "numeric" and (column := fit_numeric(values)):
+        elif choice.kind == "date":
+            column = fit_date(values, choice.written if isinstance(choice.written, str) else ISO)
             block = column.features(values)
+        elif choice.kind == "numeric":
+            written = choice.written if isinstance(choice.written, Notation) else PLAIN
+            if column := fit_numeric(values, written):
+                block = column.features(values)
         if column is not None and column.width:
             columns.append(column)
             blocks.append(block)

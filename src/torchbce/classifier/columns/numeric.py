@@ -9,6 +9,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from torchbce.classifier.columns.features import concatenate, one_hot
+from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import InputError
 
@@ -34,6 +35,7 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
     scale: Annotated[float, msgspec.Meta(gt=0)]
     flag_missing: bool
     edges: list[float]
+    written: Notation = PLAIN
 
     @property
     def width(self) -> int:
@@ -42,7 +44,7 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
 
     def features(self, values: pl.Series) -> sp.csr_matrix:
         """The features of some values, float32, [rows, width]. Raises `InputError`."""
-        numbers = as_numbers(values)
+        numbers = as_numbers(values, self.written)
         missing = np.isnan(numbers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # an overflow is clipped
@@ -57,14 +59,14 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
         return concatenate(blocks)
 
 
-def fit_numeric(values: pl.Series) -> NumericColumn | None:
+def fit_numeric(values: pl.Series, written: Notation = PLAIN) -> NumericColumn | None:
     """The description of a numeric column; None if it is constant and has no missing values."""
-    numbers = as_numbers(values)
+    numbers = as_numbers(values, written)
     present = numbers[~np.isnan(numbers)]
     if len(present) == 0 or present.min() == present.max():
         if len(present) in (0, len(numbers)):
             return None
-        return NumericColumn(values.name, float(present[0]), 1.0, True, [])
+        return NumericColumn(values.name, float(present[0]), 1.0, True, [], written)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an overflow is reported below
         mean, scale = float(present.mean()), float(present.std())
@@ -73,7 +75,8 @@ def fit_numeric(values: pl.Series) -> NumericColumn | None:
             f"column {values.name!r} cannot be standardised: its values range from "
             f"{present.min():g} to {present.max():g}; rescale the column or drop it"
         )
-    return NumericColumn(values.name, mean, scale, len(present) < len(numbers), _edges(present))
+    flag_missing = len(present) < len(numbers)
+    return NumericColumn(values.name, mean, scale, flag_missing, _edges(present), written)
 
 
 def _edges(numbers: np.ndarray) -> list[float]:

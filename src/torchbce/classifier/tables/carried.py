@@ -1,7 +1,7 @@
 """The columns of a CSV that are written as numbers in a format that has numbers.
 
-A column is one of numbers only where nothing of it is lost: an identifier 007 stays a string, and so
-does 9007199254740993 beside NaN, which a float64 would make 9007199254740992.
+A column is one of numbers only where nothing of it is lost: an identifier 007 stays a string, and
+so does 9007199254740993 beside NaN, which a float64 would make 9007199254740992.
 """
 
 import polars as pl

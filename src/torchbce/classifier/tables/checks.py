@@ -161,9 +161,7 @@ def _check_names(file: str, names: list[str]) -> None:
         )
 
 
-def _other_length(
-    file: str, line: int, values: int, names: int, separator: str
-) -> InputError:
+def _other_length(file: str, line: int, values: int, names: int, separator: str) -> InputError:
     between = "a comma" if separator == "," else repr(separator)
     return InputError(
         f"{file}, line {line}: {values} value{'s' * (values != 1)} where the header names {names} "
@@ -175,8 +173,7 @@ def _stray_quote(file: str, line: int, raw: str) -> InputError:
     if '"' not in raw:
         return _lone_return(file, line)
     return InputError(
-        f"{file}, line {line}: a quote inside a value that is not quoted; "
-        'write 5" as "5"""'
+        f'{file}, line {line}: a quote inside a value that is not quoted; write 5" as "5"""'
     )
 
 

@@ -39,7 +39,7 @@ class Scan:
     notes: list[str] = field(default_factory=list)
 
 
-def read(path: Paths, separator: str | None = None) -> pl.DataFrame:
+def read(path: Paths | Scan, separator: str | None = None) -> pl.DataFrame:
     """Read a whole table.
 
     Args:
@@ -64,7 +64,8 @@ def read(path: Paths, separator: str | None = None) -> pl.DataFrame:
         ...     read(path).rows()
         [('31', 'yes'), ('47', 'no')]
     """
-    return pl.concat(batches(scan(path, separator)), how="vertical")
+    scanned = path if isinstance(path, Scan) else scan(path, separator)
+    return pl.concat(batches(scanned), how="vertical")
 
 
 def batches(table: Paths | Scan) -> Iterator[pl.DataFrame]:
@@ -138,9 +139,7 @@ def _scan_csv(source: Source, separator: str | None) -> Scan:
     chosen = separator_of(source, separator)
     rows = check_csv(source, chosen)
     assert not isinstance(source.data, list)
-    frame = pl.scan_csv(
-        source.data, separator=chosen, infer_schema=False, n_rows=rows, glob=False
-    )
+    frame = pl.scan_csv(source.data, separator=chosen, infer_schema=False, n_rows=rows, glob=False)
     notes = []
     if separator is None and chosen != source.format.separator:
         notes.append(f"the values of {source.name} are separated by {chosen!r}")
@@ -231,15 +230,15 @@ def _together(scans: list[Scan]) -> pl.LazyFrame:
                 f"has {what}, unlike {first.name}"
             )
         frames.append(other.frame.select(names))
-    for name, dtype in first.frame.collect_schema().items():
-        for other in scans[1:]:
-            here = other.frame.collect_schema()[name]
-            if here != dtype and pl.Null not in (here, dtype):
-                if not (here.is_numeric() and dtype.is_numeric()):
-                    raise InputError(
-                        f"column {name!r} is of type {dtype} in {first.name} and {here} in "
-                        f"{other.name}"
-                    )
+    schema = first.frame.collect_schema()
+    for other, frame in zip(scans[1:], frames[1:], strict=True):
+        for name, here in frame.collect_schema().items():
+            dtype = schema[name]
+            alike = here == dtype or (here.is_numeric() and dtype.is_numeric())
+            if not alike and pl.Null not in (here, dtype):
+                raise InputError(
+                    f"column {name!r} is of type {dtype} in {first.name} and {here} in {other.name}"
+                )
     return pl.concat(frames, how="vertical_relaxed")
 
 

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import IO
@@ -97,7 +97,9 @@ def _sources(path: str | Path) -> list[Source]:
 def _folder(folder: Path) -> Source:
     files = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
     if not files:
-        raise InputError(f"{str(folder)!r} is a directory; give a file, or a folder of .parquet files")
+        raise InputError(
+            f"{str(folder)!r} is a directory; give a file, or a folder of .parquet files"
+        )
     return Source(repr(str(folder)), Format("parquet"), files)
 
 
@@ -122,8 +124,10 @@ def _file(path: Path) -> Source:
     try:
         str(path).encode()
     except UnicodeEncodeError:  # polars takes paths in UTF-8 only
-        return Source(name, known, path.read_bytes()) if not known.compression else (
-            _from_content(name, path.read_bytes(), known)
+        return (
+            Source(name, known, path.read_bytes())
+            if not known.compression
+            else (_from_content(name, path.read_bytes(), known))
         )
     return Source(name, known, path)
 
@@ -214,7 +218,7 @@ def _check_head(name: str, head: bytes, known: Format) -> None:
     if known.compression or known.kind == "parquet":
         return
     if found := _compression(head):
-        if found == ".zip" and b"xl/" in head or b"[Content_Types].xml" in head:
+        if (found == ".zip" and b"xl/" in head) or b"[Content_Types].xml" in head:
             raise InputError(f"{name} is an Excel workbook; save its sheet as CSV")
         what = {".gz": "compressed by gzip", ".zst": "compressed by zstd", ".zip": "a zip archive"}
         raise InputError(
@@ -223,7 +227,9 @@ def _check_head(name: str, head: bytes, known: Format) -> None:
         )
     if head.startswith(_PARQUET):
         raise InputError(f"{name} is a Parquet file, which its name does not say; rename it")
-    if head.count(0) > len(head) // 4 and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if head.count(0) > len(head) // 4 and not head.startswith(
+        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    ):
         odd = head[1::2].count(0) >= head[::2].count(0)
         raise InputError(
             f"{name} is not UTF-8: every other byte is 0, as in UTF-16; save it as UTF-8, for "
