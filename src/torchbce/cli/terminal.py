@@ -40,17 +40,44 @@ METRIC_NAMES = {
 }
 
 
+#: A table of more columns than this is shown in part.
+ALL_CHOICES = 40
+#: So many columns of each kind are shown then; plain numbers are only counted.
+SHOWN_CHOICES = 8
+
+
 def choices_table(choices: "list[Choice]", target: "Target") -> Table:
-    """The kind of each column, and why."""
+    """The kind of each column, and why; of many columns, those that are not plain numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("column", "used as", "why"):
         table.add_column(heading, overflow="fold")
-    for choice in choices:
+    shown, rest = _shown(choices)
+    for choice in shown:
         style = "dim" if choice.kind == "dropped" else None
         table.add_row(escape(choice.name), choice.kind, escape(choice.reason), style=style)
+    for kind, count in rest.items():
+        more = f"{count:,} more" if any(c.kind == kind for c in shown) else f"{count:,} columns"
+        table.add_row(f"({more})", kind, "")
     why = f"{target.positive!r} is positive, {target.negative!r} negative: {target.reason}"
     table.add_row(escape(target.column), "target", escape(why), style="bold")
     return table
+
+
+def _shown(choices: "list[Choice]") -> "tuple[list[Choice], dict[str, int]]":
+    """The choices to show, and how many others there are of each kind."""
+    if len(choices) <= ALL_CHOICES:
+        return choices, {}
+    shown: list[Choice] = []
+    rest: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    for choice in choices:
+        plain = choice.kind == "numeric" and choice.reason.startswith("numbers, ")
+        if plain or numbers.get(choice.kind, 0) >= SHOWN_CHOICES:
+            rest[choice.kind] = rest.get(choice.kind, 0) + 1
+        else:
+            numbers[choice.kind] = numbers.get(choice.kind, 0) + 1
+            shown.append(choice)
+    return shown, rest
 
 
 def metrics_table(metrics: "Metrics") -> Table:

@@ -20,7 +20,7 @@ from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
 from torchbce.classifier.columns.text import TextColumn, documents, fit_text
-from torchbce.classifier.columns.values import is_unsupported
+from torchbce.classifier.columns.values import is_unsupported, plain_numbers
 from torchbce.classifier.errors import InputError, listing, name_columns
 
 Column = TextColumn | CategoricalColumn | NumericColumn | DateColumn
@@ -58,7 +58,13 @@ class Encoder:
         self._check(table)
         if len(table) == 0:
             return sp.csr_matrix((0, self.width), dtype=np.float32)
-        return concatenate([self._block(column, table[column.name]) for column in self.columns])
+        plain = _plain_columns(table, self.columns)
+        return concatenate(
+            [
+                self._block(column, plain.get(column.name, table[column.name]))
+                for column in self.columns
+            ]
+        )
 
     def _check(self, table: pl.DataFrame) -> None:
         schema = table.schema
@@ -123,8 +129,9 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
     columns: list[Column] = []
     idf: dict[str, np.ndarray] = {}
     blocks: list[sp.csr_matrix] = []
+    plain = _plain_columns(table, choices)
     for choice in choices:
-        values = table[choice.name]
+        values = plain.get(choice.name, table[choice.name])
         column: Column | None = None
         if choice.kind == "text":
             column, frequencies, block = fit_text(values)
@@ -151,6 +158,21 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
             "so there is nothing to learn from"
         )
     return Encoder(columns, idf), features
+
+
+def _plain_columns(
+    table: pl.DataFrame, columns: Sequence[Choice] | Sequence[Column]
+) -> dict[str, pl.Series]:
+    """The columns of plain numbers as float64, where they are strings."""
+    schema = table.schema
+    names = [
+        column.name
+        for column in columns
+        if (isinstance(column, NumericColumn) or getattr(column, "kind", "") == "numeric")
+        and column.written == PLAIN  # type: ignore[union-attr]
+        and schema[column.name] == pl.String
+    ]
+    return {column.name: column for column in plain_numbers(table, names)}
 
 
 def _varies(features: sp.csr_matrix) -> bool:

@@ -23,6 +23,15 @@ def one_hot(codes: np.ndarray, width: int) -> sp.csr_matrix:
     return sp.csr_matrix((ones, codes[known], indptr), shape=(len(codes), width))
 
 
+def one_column(values: np.ndarray) -> sp.csr_matrix:
+    """A matrix of one column; quicker than scipy's own way, which counts with 30,000 columns."""
+    stored = values != 0
+    indptr = np.concatenate([[0], np.cumsum(stored)])
+    indices = np.zeros(int(indptr[-1]), dtype=np.int32)
+    data = values[stored].astype(np.float32)
+    return sp.csr_matrix((data, indices, indptr), shape=(len(values), 1))
+
+
 def concatenate(blocks: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
     """The blocks of features side by side, float32."""
     features = blocks[0] if len(blocks) == 1 else sp.hstack(blocks, format="csr")

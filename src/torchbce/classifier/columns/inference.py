@@ -9,7 +9,12 @@ import polars as pl
 
 from torchbce.classifier.columns.dates import FORMATS, ISO, dates_of, is_date, moments_of
 from torchbce.classifier.columns.numbers import PLAIN, Notation, notation_of, numbers_of
-from torchbce.classifier.columns.values import as_text, is_missing, is_unsupported
+from torchbce.classifier.columns.values import (
+    as_text,
+    is_missing,
+    is_unsupported,
+    plain_numbers,
+)
 from torchbce.classifier.errors import Argument, InputError, Row, listing, unknown_name
 
 Kind = Literal["text", "categorical", "numeric", "date", "dropped"]
@@ -156,10 +161,7 @@ def _as_said(values: pl.Series, kind: Kind, decimal: str) -> Choice:
 
 
 def _plain_numbers(table: pl.DataFrame, decimal: str) -> dict[str, Choice]:
-    """The choice of each column of plain numbers, with a few operations for many columns.
-
-    One column at a time, a table of 30,000 columns would take a minute.
-    """
+    """The choice of each column of plain numbers, with a few operations for many columns."""
     names = [
         name
         for name, dtype in table.schema.items()
@@ -169,24 +171,21 @@ def _plain_numbers(table: pl.DataFrame, decimal: str) -> dict[str, Choice]:
     choices: dict[str, Choice] = {}
     step = max(1, CELLS // max(1, len(table)))
     for start in range(0, len(names), step):
-        some = table.select(names[start : start + step])
-        strings = pl.col(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-        numbers = some.with_columns(strings).cast(pl.Float64).to_numpy()
-        known = ~np.isnan(numbers)
-        counts = known.sum(axis=0)
-        ordered = np.sort(numbers, axis=0)
-        with np.errstate(invalid="ignore"):
-            changes = (ordered[1:] != ordered[:-1]) & ~np.isnan(ordered[1:])
-            counting = (np.diff(numbers, axis=0) == 1).all(axis=0) & (len(some) >= IDENTIFIER_ROWS)
+        plain = plain_numbers(table, names[start : start + step])
+        if plain.width == 0:
+            continue
+        numbers = plain.to_numpy()
+        counts = (~np.isnan(numbers)).sum(axis=0)
+        ordered = np.sort(numbers, axis=0)  # NaN last
+        changes = (ordered[1:] != ordered[:-1]) & ~np.isnan(ordered[1:])
         distinct = changes.sum(axis=0) + 1
-        for i, name in enumerate(some.columns):
-            if counts[i] == len(some) or bool(
-                (known[:, i] | is_missing(some[name]).to_numpy()).all()
-            ):
-                choice = _numeric(name, PLAIN, int(counts[i]), len(some), int(distinct[i]))
-                if choice.kind == "numeric" and counting[i]:
-                    choice = Choice(name, "dropped", "counts the rows")
-                choices[name] = choice
+        with np.errstate(invalid="ignore"):
+            counting = (np.diff(numbers, axis=0) == 1).all(axis=0) & (len(table) >= IDENTIFIER_ROWS)
+        for i, name in enumerate(plain.columns):
+            choice = _numeric(name, PLAIN, int(counts[i]), len(table), int(distinct[i]))
+            if choice.kind == "numeric" and counting[i]:
+                choice = Choice(name, "dropped", "counts the rows")
+            choices[name] = choice
     return choices
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from torchbce.classifier.columns.features import concatenate, one_hot
+from torchbce.classifier.columns.features import concatenate, one_column, one_hot
 from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import InputError
@@ -50,9 +50,9 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
             warnings.simplefilter("ignore", RuntimeWarning)  # an overflow is clipped
             standardised = (numbers - self.mean) / self.scale
         standardised = np.where(missing, 0.0, np.clip(standardised, -CLIP, CLIP))
-        blocks = [sp.csr_matrix(standardised.astype(np.float32)[:, None])]
+        blocks = [one_column(standardised)]
         if self.flag_missing:
-            blocks.append(sp.csr_matrix(missing.astype(np.float32)[:, None]))
+            blocks.append(one_column(missing))
         if self.edges:
             codes = np.searchsorted(np.asarray(self.edges), numbers, side="right")
             blocks.append(one_hot(np.where(missing, -1, codes), len(self.edges) + 1))
