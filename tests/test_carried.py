@@ -110,7 +110,7 @@ SERIES: dict[str, tuple[pl.Series, Any, Any]] = {
     "date": (pl.Series([datetime.date(2024, 1, 2)]), "2024-01-02", "2024-01-02"),
     "time": (pl.Series([datetime.time(1, 2)]), "01:02:00.000000000", "01:02:00"),
     "decimal": (pl.Series(["1.50"]).cast(pl.Decimal(9, 2)), "1.50", "1.50"),
-    "large": (pl.Series([2**64 - 1], dtype=pl.UInt64), "18446744073709551615", 2**64 - 1),
+    "large": (pl.Series([2**64 - 1], dtype=pl.UInt64), "18446744073709551615", str(2**64 - 1)),
     "bool": (pl.Series([True]), "true", True),
     "null": (pl.Series([None]), None, ...),
     "enum": (pl.Series(["a"], dtype=pl.Enum(["a"])), "a", "a"),

@@ -1,4 +1,4 @@
-"""Numbers as people write them, words for missing values, and cells that do not fit their column."""
+"""Numbers as people write them, words for missing values, and cells that do not fit."""
 
 import json
 from pathlib import Path
@@ -125,9 +125,9 @@ def test_one_other_cell_is_told_of(cell: str) -> None:
         infer_columns(table, "y", Overrides())
     first = table["income"][0]
     assert str(caught.value) == (
-        f"column 'income' holds numbers, as {first!r}, in 399 of 400 cells, and 1 other: {cell!r} in "
-        f"row 7; correct it, pass missing={cell!r} if that means no value, or categorical='income', "
-        "text='income' or drop='income'"
+        f"column 'income' holds numbers, as {first!r}, in 399 of 400 cells, and 1 other: {cell!r} "
+        f"in row 7; correct it, pass missing={cell!r} if that means no value, or "
+        "categorical='income', text='income' or drop='income'"
     )
     classifier = fit(table, "y", missing=[cell])
     assert classifier.card.held_out.roc_auc > 0.99
