@@ -639,6 +639,20 @@ def test_an_internal_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
     refused(torchbce("evaluate", place / "model", place / "t.csv"), "out of memory")
 
 
+def test_the_table_of_choices_counts_plain_numbers(here: Path) -> None:
+    wide = {f"n{i}": [(i + j) % 7 + 0.5 for j in range(24)] for i in range(1, 60)}
+    words = {f"w{i}": ["a", "b"] * 12 for i in range(12)}
+    price = {"price": [f"${j % 5}" for j in range(24)]}
+    csv_of(pl.DataFrame({**wide, **words, **price, "y": [0, 1] * 12}), here / "t.csv")
+    shown = done("fit", "t.csv", "--target", "y", "--output", "m", *FAST).stderr
+    assert "price" in shown
+    assert re.search(r"^ ?\(59 more\) +numeric", shown, re.MULTILINE)
+    assert re.search(r"^ ?\(4 more\) +categorical", shown, re.MULTILINE)
+    assert re.search(r"^ ?w7 +categorical", shown, re.MULTILINE)
+    assert "w8" not in shown
+    assert "n1 " not in shown
+
+
 def test_names_are_not_markup(here: Path) -> None:
     table = TABLE.rename({"place": "[red]place[/red]", "kind": "[/b]"})
     csv_of(table, here / "t.csv")

@@ -46,7 +46,8 @@ def test_the_separator_is_seen_in_the_first_lines(
     table = scan(file(tmp_path, content, name))
     assert table.frame.collect().rows() == ROWS
     usual = "\t" if "tsv" in name else ","
-    assert table.notes == [] if separator == usual else repr(separator) in table.notes[0]
+    shown = {"\t": "a tab"}.get(separator, repr(separator))
+    assert table.notes == [] if separator == usual else shown in table.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,10 @@ def test_a_folder_of_parquet(tmp_path: Path) -> None:
     flat.mkdir()
     parts(flat, "parquet")
     assert read(str(flat))["n"].to_list() == [0, 10, 1, 11, 2, 12]
+    pl.DataFrame({"n": [7]}).write_parquet(flat / "part-3.parquet")
+    assert "part-3.parquet' has no column 't', unlike" in refusal(flat)
+    (flat / "part-3.parquet").write_bytes(b"PAR1")
+    assert "cannot read " in refusal(flat)
 
 
 def test_files_that_are_not_one_table(tmp_path: Path) -> None:

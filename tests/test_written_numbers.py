@@ -159,7 +159,9 @@ def test_fewer_numbers_are_categories() -> None:
 
 def test_a_decimal_comma_is_asked_for() -> None:
     table = pl.DataFrame({"x": ["1,5", "2,25"] * 10, "y": [0, 1] * 10})
-    with pytest.raises(InputError, match=r"a decimal comma, as '1,5'; pass decimal=',', or categ"):
+    with pytest.raises(
+        InputError, match=r"a decimal comma, as '1,5'; pass decimal=',' to read them, or categ"
+    ):
         infer_columns(table, "y", Overrides())
     assert infer_columns(table, "y", Overrides(), ",")[0].kind == "numeric"
     with pytest.raises(InputError, match=r"^decimal must be '\.' or ',', got ';'$"):
@@ -215,7 +217,10 @@ def test_options_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "pass --missing n.a. if that means no value, or --categorical x, --text x or --dr" in (
         result.stderr
     )
-    assert "pass --decimal ,, or --categorical x" in torchbce(*fit_, "--missing", "n.a.").stderr
+    assert (
+        "pass --decimal , to read them, or --categorical x"
+        in torchbce(*fit_, "--missing", "n.a.").stderr
+    )
     shown = done(*fit_, "--decimal", ",", "--missing", "n.a.").stderr
     assert "numbers with a decimal comma" in shown
     assert load("m").card.missing == ["n.a."]

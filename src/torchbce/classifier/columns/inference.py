@@ -265,7 +265,7 @@ def _numbers_or_dates(values: pl.Series, distinct: int, decimal: str) -> Choice 
             raise InputError(
                 f"column {values.name!r} holds numbers with a decimal comma, as {text[0]!r}; pass ",
                 Argument("decimal", ","),
-                ", or ",
+                " to read them, or ",
                 *_other_kinds(values.name),
             )
     dates = dates_of(text)

@@ -58,7 +58,8 @@ class Target(msgspec.Struct, frozen=True):
                 Row(at),
                 f"; expected {self.negative!r} or {self.positive!r}",
             )
-        return (text == positive).to_numpy().astype(np.float32)
+        targets: np.ndarray = (text == positive).to_numpy().astype(np.float32)
+        return targets
 
     def labels(self, predicted: np.ndarray, as_written: bool = False) -> pl.Series:
         """The target value of each prediction.

@@ -142,18 +142,21 @@ def _scan_csv(source: Source, separator: str | None) -> Scan:
     frame = pl.scan_csv(source.data, separator=chosen, infer_schema=False, n_rows=rows, glob=False)
     notes = []
     if separator is None and chosen != source.format.separator:
-        notes.append(f"the values of {source.name} are separated by {chosen!r}")
+        what = "a tab" if chosen == "\t" else repr(chosen)
+        notes.append(f"the values of {source.name} are separated by {what}")
     return Scan(source.name, frame, True, rows == 0, notes)
 
 
 def _scan_json_lines(source: Source) -> pl.LazyFrame:
     """polars finds the types; where it would change values or give up, they are strings."""
     kinds = check_json_lines(source)
-    content = source.data
-    if isinstance(content, Path):
+    assert not isinstance(source.data, list)
+    content: bytes | str
+    if isinstance(source.data, Path):
         # polars takes a path for a pattern, and a byte order mark for a value.
-        content = _without_bom(content) or glob.escape(str(content))
-    assert not isinstance(content, list)
+        content = _without_bom(source.data) or glob.escape(str(source.data))
+    else:
+        content = source.data
     if not any(map(_mixed, kinds.values())):
         frame = pl.scan_ndjson(content, infer_schema_length=None)
         try:
@@ -210,7 +213,12 @@ def _type(kinds: set[str]) -> type[pl.DataType]:
 
 def _scan_parquet(source: Source) -> pl.LazyFrame:
     if isinstance(source.data, list):
-        return pl.scan_parquet(source.data, glob=False, hive_partitioning=True)
+        # A folder is called as its rows are: year=2024.
+        files = [
+            Scan(repr(str(path)), pl.scan_parquet(path, glob=False, hive_partitioning=True), False)
+            for path in source.data
+        ]
+        return _together(files) if len(files) > 1 else files[0].frame
     return pl.scan_parquet(source.data, glob=False)
 
 
