@@ -92,7 +92,7 @@ def _refuse_infinite(name: str, infinite: np.ndarray) -> None:
 
 
 def plain_numbers(table: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
-    """The columns of plain numbers among some columns of a table, as float64, null where missing.
+    """The columns of plain numbers among some of a table, as float64, null or NaN where missing.
 
     A few operations for all columns at once: one column at a time, 30,000 columns take minutes.
 
@@ -103,19 +103,18 @@ def plain_numbers(table: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
     given = table.select(names)
     schema = given.schema
     strings = [name for name, dtype in schema.items() if dtype == pl.String]
-    others = [name for name, dtype in schema.items() if dtype != pl.String]
-    text = pl.col(strings).str.strip_chars()
-    floats = given.select(text.cast(pl.Float64, strict=False)).select(pl.all().fill_nan(None))
+    text = pl.col(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    numbers = given.select(text, (~cs.string()).cast(pl.Float64)) if names else given
     # The cells that are none are looked at only where there are any.
-    nulls = zip(strings, _null_counts(floats), _null_counts(given.select(strings)), strict=True)
+    before = _null_counts(given.select(strings))
+    nulls = zip(strings, _null_counts(numbers.select(strings)), before, strict=True)
     lacking = [name for name, now, before in nulls if now > before]
     if lacking:
         words = given.select(~pl.col(lacking).str.strip_chars().is_in(MISSING).fill_null(True))
-        unread = floats.select(pl.col(lacking).is_null())
+        unread = numbers.select(pl.col(lacking).is_null())
         bad = np.logical_and(words.to_numpy(), unread.to_numpy()).any(axis=0)
-        floats = floats.drop(name for name, any_bad in zip(lacking, bad, strict=True) if any_bad)
-    numbers = given.select(pl.col(others).cast(pl.Float64)).select(pl.all().fill_nan(None))
-    return pl.concat([floats, numbers], how="horizontal")
+        numbers = numbers.drop(name for name, any_bad in zip(lacking, bad, strict=True) if any_bad)
+    return numbers
 
 
 def _null_counts(table: pl.DataFrame) -> tuple[int, ...]:
