@@ -449,7 +449,7 @@ def test_bad_input_to_fit(
     assert not isinstance(trace.exception, SystemExit)
 
 
-@pytest.mark.parametrize("name", ["t.txt", "t", "t.xlsx"])
+@pytest.mark.parametrize("name", ["t.json", "t", "t.xlsx"])
 def test_unknown_format(place: Path, here: Path, name: str) -> None:
     GOOD(here / name)
     refused(torchbce("fit", name, "--target", "y", "--output", "m"), "no known format", "'.csv'")
@@ -461,7 +461,6 @@ def test_unknown_format(place: Path, here: Path, name: str) -> None:
 BAD_TABLES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no such file": (lambda path: None, ["there is no file"]),
     "empty": (content(""), ["is empty"]),
-    "header only": (content("review,place,stars,kind\n"), ["has a header and no rows"]),
     "a column is missing": (
         lambda p: csv_of(TABLE.drop("stars"), p),
         ["reads column 'stars', which the table does not have"],
@@ -486,6 +485,30 @@ def test_bad_tables(place: Path, here: Path, make: Callable[[Path], Any], words:
     refused(torchbce("predict", place / "model", "t.csv", "--output", "out.parquet"), *words)
     refused(torchbce("evaluate", place / "model", "t.csv"), *words)
     assert names_in(here) == before
+
+
+@pytest.mark.parametrize("source", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl", "parquet", "tsv"])
+def test_a_table_without_rows_is_an_empty_answer(
+    place: Path, here: Path, source: str, ending: str
+) -> None:
+    with row_writer(here / f"t.{source}", False, False) as writer:
+        writer.write(TABLE[:0])
+    result = done("predict", place / "model", f"t.{source}", "--output", f"o.{ending}")
+    assert result.stdout.startswith("0 rows written to ")
+    if ending != "jsonl":
+        frame = reading.scan(here / f"o.{ending}", empty=True).frame.collect()
+        assert frame.shape == (0, 6)
+        assert frame.columns == [*TABLE.columns, "probability", "predicted"]
+    assert done("predict", place / "model", f"t.{source}").stdout.startswith("review,place,stars,")
+    refused(torchbce("evaluate", place / "model", f"t.{source}"), "has a header and no rows")
+    refused(
+        torchbce("fit", f"t.{source}", "--target", "kind", "--output", "m"),
+        "has a header and no rows",
+    )
+    with row_writer(here / f"u.{source}", False, False) as writer:
+        writer.write(TABLE[:0].drop("stars"))
+    refused(torchbce("predict", place / "model", f"u.{source}"), "reads column 'stars'")
 
 
 def test_a_bad_row_in_a_later_batch(
@@ -633,6 +656,20 @@ def test_an_internal_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
         )
     monkeypatch.setattr(files, "evaluate_file", lambda *_: (_ for _ in ()).throw(MemoryError))
     refused(torchbce("evaluate", place / "model", place / "t.csv"), "out of memory")
+
+
+def test_the_table_of_choices_counts_plain_numbers(here: Path) -> None:
+    wide = {f"n{i}": [(i + j) % 7 + 0.5 for j in range(24)] for i in range(1, 60)}
+    words = {f"w{i}": ["a", "b"] * 12 for i in range(12)}
+    price = {"price": [f"${j % 5}" for j in range(24)]}
+    csv_of(pl.DataFrame({**wide, **words, **price, "y": [0, 1] * 12}), here / "t.csv")
+    shown = done("fit", "t.csv", "--target", "y", "--output", "m", *FAST).stderr
+    assert "price" in shown
+    assert re.search(r"^ ?\(59 more\) +numeric", shown, re.MULTILINE)
+    assert re.search(r"^ ?\(4 more\) +categorical", shown, re.MULTILINE)
+    assert re.search(r"^ ?w7 +categorical", shown, re.MULTILINE)
+    assert "w8" not in shown
+    assert "n1 " not in shown
 
 
 def test_names_are_not_markup(here: Path) -> None:

@@ -13,10 +13,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from making import reviews
+from torchbce.classifier.columns.bins import BIN_ROWS, BINS, MANY_BINS, MANY_ROWS, bin_edges
 from torchbce.classifier.columns.categorical import CategoricalColumn
 from torchbce.classifier.columns.encoder import Encoder, fit_encoder
 from torchbce.classifier.columns.inference import Choice, Kind
-from torchbce.classifier.columns.bins import BIN_ROWS, BINS, MANY_BINS, MANY_ROWS, bin_edges
 from torchbce.classifier.columns.numeric import CLIP, NumericColumn
 from torchbce.classifier.columns.text import UNITS, TextColumn, text_units
 from torchbce.classifier.errors import InputError

@@ -69,6 +69,7 @@ def test_constant() -> None:
 def test_missing_values_are_counted() -> None:
     sentence = "target column 'y' has no value in 2 rows, the first is row 3; drop or fill them"
     assert error([0, 1, None, 1, None]) == sentence
+    sentence = sentence.replace("row 3", "row 3, which holds 'NA'")
     assert error(["a", "b", "NA", "?", "a"]) == sentence
 
 
@@ -132,7 +133,12 @@ def test_new_data_must_hold_the_same_two_values() -> None:
         ("-1", "1", [-1, 1]),
         ("0", "x", ["0", "x"]),
         ("1.5", "2.5", ["1.5", "2.5"]),
-        ("false", "true", ["false", "true"]),
+        ("false", "true", [False, True]),
+        ("FALSE", "TRUE", [False, True]),
+        ("true", "false", [True, False]),
+        ("01", "02", ["01", "02"]),
+        ("1", "02", ["1", "02"]),
+        ("0.0", "1.0", ["0.0", "1.0"]),
     ],
 )
 def test_labels(negative: str, positive: str, expected: list[Any]) -> None:
@@ -141,3 +147,37 @@ def test_labels(negative: str, positive: str, expected: list[Any]) -> None:
     assert labels.name == "predicted"
     assert labels.to_list() == [expected[0], expected[1], expected[1]]
     assert len(target.labels(np.zeros(0, dtype=bool))) == 0
+    written = target.labels(np.array([False, True]), as_written=True)
+    assert written.to_list() == [negative, positive]
+
+
+@pytest.mark.parametrize(
+    ("values", "spelled"),
+    [
+        (["01", "02", "02"], ("01", "02")),
+        (["01", "2", "02", "02"], ("01", "02")),
+        (["True", "FALSE", "False", "False"], ("False", "True")),
+        ([0.0, 1.0], ("0", "1")),
+        (["0.0", "1.0", "0"], ("0.0", "1.0")),
+    ],
+)
+def test_the_values_are_as_they_are_written_most_often(
+    values: list[Any], spelled: tuple[str, str]
+) -> None:
+    target = target_of(values, None if spelled[0] != "01" else "02")
+    assert (target.negative, target.positive) == spelled
+    assert target.array(pl.Series(values)).sum() == sum(
+        str(v) not in ("01", "0") for v in values
+    ) - (sum(str(v) in ("0.0", "False", "FALSE") for v in values))
+
+
+BOOLEANS: list[Any] = [[False, True], [0, 1], [0.0, 1.0], ["False", "True"], ["FALSE", "TRUE"]]
+BOOLEANS += [["0", "1"], ["false", "true"]]
+
+
+@pytest.mark.parametrize("one", BOOLEANS, ids=repr)
+@pytest.mark.parametrize("other", BOOLEANS, ids=repr)
+def test_a_bool_is_the_same_target_in_every_format(one: Any, other: Any) -> None:
+    assert target_of(one).array(pl.Series(other)).tolist() == [0, 1]
+    with pytest.raises(InputError, match="holds 'yes' in row 1"):
+        target_of(one).array(pl.Series(["yes"]))

@@ -13,6 +13,7 @@ import torch
 
 from making import numbers, reviews
 from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
+from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.members import NetworkModel
 from torchbce.classifier.models.network import HIDDEN, Network, predict_logits
 from torchbce.classifier.models.network_fit import (
@@ -24,7 +25,6 @@ from torchbce.classifier.models.network_fit import (
     one_thread,
     train,
 )
-from torchbce.classifier.models.features import SparseRows
 
 MODELS = ["auto", "linear", "pairs", "trees", "mlp"]
 

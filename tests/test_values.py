@@ -9,14 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchbce.classifier.columns.numbers import numbers_of
 from torchbce.classifier.columns.values import (
+    BOOLEANS,
     MISSING,
-    all_numbers,
     as_numbers,
     as_text,
-    maybe_numbers,
+    is_missing,
+    without_words,
 )
 from torchbce.classifier.errors import InputError, rows_offset
+
+
+def all_numbers(values: pl.Series) -> bool:
+    """Whether there are values that are not missing, and all of those are plain numbers."""
+    numbers = numbers_of(values)
+    if numbers is None or numbers.null_count() == len(numbers):
+        return False
+    return not (numbers.is_null() & ~is_missing(values)).any()
+
 
 ONES: list[pl.Series] = [
     pl.Series([1]),
@@ -51,6 +62,11 @@ def test_a_one_is_a_one(values: pl.Series) -> None:
         (None, None),
         (math.nan, None),
         (math.inf, "inf"),
+        ("True", "true"),
+        ("TRUE", "true"),
+        ("true", "true"),
+        ("FALSE", "false"),
+        ("tRUE", "tRUE"),
     ],
 )
 def test_as_text(value: Any, text: str | None) -> None:
@@ -120,7 +136,7 @@ def test_infinite_numbers_are_named_with_their_row(value: Any) -> None:
     ids=lambda s: str(s.dtype),
 )
 def test_types_without_numbers(values: pl.Series) -> None:
-    assert maybe_numbers(values) is None
+    assert numbers_of(values) is None
     assert not all_numbers(values)
     with pytest.raises(InputError, match=r"column 'c' should hold numbers, but its type is "):
         as_numbers(values)
@@ -155,4 +171,32 @@ def test_any_string_is_a_value_or_missing(word: str) -> None:
     if text is None:
         assert stripped in MISSING
     else:
-        assert text == stripped or float(text) == float(word)
+        assert text == BOOLEANS.get(stripped, stripped) or float(text) == float(word)
+
+
+def test_the_words_of_pandas_are_missing_values() -> None:
+    parsers = pytest.importorskip("pandas._libs.parsers")
+    assert {*MISSING} == {*parsers.STR_NA_VALUES, "?"}
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Int64, pl.Float64, pl.Float32])
+def test_a_number_that_means_no_value(dtype: Any) -> None:
+    table = pl.DataFrame({"a": [5, -999, 7], "kept": [1, 2, 3]}).cast(dtype)
+    got = without_words(table, [" -999 "])
+    assert got["a"].null_count() == 1
+    assert got.schema == table.schema
+    assert got["kept"].equals(table["kept"])
+    assert without_words(table, []) is table
+
+
+def test_words_that_mean_no_value() -> None:
+    table = pl.DataFrame({"a": ["x", " none ", "none of it", None], "b": [True, False, None, True]})
+    got = without_words(table, ["none", "true"])
+    assert got["a"].to_list() == ["x", None, "none of it", None]
+    assert got["b"].equals(table["b"])
+
+
+@pytest.mark.parametrize("word", ["True", "TRUE", " true ", "true"])
+def test_true_is_1_in_a_column_of_numbers(word: str) -> None:
+    np.testing.assert_array_equal(as_numbers(pl.Series([word, "0", "False", "2"])), [1, 0, 0, 2])
+    assert not all_numbers(pl.Series([word]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchbce.classifier.columns.inference import Choice, Overrides
-    from torchbce.classifier.errors import InputError
+    from torchbce.classifier.errors import InputError, InputWarning
     from torchbce.classifier.fitting import fit
     from torchbce.classifier.model import Card, Classifier
     from torchbce.classifier.options import TrainingOptions
@@ -27,6 +27,7 @@ __all__ = [
     "Choice",
     "Classifier",
     "InputError",
+    "InputWarning",
     "Metrics",
     "Overrides",
     "TrainingOptions",
@@ -45,6 +46,7 @@ _LAZY = {
     "Choice": "columns.inference",
     "Classifier": "model",
     "InputError": "errors",
+    "InputWarning": "errors",
     "Metrics": "quality.metrics",
     "Overrides": "columns.inference",
     "TrainingOptions": "options",

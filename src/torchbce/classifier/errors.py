@@ -79,6 +79,27 @@ class InputError(ValueError):
         )
 
 
+class InputWarning(UserWarning):
+    """What the user should know of a table that is used all the same.
+
+    The command line prints it on standard error.
+
+    Args:
+        message: what was seen, and what to check.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as seen:
+        ...     warnings.simplefilter("always")
+        ...     warnings.warn("no value of column 'city' was seen before", InputWarning)
+        >>> [str(warning.message) for warning in seen]
+        ["no value of column 'city' was seen before"]
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
 @contextmanager
 def rows_offset(rows: int) -> Iterator[None]:
     """Add `rows` to the rows that an `InputError` raised inside names.

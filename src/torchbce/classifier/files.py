@@ -1,7 +1,9 @@
 """Predict and evaluate whole files, in batches of rows and in the order of the file."""
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import (
     Argument,
     InputError,
+    InputWarning,
     Row,
     listing,
     rows_offset,
     unknown_name,
 )
-from torchbce.classifier.model import Classifier
+from torchbce.classifier.model import Classifier, unseen_values
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
-from torchbce.classifier.tables.reading import batches, numeric_columns, read, scan
+from torchbce.classifier.tables.carried import numeric_columns
+from torchbce.classifier.tables.reading import batches, read, scan
+from torchbce.classifier.tables.sources import Paths
 from torchbce.classifier.tables.writing import row_writer
 
 APPENDED = ("probability", "predicted")
@@ -55,10 +60,11 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 def predict_file(
     classifier: Classifier,
-    table: Path,
+    table: Paths,
     output: Path | None,
     overwrite: bool,
     json_lines: bool,
+    separator: str | None = None,
     prefix: str = "",
     on_names: Callable[[Sequence[str], Sequence[str]], object] = lambda columns, names: None,
 ) -> dict[str, int]:
@@ -66,10 +72,11 @@ def predict_file(
 
     Args:
         classifier: the model.
-        table: the file to read.
+        table: the file to read, or several, as `read` takes them.
         output: the file to write; None writes to standard output.
         overwrite: whether to replace `output` if it exists.
         json_lines: whether standard output gets JSON lines rather than CSV.
+        separator: what separates the values of a CSV; None to look at its first lines.
         prefix: what the names of the appended columns begin with; `appended_names` has the rest.
         on_names: called before the first row with the names of the table, and of the two columns.
 
@@ -81,25 +88,45 @@ def predict_file(
     """
     rows = positives = 0
     names: tuple[str, str] | None = None
-    frame = scan(table)
+    unseen = Unseen(classifier)
+    scanned = scan(table, separator, empty=True)
     with row_writer(output, overwrite, json_lines) as writer:
-        numbers = {} if writer.keeps_strings else numeric_columns(table)
-        for batch in batches(table, frame):
+        numbers = {} if writer.keeps_strings else numeric_columns(scanned)
+        for batch in batches(scanned):
             if names is None:
                 names = appended_names(batch.columns, prefix)
                 on_names(batch.columns, names)
-            with rows_offset(rows):
-                predictions = classifier.predict(batch)
+            with rows_offset(rows), unseen.collected(batch):
+                predictions = classifier.predict(batch, as_written=writer.keeps_strings)
             rows += len(batch)
             positives += int((predictions["probability"] >= classifier.card.threshold).sum())
             typed = batch.cast(numbers)  # type: ignore[arg-type]
-            writer.write(
-                pl.concat(
-                    [typed, predictions.rename(dict(zip(APPENDED, names, strict=True)))],
-                    how="horizontal",
-                )
-            )
+            appended = predictions.rename(dict(zip(APPENDED, names, strict=True)))
+            writer.write(pl.concat([typed, appended], how="horizontal"))
+    unseen.warn()
     return {"rows": rows, "positives": positives}
+
+
+class Unseen:
+    """The categorical columns none of whose values in a file was in the training rows."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._names: list[str] | None = None
+
+    @contextmanager
+    def collected(self, batch: pl.DataFrame) -> Iterator[None]:
+        """Look at a batch in place of the classifier, which sees only the batch."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            yield
+        if self._names != [] and len(batch):
+            self._names = self._classifier.encoder.unseen(batch, self._names)
+
+    def warn(self) -> None:
+        """Say which columns they are, once all batches were looked at."""
+        if self._names:
+            warnings.warn(unseen_values(self._names), InputWarning, stacklevel=3)
 
 
 def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
@@ -121,8 +148,13 @@ def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
     return classifier.predict(pl.DataFrame({columns[0].name: [text]})).row(0, named=True)
 
 
-def evaluate_file(classifier: Classifier, table: Path) -> Metrics:
+def evaluate_file(classifier: Classifier, table: Paths, separator: str | None = None) -> Metrics:
     """The metrics of a classifier on a file that has its target column.
+
+    Args:
+        classifier: the model.
+        table: the file to read, or several, as `read` takes them.
+        separator: what separates the values of a CSV; None to look at its first lines.
 
     Raises:
         InputError: if the file cannot be read or does not fit the model.
@@ -131,33 +163,40 @@ def evaluate_file(classifier: Classifier, table: Path) -> Metrics:
     logits: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     rows = 0
-    for batch in batches(table):
+    unseen = Unseen(classifier)
+    for batch in batches(scan(table, separator)):
         if target.column not in batch.columns:
             raise unknown_name("target column", target.column, batch.columns)
-        with rows_offset(rows):
+        with rows_offset(rows), unseen.collected(batch):
             targets.append(target.array(batch[target.column]))
             logits.append(classifier.logits(batch))
         rows += len(batch)
+    unseen.warn()
     return evaluate_logits(
         np.concatenate(logits), np.concatenate(targets), classifier.card.threshold
     )
 
 
 def evaluate_predictions(
-    path: Path, target: str, probability: str, positive: str | None
+    path: Paths,
+    target: str,
+    probability: str,
+    positive: str | None,
+    separator: str | None = None,
 ) -> Metrics:
     """The metrics of a file of predictions, from any tool.
 
     Args:
-        path: the file.
+        path: the file, or several, as `read` takes them.
         target: the name of the column of true values.
         probability: the name of the column of predicted probabilities, in [0, 1].
         positive: the positive value of the target; None if its values are a known pair.
+        separator: what separates the values of a CSV; None to look at its first lines.
 
     Raises:
         InputError: if the file cannot be read, or a value of the two columns is wrong.
     """
-    table = read(path)
+    table = read(path, separator)
     chosen = choose_target(table, target, positive)
     if probability not in table.columns:
         raise unknown_name("column", probability, table.columns)

@@ -2,15 +2,15 @@
 
 import dataclasses
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 
 import numpy as np
-import polars as pl
 
 from torchbce.classifier.columns.encoder import fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
 from torchbce.classifier.columns.target import Target, choose_target
+from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.model import FORMAT, Card, Classifier
 from torchbce.classifier.models.data import Data
@@ -18,16 +18,19 @@ from torchbce.classifier.models.search import search
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
 from torchbce.classifier.quality.metrics import evaluate_logits
+from torchbce.classifier.tables.frames import TableLike, as_table
 
 LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
 
 
 def fit(
-    table: pl.DataFrame,
+    table: TableLike,
     target: str,
     *,
     positive: str | None = None,
     overrides: Overrides | None = None,
+    missing: Collection[str] = (),
+    decimal: str = ".",
     options: TrainingOptions | None = None,
     progress: Progress | None = None,
     on_choice: Callable[[list[Choice], Target], object] = lambda choices, target: None,
@@ -40,11 +43,14 @@ def fit(
     of rows held out, each with settings and weights that were chosen on other rows.
 
     Args:
-        table: the rows; at least two of each target value.
+        table: the rows, at least two of each target value: a polars, pandas or Arrow table, a
+            polars LazyFrame, or a dict of columns.
         target: the name of the target column, which holds two values and none missing.
         positive: its positive value; needed unless the values are a known pair such as 0 and 1, or
             "no" and "yes".
         overrides: the columns whose kind is given; that of the others is inferred.
+        missing: words that mean "no value", besides those of pandas.
+        decimal: what begins the decimals of numbers in strings, "." or ",".
         options: what to fit and how; None is `TrainingOptions()`.
         progress: receives each model and setting that is tried.
         on_choice: called before the training with the choice of each column, and the target.
@@ -68,14 +74,15 @@ def fit(
         Breiman, Stacked Regressions, 1996 (non-negative weights fitted to rows held out).
     """
     options = options or TrainingOptions()
-    chosen_target = choose_target(table, target, positive)
-    choices = infer_columns(table, target, overrides or Overrides())
+    rows_given = without_words(as_table(table), missing)
+    chosen_target = choose_target(rows_given, target, positive)
+    choices = infer_columns(rows_given, target, overrides or Overrides(), decimal)
     on_choice(choices, chosen_target)
 
-    y = chosen_target.array(table[target]).astype(np.float64)
+    y = chosen_target.array(rows_given[target]).astype(np.float64)
     positives = int(y.sum())
     _check_counts(chosen_target, positives, len(y) - positives)
-    encoder, encoded = fit_encoder(table, choices)
+    encoder, encoded = fit_encoder(rows_given, choices)
     pos_weight = _pos_weight(options, positives, len(y))
     found = search(Data(encoder, encoded, y, pos_weight, options, progress or NoProgress()))
 
@@ -99,6 +106,7 @@ def fit(
         },
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
+        missing=list(missing),
     )
     return Classifier(card, encoder, tuple(found.models), tuple(choices), tuple(found.tried))
 

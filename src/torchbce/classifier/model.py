@@ -1,5 +1,7 @@
 """A fitted classifier: an encoder, models, and the card that describes them."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,10 +12,13 @@ import polars as pl
 from torchbce.classifier.columns.encoder import Column, Encoder
 from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.target import Target
+from torchbce.classifier.columns.values import without_words
+from torchbce.classifier.errors import InputWarning, name_columns
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined
 from torchbce.classifier.models.search import Tried
 from torchbce.classifier.quality.metrics import Metrics
+from torchbce.classifier.tables.frames import TableLike, as_table
 
 #: The version of `model.json`, raised whenever an older reader would misread it.
 FORMAT: Literal[2] = 2
@@ -38,6 +43,7 @@ class Card(msgspec.Struct, frozen=True):
         versions: the versions of torchbce, Python and the libraries that fitted it.
         dropped: why each column that the model does not read was dropped, by name.
         columns: the columns that the model reads, in the order of their features.
+        missing: more words that mean "no value".
 
     Example:
         >>> from torchbce.classifier import fit
@@ -59,6 +65,7 @@ class Card(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     dropped: dict[str, str]
     columns: list[Column]
+    missing: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,14 @@ class Classifier:
     choices: tuple[Choice, ...] = ()
     tried: tuple[Tried, ...] = ()
 
-    def logits(self, table: pl.DataFrame) -> np.ndarray:
+    def logits(self, table: TableLike) -> np.ndarray:
         """The log-odds of the positive value, log(p / (1 - p)).
 
         The models are combined as `card.models` says. What the weight of the positives added to
         their logits, log(pos_weight), is taken out.
 
         Args:
-            table: has at least the columns that the model reads.
+            table: has at least the columns that the model reads; as `fit` takes it.
 
         Returns:
             Logits in nats, float64, [rows].
@@ -102,7 +109,10 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
-        encoded = self.encoder.transform(table)
+        rows = self._inputs(table)
+        encoded = self.encoder.transform(rows)
+        if unseen := self.encoder.unseen(rows):
+            warnings.warn(unseen_values(unseen), InputWarning, stacklevel=2)
         weights = self.card.models
         if not weights:
             return np.full(len(encoded), self.card.base)
@@ -110,11 +120,11 @@ class Classifier:
         logits = {m.name: m.logits(self.encoder, encoded) - shift for m in self.models}
         return combined(logits, weights, self.card.base)
 
-    def probabilities(self, table: pl.DataFrame) -> np.ndarray:
+    def probabilities(self, table: TableLike) -> np.ndarray:
         """The probabilities of the positive value, sigmoid(logits).
 
         Args:
-            table: has at least the columns that the model reads.
+            table: has at least the columns that the model reads; as `fit` takes it.
 
         Returns:
             Probabilities, float64, [rows].
@@ -126,11 +136,13 @@ class Classifier:
 
         return np.asarray(expit(self.logits(table)))
 
-    def predict(self, table: pl.DataFrame) -> pl.DataFrame:
+    def predict(self, table: TableLike, as_written: bool = False) -> pl.DataFrame:
         """The probability and the predicted target value of each row.
 
         Args:
-            table: has at least the columns that the model reads.
+            table: has at least the columns that the model reads; as `fit` takes it.
+            as_written: whether `predicted` is strings, as the target's values were written; else it
+                is bool or integers where they are.
 
         Returns:
             A table of two columns, [rows]: `probability` of the positive value, float64, and
@@ -144,6 +156,24 @@ class Classifier:
         return pl.DataFrame(
             {
                 "probability": probabilities,
-                "predicted": self.card.target.labels(probabilities >= self.card.threshold),
+                "predicted": self.card.target.labels(
+                    probabilities >= self.card.threshold, as_written
+                ),
             }
         )
+
+    def _inputs(self, table: TableLike) -> pl.DataFrame:
+        """The columns that the model reads, with null for words that mean "no value"."""
+        rows = as_table(table)
+        if not self.card.missing:
+            return rows
+        names = [column.name for column in self.card.columns if column.name in rows.columns]
+        return without_words(rows.select(names), self.card.missing)
+
+
+def unseen_values(names: Sequence[str]) -> str:
+    """What to say of columns of which no value was in the training rows."""
+    return (
+        f"no value of {name_columns(names)} was in the rows that the model was fitted to; check "
+        "that they are written as there"
+    )

@@ -31,7 +31,7 @@ TENSORS = "model.safetensors"
 HISTORY = "history.json"
 
 
-def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> None:
+def save(classifier: Classifier, directory: str | Path, overwrite: bool = False) -> None:
     """Write a classifier to a directory, completely or not at all.
 
     Args:
@@ -69,7 +69,7 @@ def save(classifier: Classifier, directory: Path, overwrite: bool = False) -> No
         raise file_error("write", directory, error) from error
 
 
-def check_output(directory: Path, overwrite: bool) -> None:
+def check_output(directory: str | Path, overwrite: bool) -> None:
     """Raise where `save` would refuse the directory, so that it can be checked before training.
 
     Args:
@@ -86,6 +86,7 @@ def check_output(directory: Path, overwrite: bool) -> None:
             ...
         torchbce.classifier.errors.InputError: there is no folder 'models' to write 'first' into
     """
+    directory = Path(directory)
     refuse_existing(directory, overwrite)
     if directory.exists() and not _replaceable(directory):
         raise InputError(
@@ -97,7 +98,7 @@ def check_output(directory: Path, overwrite: bool) -> None:
     check_writable(directory)
 
 
-def load(directory: Path) -> Classifier:
+def load(directory: str | Path) -> Classifier:
     """Read a classifier from a directory that `save` wrote. Runs no code from it.
 
     Args:
@@ -155,7 +156,7 @@ def _read_card(path: Path) -> tuple[Card, str]:
     names = [column.name for column in card.columns]
     if len(set(names)) != len(names) or not names:
         raise _damaged(path, "it must name at least one column, and each column once")
-    for column in card.columns:
+    for column in [part for c in card.columns for part in (c, *getattr(c, "parts", ()))]:
         lists = [getattr(column, "categories", [])]
         if isinstance(column, TextColumn):
             lists += [units.vocabulary for units in column.units]

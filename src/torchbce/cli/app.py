@@ -1,6 +1,7 @@
 """The commands: `torchbce fit`, `predict`, `evaluate` and `demo`."""
 
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,7 +33,17 @@ Positive = Annotated[
     str | None,
     typer.Option(help="The positive value of the target; not needed for yes/no, 1/0 and the like."),
 ]
-TABLES = "A .csv, .csv.gz, .parquet or .jsonl file."
+TABLES = (
+    "A .csv, .tsv, .txt, .parquet or .jsonl file, a folder of .parquet files, or - for standard "
+    "input; several are one table."
+)
+Tables = Annotated[list[str] | None, typer.Argument(metavar="TABLE...", help=TABLES)]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHARACTER", help="What separates the values of a CSV, as ; or tab, if not seen."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -47,7 +58,7 @@ def torchbce(
 @app.command()
 @one_sentence_errors
 def fit(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help=TABLES)],
+    table: Annotated[list[str], typer.Argument(metavar="TABLE...", help=TABLES)],
     target: Annotated[str, typer.Option(help="The column to predict, of two values.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The model directory to write.")
@@ -59,6 +70,13 @@ def fit(
         list[str], typer.Option(metavar="COLUMN", help="Use as categories.")
     ] = [],  # noqa: B006
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave out.")] = [],  # noqa: B006
+    missing: Annotated[
+        list[str], typer.Option(metavar="WORD", help="A word that means that there is no value.")
+    ] = [],  # noqa: B006
+    decimal: Annotated[
+        str, typer.Option(metavar=".|,", help="What begins the decimals of numbers.")
+    ] = ".",
+    separator: Separator = None,
     model: Annotated[
         Literal["auto", "linear", "pairs", "trees", "mlp"],
         typer.Option(help="One model, or the best combination of those that suit the table."),
@@ -108,6 +126,7 @@ def fit(
     """
     started = time.perf_counter()
     from torchbce import classifier
+    from torchbce.classifier.tables.reading import scan
     from torchbce.cli import notes
     from torchbce.cli.terminal import training_progress
 
@@ -125,7 +144,11 @@ def fit(
         precision,
     )
     classifier.check_output(output, overwrite)
-    rows = classifier.read(table)
+    scanned = scan(table, separator)
+    if not quiet:
+        for note in scanned.notes:
+            print(visible(note), file=sys.stderr)
+    rows = classifier.read(scanned)
     warnings: list[str] = []
     with training_progress(quiet) as progress:
         fitted = classifier.fit(
@@ -133,6 +156,8 @@ def fit(
             target,
             positive=positive,
             overrides=classifier.Overrides(text, numeric, categorical, drop),
+            missing=missing,
+            decimal=decimal,
             options=options,
             progress=progress,
             on_choice=lambda choices, chosen: warnings.extend(
@@ -149,7 +174,7 @@ def fit(
 @one_sentence_errors
 def predict(
     directory: ModelDir,
-    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
+    table: Tables = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -166,6 +191,7 @@ def predict(
     prefix: Annotated[
         str, typer.Option(help="Begin the names of the two appended columns with this.")
     ] = "",
+    separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
     quiet: Quiet = False,
@@ -182,7 +208,7 @@ def predict(
     from torchbce.classifier import files, outputs
     from torchbce.cli import notes
 
-    if (table is None) == (text is None):
+    if (not table) == (text is None):
         raise classifier.InputError("give either TABLE or --text")
     if output is not None:
         outputs.check_file(output, overwrite)
@@ -190,17 +216,18 @@ def predict(
     if text is not None:
         print_text(files.predict_text(fitted, text), json_)
         return
-    assert table is not None
+    assert table
     counts = files.predict_file(
         fitted,
         table,
         output,
         overwrite,
         json_,
+        separator,
         prefix,
         on_names=lambda columns, names: notes.renamed(columns, names, prefix),
     )
-    if output is not None and (json_ or not quiet):
+    if output is not None and str(output) != "-" and (json_ or not quiet):
         print_file(counts, output, fitted.card.target.positive, json_)
 
 
@@ -210,9 +237,9 @@ def evaluate(
     directory: Annotated[
         Path | None, typer.Argument(metavar="DIR", help="A model directory.")
     ] = None,
-    table: Annotated[Path | None, typer.Argument(metavar="TABLE", help=TABLES)] = None,
+    table: Tables = None,
     predictions: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="FILE", help="Predictions of any tool, instead of DIR and TABLE."),
     ] = None,
     target: Annotated[
@@ -222,6 +249,7 @@ def evaluate(
         str | None, typer.Option(metavar="COLUMN", help="With --predictions: the probabilities.")
     ] = None,
     positive: Positive = None,
+    separator: Separator = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -237,15 +265,15 @@ def evaluate(
             raise classifier.InputError(
                 "--predictions needs --target COLUMN and --probability COLUMN, and no DIR"
             )
-        metrics = files.evaluate_predictions(predictions, target, probability, positive)
-    elif directory is None or table is None:
+        metrics = files.evaluate_predictions(predictions, target, probability, positive, separator)
+    elif directory is None or not table:
         raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
     elif target is not None or probability is not None or positive is not None:
         raise classifier.InputError(
             "--target, --probability and --positive go with --predictions; a model has its own"
         )
     else:
-        metrics = files.evaluate_file(classifier.load(directory), table)
+        metrics = files.evaluate_file(classifier.load(directory), table, separator)
     print_metrics(metrics, json_)
 
 

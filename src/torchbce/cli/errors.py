@@ -3,8 +3,10 @@
 import functools
 import shlex
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
@@ -25,7 +27,8 @@ def one_sentence_errors(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with _warnings_as_sentences():
+                command(*args, **kwargs)
         except typer.Exit:
             raise
         except (KeyboardInterrupt, typer.Abort):
@@ -49,6 +52,25 @@ def one_sentence_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(status)
 
     return wrapper
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Print what `warnings.warn` says of the input as one sentence on standard error."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__name__ == "InputWarning":
+            streams.warn(str(message))
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        # By its module: the class would import the libraries of the classifier.
+        warnings.filterwarnings(
+            "always", category=UserWarning, module=r"torchbce\.(classifier|cli)"
+        )
+        yield
 
 
 def flag(argument: "Argument") -> str:

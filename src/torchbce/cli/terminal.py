@@ -39,6 +39,12 @@ METRIC_NAMES = {
 }
 
 
+#: A table of more columns than this is shown in part.
+ALL_CHOICES = 40
+#: So many columns of each kind are shown then; plain numbers are only counted.
+SHOWN_CHOICES = 8
+
+
 def print_choices(choices: "Sequence[Choice]", target: "Target") -> None:
     """Print the kind of each column, and why, on standard error."""
     from rich.console import Console
@@ -49,7 +55,7 @@ def print_choices(choices: "Sequence[Choice]", target: "Target") -> None:
 
 
 def choices_table(choices: "Sequence[Choice]", target: "Target") -> "Table":
-    """The kind of each column, and why."""
+    """The kind of each column, and why; of many columns, those that are not plain numbers."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -61,12 +67,33 @@ def choices_table(choices: "Sequence[Choice]", target: "Target") -> "Table":
     def add(name: str, kind: str, reason: str, style: str | None) -> None:
         table.add_row(Text(visible(name)), kind, Text(visible(reason)), style=style)
 
-    for choice in choices:
+    shown, rest = _shown(choices)
+    for choice in shown:
         style = "dim" if choice.kind == "dropped" else None
         add(choice.name, choice.kind, choice.reason, style)
+    for kind, count in rest.items():
+        more = f"{count:,} more" if any(c.kind == kind for c in shown) else f"{count:,} columns"
+        table.add_row(f"({more})", kind, "")
     why = f"{target.positive!r} is positive, {target.negative!r} negative: {target.reason}"
     add(target.column, "target", why, "bold")
     return table
+
+
+def _shown(choices: "Sequence[Choice]") -> "tuple[list[Choice], dict[str, int]]":
+    """The choices to show, and how many others there are of each kind."""
+    if len(choices) <= ALL_CHOICES:
+        return list(choices), {}
+    shown: list[Choice] = []
+    rest: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    for choice in choices:
+        plain = choice.kind == "numeric" and choice.reason.startswith("numbers, ")
+        if plain or numbers.get(choice.kind, 0) >= SHOWN_CHOICES:
+            rest[choice.kind] = rest.get(choice.kind, 0) + 1
+        else:
+            numbers[choice.kind] = numbers.get(choice.kind, 0) + 1
+            shown.append(choice)
+    return shown, rest
 
 
 def metrics_lines(metrics: "Metrics", base: "Metrics") -> list[str]:

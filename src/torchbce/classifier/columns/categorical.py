@@ -37,13 +37,27 @@ class CategoricalColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="cate
         """What each code stands for."""
         return self.categories + ["missing"] * self.flag_missing
 
+    @property
+    def boolean(self) -> bool:
+        """Whether the categories are true and false, of which 1 and 0 are other ways to write."""
+        return set(self.categories) <= {"true", "false"}
+
     def encode(self, values: pl.Series) -> np.ndarray:
         """The code of each value, int32, [rows]."""
-        text = as_text(values)
+        text = self._text(values)
         codes = text.cast(pl.Enum(self.categories), strict=False).to_physical().cast(pl.Int32)
         if self.flag_missing:
             codes = codes.set(text.is_null(), len(self.categories))
         return codes.fill_null(-1).to_numpy().astype(np.int32, copy=False)
+
+    def knows(self, values: pl.Series) -> bool:
+        """Whether a value is one of the categories, or all are missing."""
+        text = self._text(values).drop_nulls()
+        return len(text) == 0 or bool(text.is_in(self.categories).any())
+
+    def _text(self, values: pl.Series) -> pl.Series:
+        text = as_text(values)
+        return text.replace({"1": "true", "0": "false"}) if self.boolean else text
 
 
 def fit_categorical(values: pl.Series) -> CategoricalColumn:
@@ -52,4 +66,6 @@ def fit_categorical(values: pl.Series) -> CategoricalColumn:
     counts = text.drop_nulls().alias("value").value_counts()
     frequent = counts.filter(pl.col("count") >= least_rows(len(values)))
     categories = frequent["value"].sort().to_list()
+    if {*categories} <= {"true", "false", "1", "0"} and {*categories} & {"true", "false"}:
+        categories = sorted({{"1": "true", "0": "false"}.get(c, c) for c in categories})
     return CategoricalColumn(values.name, categories, bool(text.null_count()))

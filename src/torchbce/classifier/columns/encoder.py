@@ -6,16 +6,19 @@ so a loaded encoder runs the same code as a fitted one. It is fitted to the inpu
 never to its targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
 from torchbce.classifier.columns.categorical import CategoricalColumn, fit_categorical
+from torchbce.classifier.columns.dates import ISO, DateColumn, date_parts, fit_date, is_date
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
 from torchbce.classifier.columns.text import (
     TextColumn,
@@ -24,10 +27,10 @@ from torchbce.classifier.columns.text import (
     side_by_side,
     text_units,
 )
-from torchbce.classifier.columns.values import is_unsupported
+from torchbce.classifier.columns.values import is_unsupported, plain_numbers
 from torchbce.classifier.errors import InputError, listing, name_columns
 
-Column = TextColumn | CategoricalColumn | NumericColumn
+Column = TextColumn | CategoricalColumn | NumericColumn | DateColumn
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,14 @@ class Encoder:
     def __init__(self, columns: Sequence[Column], idf: dict[str, np.ndarray]) -> None:
         self.columns = list(columns)
         self.idf = idf
+        self.dates = [column for column in columns if isinstance(column, DateColumn)]
+        # The parts of a date are numeric columns of their own, after the others.
         self.numeric = [column for column in columns if isinstance(column, NumericColumn)]
+        self.numeric += [
+            msgspec.structs.replace(part, name=f"{date.name}, {part.name}")
+            for date in self.dates
+            for part in date.parts
+        ]
         self.categorical = [column for column in columns if isinstance(column, CategoricalColumn)]
         self.texts = [column for column in columns if isinstance(column, TextColumn)]
 
@@ -93,7 +103,14 @@ class Encoder:
 
     def _arrays(self, table: pl.DataFrame, text: Sequence[sp.csr_matrix]) -> Encoded:
         rows = len(table)
-        numbers = [column.numbers(table[column.name]) for column in self.numeric]
+        plain = _plain_columns(table, self.columns)
+        numbers = []
+        for column in self.columns:
+            if isinstance(column, NumericColumn):
+                numbers.append(column.numbers(plain.get(column.name, table[column.name])))
+        for date in self.dates:
+            parts = date_parts(table[date.name], date.written)
+            numbers += [parts[part.name].fill_null(np.nan).to_numpy() for part in date.parts]
         codes = [c.encode(x) for c, x in zip(self.numeric, numbers, strict=True)]
         codes += [column.encode(table[column.name]) for column in self.categorical]
         return Encoded(
@@ -114,11 +131,27 @@ class Encoder:
             )
         for column in self.columns:
             dtype = schema[column.name]
-            if is_unsupported(dtype):
+            if is_unsupported(dtype) or (is_date(dtype) and isinstance(column, NumericColumn)):
                 kind = column.__struct_config__.tag
                 raise InputError(
                     f"column {column.name!r} is {kind} in the model, but its type here is {dtype}"
                 )
+
+    def unseen(self, table: pl.DataFrame, names: Collection[str] | None = None) -> list[str]:
+        """The categorical columns none of whose values was in the training rows.
+
+        Args:
+            table: the rows.
+            names: the columns to look at; None is all of them.
+        """
+        return [
+            column.name
+            for column in self.categorical
+            if (names is None or column.name in names)
+            # The first rows say it, as a rule.
+            and not column.knows(table[column.name].head(100))
+            and not column.knows(table[column.name])
+        ]
 
     @cached_property
     def _vectorizers(self) -> dict[str, TextVectorizer]:
@@ -141,8 +174,9 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
     columns: list[Column] = []
     idf: dict[str, np.ndarray] = {}
     text = []
+    plain = _plain_columns(table, choices)
     for choice in choices:
-        values = table[choice.name]
+        values = plain.get(choice.name, table[choice.name])
         column: Column | None = None
         if choice.kind == "text":
             column, frequencies, block = fit_text(values, text_units(values))
@@ -154,8 +188,13 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
             column = fit_categorical(values)
             if not column.codes:
                 continue
+        elif choice.kind == "date":
+            column = fit_date(values, choice.written if isinstance(choice.written, str) else ISO)
+            if not column.parts:
+                continue
         elif choice.kind == "numeric":
-            column = fit_numeric(values)
+            written = choice.written if isinstance(choice.written, Notation) else PLAIN
+            column = fit_numeric(values, written)
         if column is not None:
             columns.append(column)
     encoder = Encoder(columns, idf)
@@ -167,6 +206,21 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
             "so there is nothing to learn from"
         )
     return encoder, encoded
+
+
+def _plain_columns(
+    table: pl.DataFrame, columns: Sequence[Choice] | Sequence[Column]
+) -> dict[str, pl.Series]:
+    """The columns of plain numbers as float64, where they are strings."""
+    schema = table.schema
+    names = [
+        column.name
+        for column in columns
+        if (isinstance(column, NumericColumn) or getattr(column, "kind", "") == "numeric")
+        and column.written == PLAIN  # type: ignore[union-attr]
+        and schema[column.name] == pl.String
+    ]
+    return {column.name: column for column in plain_numbers(table, names)}
 
 
 def _varies(encoded: Encoded) -> bool:

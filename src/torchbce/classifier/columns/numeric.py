@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from torchbce.classifier.columns.bins import bin_edges
+from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import InputError
 
@@ -29,6 +30,7 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
     scale: Annotated[float, msgspec.Meta(gt=0)]
     flag_missing: bool
     edges: list[float]
+    written: Notation = PLAIN
 
     @property
     def codes(self) -> int:
@@ -46,7 +48,7 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
 
     def numbers(self, values: pl.Series) -> np.ndarray:
         """The values as float64, [rows], missing ones NaN. Raises `InputError`."""
-        return as_numbers(values)
+        return as_numbers(values, self.written)
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
         """The code of each number, int32, [rows]; -1 where it has none."""
@@ -65,14 +67,14 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
         return np.where(np.isnan(numbers), 0.0, standardised).astype(np.float32)
 
 
-def fit_numeric(values: pl.Series) -> NumericColumn | None:
+def fit_numeric(values: pl.Series, written: Notation = PLAIN) -> NumericColumn | None:
     """The description of a numeric column; None if it is constant and has no missing values."""
-    numbers = as_numbers(values)
+    numbers = as_numbers(values, written)
     present = numbers[~np.isnan(numbers)]
     if len(present) == 0 or present.min() == present.max():
         if len(present) in (0, len(numbers)):
             return None
-        return NumericColumn(values.name, float(present[0]), 1.0, True, [])
+        return NumericColumn(values.name, float(present[0]), 1.0, True, [], written)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an overflow is reported below
         mean, scale = float(present.mean()), float(present.std())
@@ -82,4 +84,5 @@ def fit_numeric(values: pl.Series) -> NumericColumn | None:
             f"{present.min():g} to {present.max():g}; rescale the column or drop it"
         )
     edges: list[float] = bin_edges(present).tolist()
-    return NumericColumn(values.name, mean, scale, len(present) < len(numbers), edges)
+    flag_missing = len(present) < len(numbers)
+    return NumericColumn(values.name, mean, scale, flag_missing, edges, written)

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from torchbce.classifier.columns.dates import is_date
 from torchbce.classifier.columns.values import as_text, is_unsupported
 from torchbce.classifier.errors import Argument, InputError, Row, listing, unknown_name
 
@@ -20,8 +21,12 @@ KNOWN_PAIRS = [
 ]
 
 
+#: 0, 1 and bool are the same two values in different formats.
+BOOLEANS = {"true": "1", "false": "0"}
+
+
 class Target(msgspec.Struct, frozen=True):
-    """The target column and its two values, as text."""
+    """The target column and its two values, as they were written."""
 
     column: str
     negative: str
@@ -41,30 +46,45 @@ class Target(msgspec.Struct, frozen=True):
             InputError: at a missing value or a third value; the message names its row.
         """
         text = _complete(values)
-        known = text.is_in([self.negative, self.positive])
+        negative, positive = as_text(pl.Series([self.negative, self.positive]))
+        if {negative, positive} <= {"true", "false", "1", "0"}:
+            text = text.replace(BOOLEANS)
+            negative, positive = BOOLEANS.get(negative, negative), BOOLEANS.get(positive, positive)
+        known = text.is_in([negative, positive])
         if not known.all():
             at = int((~known).arg_max() or 0)
             raise InputError(
-                f"target column {values.name!r} holds {text[at]!r} in ",
+                f"target column {values.name!r} holds {str(values[at])!r} in ",
                 Row(at),
                 f"; expected {self.negative!r} or {self.positive!r}",
             )
-        return (text == self.positive).to_numpy().astype(np.float32)
+        targets: np.ndarray = (text == positive).to_numpy().astype(np.float32)
+        return targets
 
-    def labels(self, predicted: np.ndarray) -> pl.Series:
+    def labels(self, predicted: np.ndarray, as_written: bool = False) -> pl.Series:
         """The target value of each prediction.
 
         Args:
             predicted: bool, [rows].
+            as_written: whether to return strings, as the target's values were written.
 
         Returns:
-            A column `predicted`, [rows]: of integers if both target values are integers, else of
-            strings.
+            A column `predicted`, [rows]: bool if the target values are, integers if both are and
+            are written without zeros before them, else strings.
         """
-        names = pl.Series("predicted", [self.negative, self.positive])
-        numbers = names.cast(pl.Int64, strict=False)
-        values = names if numbers.null_count() else numbers
+        values = pl.Series("predicted", [self.negative, self.positive])
+        if not as_written:
+            values = self._typed(values)
         return values.gather(pl.Series(predicted).cast(pl.UInt32))
+
+    @staticmethod
+    def _typed(values: pl.Series) -> pl.Series:
+        text = as_text(values)
+        if sorted(text) == ["false", "true"]:
+            return text == "true"
+        numbers = values.cast(pl.Int64, strict=False)
+        same = (numbers.cast(pl.String) == values).fill_null(False)
+        return numbers if same.all() else values
 
 
 def choose_target(table: pl.DataFrame, column: str, positive: str | None) -> Target:
@@ -81,8 +101,8 @@ def choose_target(table: pl.DataFrame, column: str, positive: str | None) -> Tar
     """
     if column not in table.columns:
         raise unknown_name("target column", column, table.columns)
-    counts = _complete(table[column]).alias("value").value_counts(sort=True)
-    values = counts["value"].to_list()
+    text = _complete(table[column])
+    values = _spellings(table[column], text)
     if len(values) == 1:
         raise InputError(
             f"target column {column!r} holds {values[0]!r} in every row; two values are needed"
@@ -95,7 +115,7 @@ def choose_target(table: pl.DataFrame, column: str, positive: str | None) -> Tar
     if positive is not None:
         return _with_positive(column, values, positive)
     for no, yes in KNOWN_PAIRS:
-        lowered = {value.lower(): value for value in values}
+        lowered = {as_text(pl.Series([value]))[0].lower(): value for value in values}
         if lowered.keys() == {no, yes}:
             return Target(column, lowered[no], lowered[yes], f"{yes} against {no}")
     raise InputError(
@@ -107,29 +127,48 @@ def choose_target(table: pl.DataFrame, column: str, positive: str | None) -> Tar
 
 def _with_positive(column: str, values: list[str], positive: str) -> Target:
     """The target with the positive value that the caller named."""
-    text = as_text(pl.Series([positive]))[0]
-    if text not in values:
+    text = as_text(pl.Series(values)).to_list()
+    said = as_text(pl.Series([positive], dtype=pl.String))[0]
+    if said not in text:
         raise InputError(
             Argument("positive", positive),
             f" is not a value of target column {column!r}, which holds {listing(values)}",
         )
-    negative = values[1] if values[0] == text else values[0]
-    return Target(column, negative, text, "as you said")
+    at = text.index(said)
+    return Target(column, values[1 - at], values[at], "as you said")
+
+
+def _spellings(values: pl.Series, text: pl.Series) -> list[str]:
+    """The distinct values, the most frequent first, each as it is written most often."""
+    written = values.str.strip_chars() if values.dtype == pl.String else text
+    counts = (
+        pl.DataFrame({"text": text, "written": written})
+        .group_by("text", "written", maintain_order=True)
+        .len(name="times")
+        .sort("times", descending=True, maintain_order=True)
+        .group_by("text", maintain_order=True)
+        .agg(pl.col("written").first(), pl.col("times").sum())
+        .sort("times", descending=True, maintain_order=True)
+    )
+    return counts["written"].to_list()
 
 
 def _complete(values: pl.Series) -> pl.Series:
     """The values as text. Raises `InputError` if one is missing or their type has no text."""
-    if is_unsupported(values.dtype):
+    if is_unsupported(values.dtype) or is_date(values.dtype):
         raise InputError(
             f"target column {values.name!r} is of type {values.dtype}; expected two values that "
             "are text, numbers or bool"
         )
     text = as_text(values)
     if missing := text.null_count():
+        at = int(text.is_null().arg_max() or 0)
+        word = str(values[at]) if values.dtype == pl.String and values[at] else ""
         raise InputError(
             f"target column {values.name!r} has no value in {missing:,} "
             f"{'row' if missing == 1 else 'rows'}, the first is ",
-            Row(int(text.is_null().arg_max() or 0)),
+            Row(at),
+            f", which holds {word!r}" if word.strip() else "",
             "; drop or fill them",
         )
     return text

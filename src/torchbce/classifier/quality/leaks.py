@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.numbers import Notation, numbers_of
 from torchbce.classifier.columns.target import Target
-from torchbce.classifier.columns.values import as_text, maybe_numbers
+from torchbce.classifier.columns.values import as_text
 from torchbce.classifier.quality.ranking import roc_auc
 
 #: From this ROC-AUC on, a single column is named.
@@ -83,7 +84,7 @@ def find_leaks(table: pl.DataFrame, choices: Sequence[Choice], target: Target) -
     if _chance(int(y.sum()), len(y)) * len(used) > CHANCE:
         return []
     parts = random.permutation(len(y)) % PARTS
-    leaks = [Leak(c.name, _best_auc(table[c.name], c.kind == "numeric", y, parts)) for c in used]
+    leaks = [Leak(c.name, _best_auc(table[c.name], c, y, parts)) for c in used]
     return sorted(
         (leak for leak in leaks if leak.roc_auc >= LEAK_AUC),
         key=lambda leak: leak.roc_auc,
@@ -99,8 +100,10 @@ def _chance(positives: int, rows: int) -> float:
     return 2 * math.exp(-log_ways)
 
 
-def _best_auc(values: pl.Series, numeric: bool, y: np.ndarray, parts: np.ndarray) -> float:
-    numbers = maybe_numbers(values) if numeric else None
+def _best_auc(values: pl.Series, choice: Choice, y: np.ndarray, parts: np.ndarray) -> float:
+    numbers = None
+    if choice.kind == "numeric" and isinstance(choice.written, Notation):
+        numbers = numbers_of(values, choice.written)
     if numbers is None:
         codes = as_text(values).rank("dense").fill_null(0).to_numpy().astype(np.int64)
         return _rate_auc(codes, y, parts)

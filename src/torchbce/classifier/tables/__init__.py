@@ -1,1 +1,1 @@
-"""Tables as files: read, checked, written."""
+"""Tables as files: found, read, checked, written."""

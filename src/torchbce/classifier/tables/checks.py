@@ -7,27 +7,23 @@ reads others incorrectly (stray quotes).
 import codecs
 import csv
 import gzip
+import io
 import json
 import math
 import re
-import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from torchbce.classifier.errors import InputError, listing
-from torchbce.classifier.tables.formats import is_gzipped
-
-# RFC 4180: a value is quoted as a whole, with the quotes inside it doubled, or holds no quote.
-# Python and polars accept other forms, but read them differently, and polars may lose rows.
-_VALUE = r'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
-_ROW = re.compile(rf"{_VALUE}(?:,{_VALUE})*\r?\n?")
+from torchbce.classifier.errors import Argument, InputError, listing
+from torchbce.classifier.tables.separators import CANDIDATES, unlimited_fields
+from torchbce.classifier.tables.sources import Source
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def check_csv(path: Path) -> int:
+def check_csv(source: Source, separator: str) -> int:
     """Check a CSV file line by line.
 
     Returns:
@@ -36,16 +32,19 @@ def check_csv(path: Path) -> int:
     Raises:
         InputError: at the first fault; the message names its line.
     """
-    opener = gzip.open if is_gzipped(path) else open
-    field_limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than 128 KiB
     line = 0
+    quoted = _quoted_row(separator)
     try:
         # With universal newlines Python would end a line at a lone \r, which polars does not.
-        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+        with (
+            source.open() as content,
+            io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n") as file,
+            unlimited_fields(),
+        ):
             lines: list[str] = []
-            reader = csv.reader(_recorded(file, lines), strict=True)
+            reader = csv.reader(_recorded(file, lines), strict=True, delimiter=separator)
             header = next(reader, [])
-            _check_names(path, header)
+            _check_names(source.name, header)
             rows, blank_from = 0, None
             lines.clear()
             for row in reader:
@@ -54,38 +53,52 @@ def check_csv(path: Path) -> int:
                 lines.clear()
                 if not row:
                     if "\r" in raw.removesuffix("\r\n"):
-                        raise _lone_return(path, line)
+                        raise _lone_return(source.name, line)
                     blank_from = blank_from or line
                     rows += len(header) == 1  # in a single column a blank line is an empty value
                     continue
                 if blank_from and len(header) > 1:
-                    raise InputError(f"{str(path)!r}, line {blank_from}: the line is blank")
+                    raise InputError(f"{source.name}, line {blank_from}: the line is blank")
                 blank_from = None
                 rows += 1
-                _check_row(path, line, row, raw, header)
+                if len(row) != len(header):
+                    raise _other_length(source.name, line, len(row), len(header), separator)
+                if ('"' in raw or "\r" in raw) and not quoted.fullmatch(raw):
+                    raise _stray_quote(source.name, line, raw)
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error, line) from error
+        raise _not_utf8(source.name, error, line) from error
     except csv.Error as error:
-        raise InputError(f"{str(path)!r}, line {line + 1}: {error}") from error
+        raise InputError(f"{source.name}, line {line + 1}: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"cannot read {str(path)!r}: {error}") from error
-    finally:
-        csv.field_size_limit(field_limit)
-    if rows == 0:
-        raise InputError(f"{str(path)!r} has a header and no rows")
+        raise InputError(f"cannot read {source.name}: {error}") from error
     return rows
 
 
-def check_json_lines(path: Path) -> None:
+def _quoted_row(separator: str) -> re.Pattern[str]:
+    """A line as RFC 4180 says: a value is quoted as a whole, with the quotes inside it doubled, or
+    holds no quote.
+
+    Python and polars accept other forms, but read them differently, and polars may lose rows.
+    """
+    between = re.escape(separator)
+    value = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{between}\r\n]*)'
+    return re.compile(rf"{value}(?:{between}{value})*\r?\n?")
+
+
+def check_json_lines(source: Source) -> dict[str, set[str]]:
     """Check that every line is a JSON object, or blank.
+
+    Returns:
+        The names, in their order, with the kinds of their values: "bool", "int" (of 53 bits),
+        "long" (of 64 bits), "longer", "float", "str", "dict", "list", and "list of" what it holds.
 
     Raises:
         InputError: at the first fault; the message names its line.
     """
-    objects = 0
-    with path.open("rb") as file:
+    kinds: dict[str, set[str]] = {}
+    with source.open() as file:
         for number, line in enumerate(file, start=1):
-            place = f"{str(path)!r}, line {number}"
+            place = f"{source.name}, line {number}"
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
@@ -98,7 +111,7 @@ def check_json_lines(path: Path) -> None:
                     object_pairs_hook=_unique_keys,
                 )
             except UnicodeDecodeError as error:
-                raise _not_utf8(path, error, number - 1) from error
+                raise _not_utf8(source.name, error, number - 1) from error
             except json.JSONDecodeError as error:
                 raise InputError(f"{place}: not JSON ({error.msg})") from error
             except RecursionError as error:
@@ -109,9 +122,22 @@ def check_json_lines(path: Path) -> None:
                 raise InputError(
                     f'{place}: expected an object, as {{"column": value}}, got {type(row).__name__}'
                 )
-            objects += 1
-    if objects == 0:
-        raise InputError(f"{str(path)!r} has no rows")
+            for name, value in row.items():
+                found = kinds.setdefault(name, set())
+                if value is not None:
+                    found.add(_kind(value))
+    if not kinds:
+        raise InputError(f"{source.name} has no rows")
+    return kinds
+
+
+def _kind(value: Any) -> str:
+    if type(value) is int and not -(2**53) <= value <= 2**53:
+        return "long" if -(2**63) <= value < 2**63 else "longer"
+    if type(value) is list and value:
+        within = {type(v).__name__ if isinstance(v, list | dict) else "values" for v in value}
+        return f"list of {' and '.join(sorted(within))}"
+    return type(value).__name__
 
 
 def _recorded(lines: Iterable[str], into: list[str]) -> Iterator[str]:
@@ -121,44 +147,46 @@ def _recorded(lines: Iterable[str], into: list[str]) -> Iterator[str]:
         yield line
 
 
-def _check_names(path: Path, names: list[str]) -> None:
+def _check_names(file: str, names: list[str]) -> None:
     if not names:
-        raise InputError(f"{str(path)!r} has no header in its first line")
-    repeated = {name for name in names if names.count(name) > 1}
+        raise InputError(f"{file} has no header in its first line")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise InputError(f"{str(path)!r} has more than one column {listing(sorted(repeated))}")
-    if len(names) == 1 and (found := re.search("[;\t|]", names[0])):
+        raise InputError(f"{file} has more than one column {listing(sorted(repeated))}")
+    if len(names) == 1 and (found := next((c for c in CANDIDATES if c in names[0]), None)):
         raise InputError(
-            f"{str(path)!r} has one column, {names[0]!r}; if {found[0]!r} separates its values, "
-            "save it with commas"
+            f"{file} has one column, {names[0]!r}; if {found!r} separates its values, check that "
+            "each line has as many as the header, or pass ",
+            Argument("separator", found),
         )
 
 
-def _check_row(path: Path, line: int, row: list[str], raw: str, header: list[str]) -> None:
-    if len(row) != len(header):
-        raise InputError(
-            f"{str(path)!r}, line {line}: {len(row)} values where the header names "
-            f"{len(header)} columns; quote values that hold a comma"
-        )
-    if ('"' in raw or "\r" in raw) and not _ROW.fullmatch(raw):
-        if '"' not in raw:
-            raise _lone_return(path, line)
-        raise InputError(
-            f"{str(path)!r}, line {line}: a quote inside a value that is not quoted; "
-            'write 5" as "5"""'
-        )
-
-
-def _lone_return(path: Path, line: int) -> InputError:
+def _other_length(file: str, line: int, values: int, names: int, separator: str) -> InputError:
+    between = "a comma" if separator == "," else repr(separator)
     return InputError(
-        f"{str(path)!r}, line {line}: a carriage return without a line feed; end lines with one"
+        f"{file}, line {line}: {values} value{'s' * (values != 1)} where the header names {names} "
+        f"column{'s' * (names != 1)}; quote values that hold {between}"
     )
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError, line: int) -> InputError:
+def _stray_quote(file: str, line: int, raw: str) -> InputError:
+    if '"' not in raw:
+        return _lone_return(file, line)
+    return InputError(
+        f'{file}, line {line}: a quote inside a value that is not quoted; write 5" as "5"""'
+    )
+
+
+def _lone_return(file: str, line: int) -> InputError:
+    return InputError(
+        f"{file}, line {line}: a carriage return without a line feed; end lines with one"
+    )
+
+
+def _not_utf8(file: str, error: UnicodeDecodeError, line: int) -> InputError:
     encoding = "utf-16" if error.object.startswith(_UTF16) else "latin1"
     return InputError(
-        f"{str(path)!r} is not UTF-8 (byte {error.object[error.start]:#04x} after line {line}); "
+        f"{file} is not UTF-8 (byte {error.object[error.start]:#04x} after line {line}); "
         f"save it as UTF-8, for instance with iconv -f {encoding} -t utf-8"
     )
 
@@ -177,7 +205,7 @@ def _finite(text: str) -> float:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(name for name, _ in pairs)
+        repeated = sorted(name for name, count in counts.items() if count > 1)
         raise ValueError(f"{listing(repeated)} appears more than once")
     return row
