@@ -42,7 +42,7 @@ def test_the_separator_is_seen_in_the_first_lines(
     tmp_path: Path, separator: str, name: str
 ) -> None:
     text = f'a{separator}b\n1{separator}x\n2{separator}"y, z"\n'
-    content = gzip.compress(text.encode()) if name.endswith("gz") else text
+    content = gzip.compress(text.encode(), mtime=0) if name.endswith("gz") else text
     table = scan(file(tmp_path, content, name))
     assert table.frame.collect().rows() == ROWS
     usual = "\t" if "tsv" in name else ","
@@ -113,11 +113,11 @@ COMPRESSED: dict[str, bytes] = {
     "t.zip": zipped(folder__="", folder__t_csv=CSV),
     "t.jsonl.zst": zstd(LINES),
     "t.jsonl.zip": zipped(t_jsonl=LINES),
-    "t.jsonl.gz": gzip.compress(LINES.encode()),
+    "t.jsonl.gz": gzip.compress(LINES.encode(), mtime=0),
     "t.ndjson": LINES.encode(),
-    "t.NDJSON.gz": gzip.compress(b"\xef\xbb\xbf" + LINES.encode()),
-    "padded.csv.gz": gzip.compress(CSV.encode()) + bytes(512),
-    "two.csv.gz": gzip.compress(CSV[:8].encode()) + gzip.compress(CSV[8:].encode()),
+    "t.NDJSON.gz": gzip.compress(b"\xef\xbb\xbf" + LINES.encode(), mtime=0),
+    "padded.csv.gz": gzip.compress(CSV.encode(), mtime=0) + bytes(512),
+    "two.csv.gz": gzip.compress(CSV[:8].encode(), mtime=0) + gzip.compress(CSV[8:].encode()),
 }
 
 
@@ -139,7 +139,7 @@ def test_damaged_compressed_files(tmp_path: Path, name: str) -> None:
 XLSX = zipped(**{"[Content_Types]_xml": "<x/>", "xl__workbook_xml": "<x/>"})
 MISNAMED = {
     "t.csv": [
-        (gzip.compress(CSV.encode()), "is compressed by gzip", "add '.gz' to its name"),
+        (gzip.compress(CSV.encode(), mtime=0), "is compressed by gzip", "add '.gz' to its name"),
         (COMPRESSED["t.csv.zip"], "is a zip archive", "add '.zip' to its name"),
         (COMPRESSED["t.csv.zst"], "is compressed by zstd", "add '.zst' to its name"),
         (XLSX, "is an Excel workbook", "save its sheet as CSV"),
@@ -154,7 +154,7 @@ MISNAMED = {
         (zipped(t_pdf=CSV), "holds 't.pdf'", "does not say its format"),
         (zipped(t_csv=""), "is empty", ""),
     ],
-    "t.jsonl": [(gzip.compress(LINES.encode()), "is compressed by gzip", "'.gz'")],
+    "t.jsonl": [(gzip.compress(LINES.encode(), mtime=0), "is compressed by gzip", "'.gz'")],
 }
 
 
@@ -178,7 +178,7 @@ def test_content_that_its_name_does_not_say(
 @pytest.mark.parametrize("name", ["t.csv", "pipe"])
 @pytest.mark.parametrize(
     "content",
-    [CSV.encode(), LINES.encode(), gzip.compress(CSV.encode()), COMPRESSED["t.zip"]],
+    [CSV.encode(), LINES.encode(), gzip.compress(CSV.encode(), mtime=0), COMPRESSED["t.zip"]],
     ids=["csv", "jsonl", "gz", "zip"],
 )
 def test_a_named_pipe(tmp_path: Path, name: str, content: bytes) -> None:
@@ -218,7 +218,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     for name, content in (
         (b"caf\xe9.csv", CSV.encode()),
-        (b"caf\xe9.csv.gz", gzip.compress(CSV.encode())),
+        (b"caf\xe9.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         (b"caf\xe9.jsonl", LINES.encode()),
     ):
         path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))

@@ -19,10 +19,13 @@ class Candidates:
     Attributes:
         settings: what was tried, [S].
         logits: float64, [S, held-out rows].
+        doubt: what is added to the loss of each setting before they are compared, [S]; none if
+            empty.
     """
 
     settings: list[Any] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
+    doubt: list[float] = field(default_factory=list)
 
     def add(self, setting: Any, logits: np.ndarray) -> None:
         """Add the logits that one setting gives."""
@@ -31,4 +34,5 @@ class Candidates:
 
     def best(self, targets: np.ndarray, rows: np.ndarray | slice = slice(None)) -> int:
         """The position of the setting with the lowest loss, on all rows or on some of them."""
-        return int(np.argmin([losses(z[rows], targets[rows]).mean() for z in self.logits]))
+        means = [losses(z[rows], targets[rows]).mean() for z in self.logits]
+        return int(np.argmin(np.add(means, self.doubt) if self.doubt else means))

@@ -6,6 +6,9 @@ import numpy as np
 
 from torchbce.classifier.models.candidates import losses
 
+#: With fewer rows held out, the logits of a single model are left as they are.
+RECALIBRATED_ROWS = 1000
+
 
 def mixture_weights(
     logits: Mapping[str, np.ndarray], base: float, targets: np.ndarray
@@ -16,7 +19,7 @@ def mixture_weights(
     weight of 0 leaves a model out, weights that add up to 1 are a mean, and no weight at all is the
     base rate. Starting from the base rate, the model that lowers the loss most is added, as long as
     it lowers it by more than one standard error of the difference. A single model keeps its logits
-    unless a weight other than 1 helps by as much.
+    unless there are many rows and a weight other than 1 helps by as much.
 
     Args:
         logits: of each model for the rows held out, float64 [rows].
@@ -41,7 +44,7 @@ def mixture_weights(
         if not _helps(loss, new):
             break
         kept, loss = weights, new
-    if len(kept) < 2:
+    if len(kept) < 2 and len(targets) >= RECALIBRATED_ROWS:
         for name in kept or logits:
             weights = _fitted(logits, [name], base, targets)
             new = losses(combined(logits, weights, base), targets)
