@@ -1,9 +1,14 @@
 """Boosted trees as plain arrays, and the loop that evaluates them."""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+#: Rows that a thread evaluates at a time, and the most threads.
+SHARE, MOST_THREADS = 4096, 8
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,19 @@ class Trees:
         from torchbce.classifier.models.tree_loop import add_trees
 
         nodes = [getattr(self, name) for name in NODE_FIELDS]
-        add_trees(np.ascontiguousarray(table), self.starts, first, last, *nodes, self.sets, total)
+        table = np.ascontiguousarray(table)
+
+        def add(begin: int) -> None:
+            rows = slice(begin, begin + SHARE)
+            add_trees(table[rows], self.starts, first, last, *nodes, self.sets, total[rows])
+
+        shares = range(0, len(table), SHARE)
+        if len(shares) < 2:
+            for begin in shares:
+                add(begin)
+            return
+        with ThreadPoolExecutor(min(len(shares), MOST_THREADS, os.cpu_count() or 1)) as threads:
+            list(threads.map(add, shares))
 
 
 #: The arrays with an element for each node, in the order of the fields.
