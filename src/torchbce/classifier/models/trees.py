@@ -1,7 +1,7 @@
 """Boosted trees as plain arrays, and the loop that evaluates them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -52,13 +52,26 @@ class Trees:
         nodes = {name: getattr(self, name)[:end] for name in NODE_FIELDS}
         return replace(self, starts=self.starts[: trees + 1], **nodes)
 
-    def staged(self, table: np.ndarray, every: int) -> Iterator[np.ndarray]:
-        """The logits before the first tree and after each `every` trees; see `logits`."""
-        total = np.full(len(table), self.baseline)
-        yield total.copy()
-        for tree in range(0, len(self), every):
+    def staged(
+        self, table: np.ndarray, every: int, known: Sequence[np.ndarray] = ()
+    ) -> list[np.ndarray]:
+        """The logits before the first tree and after each `every` trees; see `logits`.
+
+        Args:
+            table: as in `logits`.
+            every: how many trees are between two results.
+            known: the first results, from when there were fewer trees; they are not returned.
+        """
+        if known:
+            total = known[-1].copy()
+            found = []
+        else:
+            total = np.full(len(table), self.baseline)
+            found = [total.copy()]
+        for tree in range(max(len(known) - 1, 0) * every, len(self), every):
             self._add(table, tree, min(tree + every, len(self)), total)
-            yield total.copy()
+            found.append(total.copy())
+        return found
 
     def logits(self, table: np.ndarray) -> np.ndarray:
         """The logits of some rows.
