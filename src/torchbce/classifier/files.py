@@ -135,12 +135,14 @@ class Unseen:
             warnings.warn(unseen_values(self._names), InputWarning, stacklevel=3)
 
 
-def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
+def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[str, Any]:
     """The `probability` and the `predicted` value of one text.
 
     Args:
         classifier: a model of a single column, which is text.
         text: the value of that column.
+        explain: how many of its words and n-grams to give with what they add to the logit, as
+            `explanation_1`, `explanation_2` and so on.
 
     Raises:
         InputError: if the model reads other columns.
@@ -151,7 +153,14 @@ def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
         raise InputError(
             Argument("text"), f" needs a model of one text column; this one reads {names}"
         )
-    return classifier.predict(pl.DataFrame({columns[0].name: [text]})).row(0, named=True)
+    table = pl.DataFrame({columns[0].name: [text]})
+    prediction = classifier.predict(table).row(0, named=True)
+    if explain:
+        from torchbce.classifier.explanations.labels import explained_words
+
+        words = explained_words(classifier, table, explain)
+        prediction |= {f"explanation_{rank}": word for rank, word in enumerate(words, start=1)}
+    return prediction
 
 
 def evaluate_file(classifier: Classifier, table: Paths, separator: str | None = None) -> Metrics:

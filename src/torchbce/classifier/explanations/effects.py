@@ -123,8 +123,22 @@ def _pairs(encoder: Encoder, crosses: Crosses, weights: np.ndarray) -> list[Pair
             for position in (pair.first, pair.second)
         ]
         names = coded[pair.first].name, coded[pair.second].name
-        tables.append(PairTable(*names, *labels, cells))
+        tables.append(_without_empty(PairTable(*names, *labels, cells)))
     return sorted(tables, key=lambda table: -_largest_cell(table))
+
+
+def _without_empty(table: PairTable) -> PairTable:
+    """The table without rows and columns that have no cell with a weight."""
+    cells = [[cell is not None for cell in row] for row in table.log_odds]
+    rows = [at for at, row in enumerate(cells) if any(row)]
+    columns = [at for at, column in enumerate(zip(*cells, strict=True)) if any(column)]
+    return PairTable(
+        table.first,
+        table.second,
+        [table.rows[at] for at in rows],
+        [table.columns[at] for at in columns],
+        [[table.log_odds[row][column] for column in columns] for row in rows],
+    )
 
 
 def _largest_cell(table: PairTable) -> float:
