@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchbce.classifier.columns.inference import Choice, Overrides
     from torchbce.classifier.errors import InputError, InputWarning
+    from torchbce.classifier.explanations.records import Explanation
     from torchbce.classifier.fitting import fit
     from torchbce.classifier.model import Card, Classifier
     from torchbce.classifier.options import TrainingOptions
@@ -26,6 +27,7 @@ __all__ = [
     "Card",
     "Choice",
     "Classifier",
+    "Explanation",
     "InputError",
     "InputWarning",
     "Metrics",
@@ -45,6 +47,7 @@ _LAZY = {
     "Card": "model",
     "Choice": "columns.inference",
     "Classifier": "model",
+    "Explanation": "explanations.records",
     "InputError": "errors",
     "InputWarning": "errors",
     "Metrics": "quality.metrics",

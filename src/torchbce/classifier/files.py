@@ -32,15 +32,19 @@ from torchbce.classifier.tables.writing import row_writer
 APPENDED = ("probability", "predicted")
 
 
-def appended_names(columns: Collection[str], prefix: str = "") -> tuple[str, str]:
+def appended_names(
+    columns: Collection[str], prefix: str = "", explain: int = 0
+) -> tuple[str, ...]:
     """The names of the columns that a prediction appends to a table.
 
     Args:
         columns: the names that the table has. A number is added to a name that is among them.
         prefix: what the names begin with.
+        explain: the number of columns of explanations.
 
     Returns:
-        The names of the column of probabilities and of the column of predicted values.
+        The names of the column of probabilities, of the column of predicted values, and of the
+        columns of explanations.
 
     Example:
         >>> appended_names(["age", "probability"])
@@ -49,8 +53,8 @@ def appended_names(columns: Collection[str], prefix: str = "") -> tuple[str, str
         ('my_probability', 'my_predicted')
     """
     taken = set(columns)
-    probability, predicted = (_free(prefix + name, taken) for name in APPENDED)
-    return probability, predicted
+    names = [*APPENDED, *(f"explanation_{rank}" for rank in range(1, explain + 1))]
+    return tuple(_free(prefix + name, taken) for name in names)
 
 
 def _free(name: str, taken: Collection[str]) -> str:
@@ -66,6 +70,7 @@ def predict_file(
     json_lines: bool,
     separator: str | None = None,
     prefix: str = "",
+    explain: int = 0,
     on_names: Callable[[Sequence[str], Sequence[str]], object] = lambda columns, names: None,
 ) -> dict[str, int]:
     """Write the rows of a file with the columns `probability` and `predicted` appended.
@@ -78,7 +83,8 @@ def predict_file(
         json_lines: whether standard output gets JSON lines rather than CSV.
         separator: what separates the values of a CSV; None to look at its first lines.
         prefix: what the names of the appended columns begin with; `appended_names` has the rest.
-        on_names: called before the first row with the names of the table, and of the two columns.
+        explain: how many columns to name that weigh most for each row, as `Classifier.predict`.
+        on_names: called before the first row with the names of the table, and of the new columns.
 
     Returns:
         The number of `rows`, and of `positives` among the predictions.
@@ -87,21 +93,21 @@ def predict_file(
         InputError: if the file cannot be read, does not fit the model or cannot be written.
     """
     rows = positives = 0
-    names: tuple[str, str] | None = None
+    names: tuple[str, ...] | None = None
     unseen = Unseen(classifier)
     scanned = scan(table, separator, empty=True)
     with row_writer(output, overwrite, json_lines) as writer:
         numbers = {} if writer.keeps_strings else numeric_columns(scanned)
         for batch in batches(scanned):
             if names is None:
-                names = appended_names(batch.columns, prefix)
+                names = appended_names(batch.columns, prefix, explain)
                 on_names(batch.columns, names)
             with rows_offset(rows), unseen.collected(batch):
-                predictions = classifier.predict(batch, as_written=writer.keeps_strings)
+                predictions = classifier.predict(batch, writer.keeps_strings, explain)
             rows += len(batch)
             positives += int((predictions["probability"] >= classifier.card.threshold).sum())
             typed = batch.cast(numbers)  # type: ignore[arg-type]
-            appended = predictions.rename(dict(zip(APPENDED, names, strict=True)))
+            appended = predictions.rename(dict(zip(predictions.columns, names, strict=True)))
             writer.write(pl.concat([typed, appended], how="horizontal"))
     unseen.warn()
     return {"rows": rows, "positives": positives}
@@ -129,12 +135,14 @@ class Unseen:
             warnings.warn(unseen_values(self._names), InputWarning, stacklevel=3)
 
 
-def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
+def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[str, Any]:
     """The `probability` and the `predicted` value of one text.
 
     Args:
         classifier: a model of a single column, which is text.
         text: the value of that column.
+        explain: how many of its words and n-grams to give with what they add to the logit, as
+            `explanation_1`, `explanation_2` and so on.
 
     Raises:
         InputError: if the model reads other columns.
@@ -145,7 +153,14 @@ def predict_text(classifier: Classifier, text: str) -> dict[str, Any]:
         raise InputError(
             Argument("text"), f" needs a model of one text column; this one reads {names}"
         )
-    return classifier.predict(pl.DataFrame({columns[0].name: [text]})).row(0, named=True)
+    table = pl.DataFrame({columns[0].name: [text]})
+    prediction = classifier.predict(table).row(0, named=True)
+    if explain:
+        from torchbce.classifier.explanations.labels import explained_words
+
+        words = explained_words(classifier, table, explain)
+        prediction |= {f"explanation_{rank}": word for rank, word in enumerate(words, start=1)}
+    return prediction
 
 
 def evaluate_file(classifier: Classifier, table: Paths, separator: str | None = None) -> Metrics:

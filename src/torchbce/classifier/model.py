@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from torchbce.classifier.models.mixture import combined
 from torchbce.classifier.models.search import Tried
 from torchbce.classifier.quality.metrics import Metrics
 from torchbce.classifier.tables.frames import TableLike, as_table
+
+if TYPE_CHECKING:
+    from torchbce.classifier.explanations.records import Explanation
 
 #: The version of `model.json`, raised whenever an older reader would misread it.
 FORMAT: Literal[2] = 2
@@ -136,24 +139,29 @@ class Classifier:
 
         return np.asarray(expit(self.logits(table)))
 
-    def predict(self, table: TableLike, as_written: bool = False) -> pl.DataFrame:
+    def predict(
+        self, table: TableLike, as_written: bool = False, explain: int = 0
+    ) -> pl.DataFrame:
         """The probability and the predicted target value of each row.
 
         Args:
             table: has at least the columns that the model reads; as `fit` takes it.
             as_written: whether `predicted` is strings, as the target's values were written; else it
                 is bool or integers where they are.
+            explain: how many columns to name that weigh most for each row.
 
         Returns:
             A table of two columns, [rows]: `probability` of the positive value, float64, and
             `predicted`, the positive value where that is at least `card.threshold`, else the
-            negative one.
+            negative one. With `explain` K there are `explanation_1` to `explanation_K` too, the
+            columns of the largest absolute contributions as strings, as "age=39 +0.41"; null where
+            a contribution rounds to 0.00.
 
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
         probabilities = self.probabilities(table)
-        return pl.DataFrame(
+        predictions = pl.DataFrame(
             {
                 "probability": probabilities,
                 "predicted": self.card.target.labels(
@@ -161,6 +169,82 @@ class Classifier:
                 ),
             }
         )
+        if explain < 1:
+            return predictions
+        from torchbce.classifier.explanations.contributions import explanations
+
+        found = explanations(self, self._inputs(table), explain)
+        return predictions.with_columns(
+            values.alias(f"explanation_{rank}") for rank, values in enumerate(found, start=1)
+        )
+
+    def explain(self, most: int = 20) -> "Explanation":
+        """What weighs most, in log-odds of the positive value.
+
+        Args:
+            most: how many words, categories, curves, pairs and columns of trees to list at most.
+
+        Returns:
+            The weights of words, categories, bins of numbers and cells of pairs in the combined
+            logit, the columns that trees use most, and the share of each model in the answer. Of a
+            network (`mlp`) only that share is given.
+
+        Raises:
+            ValueError: if `most` is negative.
+
+        Example:
+            >>> from torchbce.classifier import fit
+            >>> columns = {"x": ["a", "b", "c"] * 40, "y": [1, 0, 0] * 40}
+            >>> fit(pl.DataFrame(columns), "y").explain(most=1).categories[0].value
+            'a'
+        """
+        from torchbce.classifier.explanations.effects import explain
+
+        if most < 0:
+            raise ValueError(f"most must be at least 0, got {most}")
+        return explain(self, most)
+
+    def contributions(self, table: TableLike) -> pl.DataFrame:
+        r"""What each column adds to the logit of each row.
+
+        .. math:: z = b + \sum_c v_c
+
+        The values of the linear and of the pairs model are exact; where two columns act together in
+        a pair, it is listed as one, `a & b`. In trees each split on the way of a row adds to its
+        column the difference between the mean of the training rows on the side that the row takes
+        and their mean before the split. The text of several text columns acts together there. In a
+        network the columns are put in one after the other, in their order and in the reverse one,
+        and the mean of what a column changes in the two is its value.
+
+        Args:
+            table: has at least the columns that the model reads; as `fit` takes it.
+
+        Returns:
+            Log-odds in nats, float64, [rows]: a column `base`, the same in each row, one for each
+            column that the model reads, and one for each two that act together. They add up to
+            `logits`. A number is added to a name that is there twice.
+
+        Raises:
+            InputError: if a column that the model reads is missing, or of another type or kind.
+
+        References:
+            Saabas, Interpreting random forests, 2014; Strumbelj and Kononenko, Explaining
+            prediction models and individual predictions with feature contributions, 2014 (orders of
+            the columns).
+
+        Example:
+            >>> from torchbce.classifier import fit
+            >>> columns = {"x": ["a", "b", "c"] * 40, "y": [1, 0, 0] * 40}
+            >>> classifier = fit(pl.DataFrame(columns), "y")
+            >>> parts = classifier.contributions({"x": ["a", "b"]})
+            >>> parts.columns, bool(parts["x"][0] > parts["x"][1])
+            (['base', 'x'], True)
+            >>> bool(np.allclose(parts.sum_horizontal(), classifier.logits({"x": ["a", "b"]})))
+            True
+        """
+        from torchbce.classifier.explanations.contributions import contributions_table
+
+        return contributions_table(self, self._inputs(table))
 
     def _inputs(self, table: TableLike) -> pl.DataFrame:
         """The columns that the model reads, with null for words that mean "no value"."""

@@ -1,4 +1,4 @@
-"""The commands: `torchbce fit`, `predict`, `evaluate` and `demo`."""
+"""The commands: `torchbce fit`, `predict`, `evaluate`, `show` and `demo`."""
 
 import shlex
 import sys
@@ -189,8 +189,14 @@ def predict(
         str | None, typer.Option(help="Predict for this one text instead of a table.")
     ] = None,
     prefix: Annotated[
-        str, typer.Option(help="Begin the names of the two appended columns with this.")
+        str, typer.Option(help="Begin the names of the appended columns with this.")
     ] = "",
+    explain: Annotated[
+        int,
+        typer.Option(
+            metavar="K", min=0, help="Append the K columns that weigh most for each row, as text."
+        ),
+    ] = 0,
     separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
@@ -200,7 +206,8 @@ def predict(
     """Predict for the rows of TABLE, or for one --text.
 
     The columns `probability` and `predicted` are appended to the rows. Where TABLE has one of that
-    name already, a number is added to the appended one: `probability_2`.
+    name already, a number is added to the appended one: `probability_2`. With --explain, columns
+    such as `explanation_1` say what weighs most for a row: `age=39 +0.41`, in log-odds.
 
     Example: torchbce predict liked-model new.csv --output predictions.csv
     """
@@ -214,7 +221,7 @@ def predict(
         outputs.check_file(output, overwrite)
     fitted = classifier.load(directory)
     if text is not None:
-        print_text(files.predict_text(fitted, text), json_)
+        print_text(files.predict_text(fitted, text, explain), json_)
         return
     assert table
     counts = files.predict_file(
@@ -225,7 +232,8 @@ def predict(
         json_,
         separator,
         prefix,
-        on_names=lambda columns, names: notes.renamed(columns, names, prefix),
+        explain,
+        on_names=lambda columns, names: notes.renamed(columns, names, prefix, explain),
     )
     if output is not None and str(output) != "-" and (json_ or not quiet):
         print_file(counts, output, fitted.card.target.positive, json_)
@@ -275,6 +283,28 @@ def evaluate(
     else:
         metrics = files.evaluate_file(classifier.load(directory), table, separator)
     print_metrics(metrics, json_)
+
+
+@app.command()
+@one_sentence_errors
+def show(
+    directory: ModelDir,
+    most: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many words, values and so on to list.")
+    ] = 10,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a model reads, how good it is, and what weighs most in it.
+
+    Weights are log-odds: +0.69 doubles the odds of the positive value, and -0.69 halves them.
+
+    Example: torchbce show liked-model
+    """
+    from torchbce.classifier import load
+    from torchbce.cli.showing import print_model
+
+    print_model(load(directory), directory, most, json_)
 
 
 @app.command()

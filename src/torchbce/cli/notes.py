@@ -44,8 +44,10 @@ def after_training(held_out: "Metrics") -> list[str]:
     return warnings
 
 
-def renamed(columns: Sequence[str], names: Sequence[str], prefix: str = "") -> None:
+def renamed(
+    columns: Sequence[str], names: Sequence[str], prefix: str = "", explain: int = 0
+) -> None:
     """Say under which names `predict` appends its columns, if the table has their usual names."""
-    if taken := [name for name in appended_names([], prefix) if name in columns]:
+    if taken := [name for name in appended_names([], prefix, explain) if name in columns]:
         sentence = f"the table has {name_columns(taken)}: predict appends {listing(names)}"
         print(f"torchbce: {visible(sentence)}", file=sys.stderr)

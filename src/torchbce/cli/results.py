@@ -48,6 +48,9 @@ def print_text(prediction: dict[str, Any], as_json: bool) -> None:
     else:
         predicted = visible(str(prediction["predicted"]))
         print(f"probability {prediction['probability']:.4f}  predicted {predicted}")
+        for name, explanation in prediction.items():
+            if name.startswith("explanation_") and explanation is not None:
+                print(f"  {visible(explanation)}")
 
 
 def print_file(counts: dict[str, int], output: Path, positive: str, as_json: bool) -> None:

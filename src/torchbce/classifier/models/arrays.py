@@ -88,7 +88,7 @@ def model_of(name: str, arrays: Arrays, encoder: Encoder) -> Model:
 
 
 _TREE_FIELDS = ("starts", *NODE_FIELDS, "sets")
-_NODE_DTYPES = dict(zip(NODE_FIELDS, ("i4", "f8", "i4", "i4", "?", "i4", "f8"), strict=True))
+_NODE_DTYPES = dict(zip(NODE_FIELDS, ("i4", "f8", "i4", "i4", "?", "i4", "f8", "i4"), strict=True))
 
 
 def _linear_arrays(prefix: str, linear: Linear) -> Arrays:
@@ -187,6 +187,7 @@ class _Reader:
         self.need(fine, f"{prefix}categories", "must be sets of categorical columns")
         fine = bool(np.isfinite(node["value"]).all() and np.isfinite(baseline).all())
         self.need(fine, f"{prefix}value", "must be finite")
+        self.need(bool((node["cover"] > 0).all()), f"{prefix}cover", "must be above 0")
         return Trees(starts, **node, sets=sets, baseline=float(baseline[0])), reader
 
     def network(self, width: int) -> "Network":

@@ -104,6 +104,7 @@ class Booster:
             missing_left,
             categories.astype(np.int32),
             np.where(leaf, all_nodes["value"], 0.0),
+            all_nodes["count"].astype(np.int32),
             all_sets,
             float(np.ravel(self._model._baseline_prediction)[0]),
         )

@@ -28,6 +28,8 @@ class Tried(msgspec.Struct, frozen=True):
         held_out_loss: its log loss on the rows held out, in nats.
         weight: the weight of its logits in the combination; 0 where it does not help.
         seconds: the time that it took.
+        share: its share of the answer: the standard deviation of its weighted logits over the rows
+            held out, divided by the sum of those of all models.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Tried(msgspec.Struct, frozen=True):
     held_out_loss: float
     weight: float
     seconds: float
+    share: float = 0.0
 
 
 class Found(NamedTuple):
@@ -67,6 +70,7 @@ def search(data: Data) -> Found:
     chosen, weights = _choose(fits, y, every, base)
     if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
         weights = dict.fromkeys(fits, 1.0) | weights
+    shares = _shares({name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}, weights)
     tried = [
         Tried(
             name,
@@ -75,6 +79,7 @@ def search(data: Data) -> Found:
             float(losses(fit.candidates.logits[chosen[name]], y).mean()),
             weights.get(name, 0.0),
             round(seconds[name], 3),
+            shares.get(name, 0.0),
         )
         for name, fit in fits.items()
     ]
@@ -87,6 +92,13 @@ def search(data: Data) -> Found:
         _honest_logits(fits, y, data.parts.held_out, base)[first],
         tried,
     )
+
+
+def _shares(logits: dict[str, np.ndarray], weights: dict[str, float]) -> dict[str, float]:
+    """How much of the spread of the combined logit each model gives; see `Tried`."""
+    spread = {name: weight * float(logits[name].std()) for name, weight in weights.items()}
+    total = sum(spread.values())
+    return {name: one / total if total else 0.0 for name, one in spread.items()}
 
 
 def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
