@@ -30,7 +30,7 @@ from torchbce.classifier import evaluate_logits
 
 FOLDS, QUICK_FOLDS, QUICK_ROWS = 10, 2, 400
 #: Rows of the fits before the measurement, which compile the kernels that are not on disk yet.
-WARM_UP_ROWS = 5_000
+WARM_UP_ROWS = 1_000
 METRICS = ("log_loss", "roc_auc", "average_precision", "accuracy", "brier")
 
 
@@ -139,7 +139,8 @@ def scores(
             write(fitted, train)
             write(scored, test)
             used = in_process(cost, name, str(train), str(test), list(data.drop), str(logits))
-            return Scored(used, np.load(logits), scored[LABEL].cast(pl.Float64).to_numpy())
+            targets = np.array(scored[LABEL].cast(pl.Float64))
+            return Scored(used, np.load(logits), targets)
 
         if warm_up:
             fitted, scored = tables[0]

@@ -4,12 +4,13 @@ Each is imported where it is used: the process of a fit pays for its own imports
 """
 
 import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from common import memory
 
 LABEL = "label"
 
@@ -40,15 +41,15 @@ def cost(contender: str, train: str, test: str, drop: list[str], logits: str) ->
     import numpy as np
 
     fitted = CONTENDERS[contender].fit(Task(Path(train), Path(test), tuple(drop)))
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    used, peak = resource.getrusage(resource.RUSAGE_SELF), memory.peak()
     start = time.perf_counter()
     predicted = np.asarray(fitted(), dtype=np.float64)
     seconds = time.perf_counter() - start
     np.save(logits, predicted)
     return {
         "cpu_seconds": used.ru_utime + used.ru_stime,
-        # Linux counts the peak in KiB, macOS in bytes.
-        "peak_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        # `used.ru_maxrss` is at least that of the process that started this one.
+        "peak_bytes": peak,
         "predict_seconds": seconds,
     }
 
