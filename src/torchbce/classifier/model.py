@@ -20,6 +20,11 @@ from torchbce.classifier.models.search import Tried
 from torchbce.classifier.quality.metrics import Metrics
 from torchbce.classifier.tables.frames import TableLike, as_table
 
+ModelKey = Annotated[str, msgspec.Meta(pattern="^(linear|pairs|trees|mlp)$")]
+#: Far more than any base rate has, and few enough that no combined logit overflows.
+Bounded = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+Weight = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
+
 #: The version of `model.json`, raised whenever an older reader would misread it.
 FORMAT: Literal[2] = 2
 
@@ -55,8 +60,8 @@ class Card(msgspec.Struct, frozen=True):
     format: Literal[2]
     target: Target
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    base: float
-    models: dict[str, Annotated[float, msgspec.Meta(ge=0)]]
+    base: Bounded
+    models: dict[ModelKey, Weight]
     pos_weight: Annotated[float, msgspec.Meta(gt=0)]
     rows: int
     positives: int
