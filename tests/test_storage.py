@@ -718,10 +718,12 @@ WRONG_ARRAYS: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "an axis more": lambda a: a[None].copy(),
     "a scalar": lambda a: np.array(a.flat[0]),
     "flat": lambda a: a.flatten() if a.ndim > 1 else a[:, None].copy(),
-    "float16": lambda a: a.astype(np.float16),
-    "another float": lambda a: a.astype(np.float32 if a.dtype == np.float64 else np.float64),
-    "another integer": lambda a: a.astype(np.int32 if a.dtype == np.int64 else np.int64),
-    "bytes": lambda a: a.astype(np.int8),
+    "float16": lambda a: np.zeros(a.shape, np.float16),
+    "another float": lambda a: np.zeros(
+        a.shape, np.float32 if a.dtype == np.float64 else np.float64
+    ),
+    "another integer": lambda a: np.zeros(a.shape, np.int32 if a.dtype == np.int64 else np.int64),
+    "bytes": lambda a: np.zeros(a.shape, np.int8),
 }
 #: The same for arrays of floats, and for those of indices.
 WRONG_FLOATS = {
