@@ -70,6 +70,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+OPTIONS["sparse, ignored"] = {
+    "ignored": (_uniform(B, L, seed=14) > 0.8).to_sparse(),
+    "mask": _uniform(B, L, seed=15) > 0.3,
+    "chunk_labels": 16,
+}
+
+
 def _convert(value: Any, wide: bool) -> Any:
     if not isinstance(value, Tensor):
         return value

@@ -137,10 +137,13 @@ def check_kinds(tensors: Mapping[str, object]) -> None:
             )
         if tensor.is_nested:
             padding = 0.0 if tensor.is_floating_point() else -1
+            lists = ""
+            if name in _MAY_BE_SPARSE and not tensor.is_floating_point():
+                lists = f"; for a head, torchbce.positives_from({name}) makes label lists"
             raise TypeError(
                 f"{name} is a nested tensor, which losses do not take. Pad it, "
                 f"torch.nested.to_padded_tensor({name}, {padding}), and mask or ignore the "
-                f"padding; or give the values of all rows, {name}.values() for a jagged one"
+                f"padding; or give the values of all rows, {name}.values() for a jagged one{lists}"
             )
         if tensor.layout is not torch.strided and name not in _MAY_BE_SPARSE:
             raise TypeError(

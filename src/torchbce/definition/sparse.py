@@ -48,9 +48,10 @@ def refuse_in_compiled_code(target: Tensor, name: str = "target") -> None:
     """Raise for a sparse target where torch.compile traces the functions that are called."""
     if target.layout is not torch.strided and _pytorch.is_in_compiled_code():
         raise ValueError(
-            f"torch.compile cannot trace a sparse {name}. Give a dense one, or label lists to a "
-            "layer that takes them (int64, padded with -1); or compute the loss in a function "
-            "decorated with torch.compiler.disable"
+            f"torch.compile cannot trace a sparse {name}. Give a "
+            + ("mask" if name == "ignored" else "dense one")
+            + ", or label lists to a layer that takes them (int64, padded with -1); or compute the "
+            "loss in a function decorated with torch.compiler.disable"
         )
 
 

@@ -195,7 +195,8 @@ class LinearBCELoss(nn.Module):
                 [..., L].
             row_weight: of input's shape without the last dimension.
             mask: bool, broadcasts to [..., L]: false where an element is ignored.
-            ignored: int64 [..., K]: the labels of each row that are ignored, padded with -1.
+            ignored: the labels of each row that are ignored: lists, int64 [..., K], padded with
+                -1 or -100; or sparse, [..., L], where entries that are not 0 are ignored.
 
         Returns:
             The loss: 0-dimensional, or for the reduction "none" of input's shape without the last

@@ -81,6 +81,8 @@ def _denominator(
     """The denominator; warns of a mean over no elements, if the host knows the number."""
     if options.reduction in ("sum", "none"):
         valid = None  # not needed
+    elif on_gpu and ignored is not None and options.ignored.layout is not torch.strided:
+        valid = counts.valid_labels_of_keys_on_gpu(mask, ignored, shape)
     elif on_gpu:
         valid = counts.valid_labels_on_gpu(mask, options.ignored, shape)
     else:
