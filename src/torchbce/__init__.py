@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from torchbce import linear as linear
     from torchbce.linear.head import LinearBCELoss
     from torchbce.linear.loss import linear_binary_cross_entropy
-    from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
+    from torchbce.linear.optimizers import FusedAdagrad, FusedRowwiseAdagrad, FusedSGD
     from torchbce.linear.pairwise import pairwise_sigmoid_loss
     from torchbce.linear.pairwise_module import PairwiseSigmoidLoss
+    from torchbce.linear.parallel import LabelParallel
     from torchbce.linear.positives import collate_positives, positives_from
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "BCELoss",
     "BCEWithLogProbsLoss",
     "BCEWithLogitsLoss",
+    "FusedAdagrad",
     "FusedRowwiseAdagrad",
     "FusedSGD",
+    "LabelParallel",
     "LinearBCELoss",
     "PairwiseSigmoidLoss",
     "PolyBCELoss",
@@ -53,8 +56,10 @@ __version__ = "0.1.0"
 #: itself). The import of the losses would take 25 ms longer with `linear`, and needs none of the
 #: libraries of `classifier`.
 _LAZY = {
+    "FusedAdagrad": "torchbce.linear.optimizers",
     "FusedRowwiseAdagrad": "torchbce.linear.optimizers",
     "FusedSGD": "torchbce.linear.optimizers",
+    "LabelParallel": "torchbce.linear.parallel",
     "LinearBCELoss": "torchbce.linear.head",
     "PairwiseSigmoidLoss": "torchbce.linear.pairwise_module",
     "classifier": None,

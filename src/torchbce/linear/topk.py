@@ -53,11 +53,9 @@ def topk(
         if first:
             indices += first
         if group is not None:
-            # A process with fewer than k labels is padded with -inf.
-            missing = k - values.shape[1]
-            values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
-            indices = torch.nn.functional.pad(indices, (0, missing))
-            values, indices = _largest(_gathered(values, group), _gathered(indices, group), k)
+            sharding.check_shard_size(local)
+            found = [_of_all_processes(t, k, local.shard) for t in (values, indices)]
+            values, indices = _largest(found[0], found[1], k)
         shape = (*input.shape[:-1], k)
         return torch.return_types.topk((values.view(shape), indices.view(shape)))
 
@@ -136,6 +134,14 @@ def _largest(values: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best.values, indices.gather(1, best.indices)
 
 
-def _gathered(per_process: Tensor, group: Any) -> Tensor:
-    """The columns of all processes next to each other, [rows, processes * k]."""
-    return sharding.all_gather(per_process, group).transpose(0, 1).flatten(1)
+def _of_all_processes(found: Tensor, k: int, shard: sharding.LabelShard) -> Tensor:
+    """The columns of all processes next to each other, [rows, columns].
+
+    A process with fewer than k labels fills up what it sends, and nothing of that is kept: logits
+    may be -inf, and cannot be told from any padding.
+    """
+    filled = torch.nn.functional.pad(found, (0, k - found.shape[1]))
+    parts = sharding.all_gather(filled, shard.group)
+    part = -(-shard.labels // len(parts))
+    counts = [min(max(shard.labels - i * part, 0), part, k) for i in range(len(parts))]
+    return torch.cat([p[:, :count] for p, count in zip(parts, counts, strict=True)], 1)
