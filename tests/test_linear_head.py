@@ -457,6 +457,16 @@ def test_another_dtype(dtype: torch.dtype) -> None:
     assert fresh.bias[0].item() == pytest.approx(math.log(0.01 / 0.99), rel=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_number_keeps_its_digits(dtype: torch.dtype) -> None:
+    made = head(pos_weight=2.3).to(dtype)
+    x, target = batch(dtype=dtype)
+    expected = linear_bce(x, made.weight, target, made.bias, pos_weight=2.3)
+    assert made(x, target).equal(expected)
+    assert made.pos_weight.item() == 2.3
+    assert "pos_weight=2.3" in repr(made)
+
+
 # -------------------------------------------------------------------------------------- ranking
 
 

@@ -25,7 +25,13 @@ def large_head(labels: int, order: str = "random") -> LinearBCELoss:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks of labels and of rows, and tiles, for a few thousand labels."""
-    for name, value in {"_LOGITS": 2**12, "_ROWS": 8, "_FEWEST_ROWS": 2, "_LARGE": 0}.items():
+    for name, value in {
+        "_AT_ONCE": 0,
+        "_LOGITS": 2**12,
+        "_ROWS": 8,
+        "_FEWEST_ROWS": 2,
+        "_LARGE": 0,
+    }.items():
         monkeypatch.setattr(topk, name, value)
     monkeypatch.setattr(topk, "_LABELS_OF_PRODUCT", 100)
     monkeypatch.setattr(candidates, "_FEWEST", 0)

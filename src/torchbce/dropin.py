@@ -301,8 +301,7 @@ def _value(
     if backend is selection.REFERENCE:
         return _definition(loss, reduction, x, y, weight, pos_weight, None)
     if backend is selection.TRITON and loss.domain is family.PROBABILITIES:
-        _assert_unit_range("input", x)
-        _assert_unit_range("target", y)
+        _assert_unit_ranges(x, y)
     inputs = KernelInputs(x, y, weight, pos_weight)
     if torch.compiler.is_compiling():
         return dispatch.in_graph(loss_spec(loss), reduction, inputs)
@@ -328,8 +327,7 @@ def _definition(
 ) -> Tensor:
     dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
     if loss.domain is family.PROBABILITIES:
-        _assert_unit_range("input", x)
-        _assert_unit_range("target", y)
+        _assert_unit_ranges(x, y)
     losses = loss.elements(x.to(dtype), y.to(dtype), weight, pos_weight)
     # The mean over no elements is NaN, as in PyTorch.
     if reduction == "none":
@@ -394,6 +392,21 @@ def _autocast(tensor: Tensor) -> Tensor:
     """The tensor as autocast converts it: both losses are on its float32 list."""
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return tensor.float() if half and _autocasts(tensor) else tensor
+
+
+def _assert_unit_ranges(x: Tensor, y: Tensor) -> None:
+    """PyTorch's error for an input or a target outside [0, 1]: of the first element that is."""
+    try:
+        _assert_unit_range("input", x)
+    except RuntimeError:
+        values = [checks.readable(t) for t in (x, y)]
+        outside = [((t >= 0) & (t <= 1)).logical_not_().flatten() for t in values if t is not None]
+        if len(outside) == 2 and outside[1].any():
+            of_input, of_target = (int(o.to(torch.uint8).argmax()) for o in outside)
+            if of_target < of_input:
+                _assert_unit_range("target", y)
+        raise
+    _assert_unit_range("target", y)
 
 
 def _assert_unit_range(name: str, values: Tensor) -> None:

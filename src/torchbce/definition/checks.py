@@ -108,6 +108,9 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
         )
     if weight.is_complex():
         raise TypeError(f"{name} must be real, got {weight.dtype}")
+    if weight.dtype == torch.float64 and weight.dim() == 0:
+        # A number that a module keeps: kernels are compiled for weights in the dtype of computation.
+        return weight.to(reference.compute_dtype(input.dtype))
     if broadcasts_into(weight.shape, input.shape):
         return weight
     if _without_trailing_ones(weight.shape) == _without_trailing_ones(input.shape):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchbce import imbalance
 from torchbce.definition import checks, kinds
+from torchbce.definition.buffers import ModuleWithWeights
 from torchbce.linear import arguments, sharding, topk
 from torchbce.linear.loss import linear_loss
 from torchbce.linear.fused import FusedOptimizer
@@ -20,7 +21,7 @@ __all__ = ["LinearBCELoss"]
 _OF_LINEAR = frozenset(("weight", "bias"))
 
 
-class LinearBCELoss(nn.Module):
+class LinearBCELoss(ModuleWithWeights):
     r"""A linear layer with binary cross-entropy, for so many labels that the logits exceed memory.
 
     .. math::
@@ -128,16 +129,16 @@ class LinearBCELoss(nn.Module):
     def _register_weights(
         self, pos_weight: Tensor | float | None, label_weight: Tensor | None
     ) -> None:
-        """Register the weights as buffers, a number as a 0-dimensional one."""
+        """Register the weights as buffers on the device of the layer."""
         if label_weight is not None and not isinstance(label_weight, Tensor):
             raise TypeError(
                 f"label_weight must be a real tensor of shape ({self.out_features},), got "
                 f"{type(label_weight).__name__}; convert it with torch.as_tensor(label_weight)"
             )
-        if pos_weight is not None and not isinstance(pos_weight, Tensor):
-            pos_weight = checks.align_weight("pos_weight", pos_weight, self.weight.detach())
         for name, value in (("pos_weight", pos_weight), ("label_weight", label_weight)):
-            self.register_buffer(name, value if value is None else value.to(self.weight.device))
+            self._register_weight(name, value)
+            if value is not None:
+                setattr(self, name, getattr(self, name).to(self.weight.device))
 
     def _check_options(self) -> None:
         """Raise for options that the loss would refuse, by checking them with an empty batch."""
