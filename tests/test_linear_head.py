@@ -352,9 +352,9 @@ def test_a_state_with_other_keys_is_loaded_strictly() -> None:
     made = head(pos_weight=2.0, label_weight=torch.ones(LABELS))
     kept = made.state_dict()
     del kept["label_weight"]
-    with pytest.raises(RuntimeError, match="Missing key.*label_weight"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*label_weight"):
         made.load_state_dict(kept)
-    with pytest.raises(RuntimeError, match="Missing key.*bias"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*bias"):
         made.load_state_dict({"weight": made.weight})
     with pytest.raises(RuntimeError, match="Missing key"):
         made.load_state_dict({})
@@ -365,7 +365,8 @@ def test_the_layer_of_a_computed_weight_has_its_values() -> None:
     layer = made.to_linear()
     assert layer.weight.equal(made.weight)
     assert isinstance(layer.weight, torch.nn.Parameter)
-    assert not made.double().to_linear().eval().weight.dtype == torch.float32
+    assert made.double().eval().to_linear().weight.dtype == torch.float64
+    assert not made.to_linear().training
 
 
 def test_repr() -> None:
@@ -798,7 +799,7 @@ def test_the_step_of_a_fused_optimizer() -> None:
     assert fused.step() is None
     assert fused.step(lambda: made(*batch()).requires_grad) is True
     assert_same(state(made), state(other))
-    with pytest.raises(ValueError, match="give other parameters to an optimizer of torch.optim"):
+    with pytest.raises(ValueError, match=r"give other parameters to an optimizer of torch\.optim"):
         fused.add_param_group({"params": [torch.zeros(1)]})
     with pytest.raises(ValueError, match="optimizer must support momentum"):
         schedules.OneCycleLR(fused, 0.1, total_steps=6)

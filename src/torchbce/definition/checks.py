@@ -109,7 +109,7 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
     if weight.is_complex():
         raise TypeError(f"{name} must be real, got {weight.dtype}")
     if weight.dtype == torch.float64 and weight.dim() == 0:
-        # A number that a module keeps: kernels are compiled for weights in the dtype of computation.
+        # A number that a module keeps. Kernels are compiled for it in the dtype of computation.
         return weight.to(reference.compute_dtype(input.dtype))
     if broadcasts_into(weight.shape, input.shape):
         return weight
@@ -349,7 +349,10 @@ def value_range(
     values = values.detach() if valid is None else torch.where(valid, values.detach(), 0)
     if torch.compiler.is_compiling() or _pytorch.is_traced_by_proxies():
         if check or values.device.type == "cpu":
-            _check_range_when_run(values, name)
+            # An operator of the shard: it has no rule for how a DTensor is distributed.
+            own: Any = kinds.local_part(values) if kinds.is_distributed(values) else values
+            if own is not None:
+                _check_range_when_run(own, name)
         return
     plain = readable(values, anywhere=bool(check))
     if plain is None:

@@ -92,12 +92,14 @@ def local_part(tensor: Any) -> Tensor | None:
 def check_distributed(tensors: Mapping[str, object]) -> None:
     """Raise if some tensors are DTensors and others are not, except for those of one element."""
     distributed = {name: is_distributed(tensor) for name, tensor in tensors.items()}
-    if not any(distributed.values()) or _pytorch.replicates_implicitly():
+    if not any(distributed.values()):
         return
     first: Any
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or distributed[name] or tensor.numel() == 1:
             continue
+        if _pytorch.replicates_implicitly():  # last, since torch.compile cannot trace it
+            return
         other, first = next((n, t) for n, t in tensors.items() if distributed[n])
         if name == "input":
             raise TypeError(

@@ -111,5 +111,5 @@ class FusedOptimizer(nn.Module, torch.optim.Optimizer):  # type: ignore[misc]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        nn.Module.__setstate__(self, state)
+        nn.Module.__setstate__(self, state)  # type: ignore[no-untyped-call]
         torch.optim.Optimizer.__setstate__(self, {})

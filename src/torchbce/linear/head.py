@@ -11,8 +11,8 @@ from torchbce import imbalance
 from torchbce.definition import checks, kinds
 from torchbce.definition.buffers import ModuleWithWeights
 from torchbce.linear import arguments, sharding, topk
-from torchbce.linear.loss import linear_loss
 from torchbce.linear.fused import FusedOptimizer
+from torchbce.linear.loss import linear_loss
 from torchbce.linear.records import LinearOptions
 
 __all__ = ["LinearBCELoss"]
@@ -49,11 +49,12 @@ class LinearBCELoss(ModuleWithWeights):
         check_targets: whether a label or a target out of range raises an error. None means true on
             the CPU, where it costs nothing, and false on a GPU, where the host would have to wait.
         fused_optimizer: a `FusedSGD`, `FusedAdagrad` or `FusedRowwiseAdagrad`, which updates weight
-            and bias during `backward`, chunk by chunk. They get no gradient, so that other optimizers
-            skip them. Every backward pass through the loss is a step, even that of `torch.autograd.grad` with
-            respect to the input only: gradients do not accumulate. They are not clipped, not
-            averaged over processes (keep the head out of DistributedDataParallel) and not unscaled
-            (use no GradScaler). The weights must be float32 or float64.
+            and bias during `backward`, chunk by chunk. They get no gradient, so that other
+            optimizers skip them. Every backward pass through the loss is a step, even that of
+            `torch.autograd.grad` with respect to the input only: gradients do not accumulate. They
+            are not clipped, not averaged over processes (keep the head out of
+            DistributedDataParallel) and not unscaled (use no GradScaler). The weights must be
+            float32 or float64.
         device: the device of the parameters.
         dtype: the dtype of the parameters, floating.
 

@@ -14,10 +14,10 @@ __all__ = ["LabelParallel"]
 class LabelParallel(ParallelStyle):
     """Shard the labels of a `LinearBCELoss`: a style for `parallelize_module`.
 
-    It calls `LinearBCELoss.shard_labels`. `torch.distributed.tensor.parallel.ColwiseParallel`, which
-    does the same for `torch.nn.Linear`, takes no other layers, and gives the loss no target. The
-    loss and the input's gradient are summed over the processes, so that nothing has to follow the
-    head in the plan.
+    It calls `LinearBCELoss.shard_labels`. `ColwiseParallel`, which does the same for
+    `torch.nn.Linear`, takes no other layers, and would give the loss no target. The loss and the
+    input's gradient are summed over the processes, so that nothing has to follow the head in the
+    plan.
 
     Args:
         input_layouts: the placement of the head's input, if that is a plain tensor of which each

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
+from torchbce import _pytorch
 from torchbce.definition import kinds, reference
 from torchbce.linear import arguments, sharding
 from torchbce.linear.candidates import Candidates, largest
@@ -43,14 +44,15 @@ def topk(
     chunk_labels = arguments.check_chunk("chunk_labels", chunk_labels)
     local = sharding.local_head(input, weight, bias)
     arguments.check_head(local.input, local.weight, local.bias)
+    labels, first, _, group = local.shard
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= labels:
+        raise ValueError(f"k must be an integer from 1 to the number of labels, {labels}; got {k}")
+    k = int(k)
+    if group is None and _is_traced():
+        with torch.no_grad(), no_autocast(input.device):
+            return torch.return_types.topk(_at_once(Head(input, weight, bias), k))
     arguments.check_finite(local.input)
     with torch.no_grad(), no_autocast(input.device):
-        labels, first, _, group = local.shard
-        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= labels:
-            raise ValueError(
-                f"k must be an integer from 1 to the number of labels, {labels}; got {k}"
-            )
-        k = int(k)
         x = local.input.reshape(input.shape[:-1].numel(), input.shape[-1])
         values, indices = _topk_of_chunks(Head(x, local.weight, local.bias), k, chunk_labels)
         if first:
@@ -70,9 +72,7 @@ def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tenso
     rows, labels = x.shape[0], weight.shape[0]
     k = min(k, labels)
     if chunk_labels is None and rows * labels <= _AT_ONCE and weight.dtype == x.dtype:
-        b = None if bias is None else bias.to(x.dtype)
-        values, indices = torch.topk(torch.nn.functional.linear(x, weight, b), k)
-        return values, indices
+        return _at_once(Head(x, weight, bias), k)
     shape = _chunk_shape(head, k, chunk_labels)
     memory, (rows_of_chunk, size) = x.new_empty(shape.numel()), shape
     if shape == (rows, labels) and k:
@@ -93,6 +93,21 @@ def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tenso
             found.add(_logits(Head(x[part], w, b), memory))
     for part, found in zip(parts, candidates, strict=True):
         values[part], indices[part] = found.largest()
+    return values, indices
+
+
+def _is_traced() -> bool:
+    """Whether a graph is recorded, in which there are neither chunks nor checks of values."""
+    jit: Any = torch.jit
+    return torch.compiler.is_compiling() or jit.is_tracing() or _pytorch.is_traced_by_proxies()
+
+
+def _at_once(head: Head, k: int) -> tuple[Tensor, Tensor]:
+    """The largest of all logits and their labels, [..., k], in the dtype of computation."""
+    dtype = reference.compute_dtype(head.input.dtype)
+    b = None if head.bias is None else head.bias.to(dtype)
+    z = torch.nn.functional.linear(head.input.to(dtype), head.weight.to(dtype), b)
+    values, indices = torch.topk(z, k)
     return values, indices
 
 
