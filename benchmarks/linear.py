@@ -1,6 +1,6 @@
 """A linear layer with its loss, against PyTorch's logits and dense targets: time, memory, error.
 
-    python benchmarks/linear.py [grid] [reach] [error] [million] [report] [--quick]
+    python benchmarks/linear.py [grid] [reach] [error] [million] [topk] [report] [--quick]
 
 Loss and gradients with respect to input, weight and bias, in float32, with 20 positives per row:
 torchbce takes a list of them, PyTorch dense targets, and the time to make these is not included.
@@ -12,11 +12,13 @@ grid: time and memory for 64 to 1,024 rows and 1,000 to 1,000,000 labels.
 reach: time against the three matrix products without which there are no gradients.
 error: against float64 with the same rounded inputs.
 million: the memory of a million labels, also in training with a fused optimizer.
+topk: the k largest logits of each row, against all logits and torch.topk.
 
 Run it on an idle machine: two threads wait for each other, so other programs slow both down.
 """
 
 import functools
+import os
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -53,6 +55,7 @@ LIMIT_BYTES = 10 * 2**30
 LIMIT_COMPILED = 131_072
 ROUNDS = Rounds(fewest=3, most=101, seconds=5.0)
 REACH_ROUNDS = Rounds(fewest=15, most=101, seconds=2.0)
+TOPK_ROUNDS = Rounds(fewest=7, most=101, seconds=2.0)
 #: Labels of a small problem, after which the libraries have allocated what they keep.
 WARM_UP_LABELS = 4096
 #: The upstream gradient in the errors: a loss scale, without which float16 gradients underflow.
@@ -75,6 +78,16 @@ class Sizes(NamedTuple):
     million: tuple[int, int] = (256, 1_000_000)
     million_rows: tuple[int, ...] = (64, 1024)
     trained_rows: int = 256
+    #: B, D, L, and for each k.
+    topk: tuple[tuple[int, int, int], ...] = (
+        (1, 256, 46_391),
+        (8, 64, 1_000),
+        (64, 128, 10_000),
+        (256, 128, 4_000),
+        (256, 256, 46_391),
+        (64, 256, 1_000_000),
+    )
+    largest: tuple[int, ...] = (1, 5, 100, 1_000)
 
 
 QUICK = Sizes(
@@ -87,6 +100,8 @@ QUICK = Sizes(
     million=(16, 10_000),
     million_rows=(64,),
     trained_rows=8,
+    topk=((4, 16, 500),),
+    largest=(1, 5),
 )
 
 
@@ -305,11 +320,52 @@ def one_step(head: torch.nn.Module, x: Tensor, positives: Tensor) -> None:
     head(x, positives).backward()
 
 
+# -------------------------------------------------------------------------------------------- topk
+
+
+def measure_topk(options: Options) -> dict[str, Any]:
+    wanted = sizes(options)
+    load = os.getloadavg()[0]
+    rows = []
+    for b, d, n in wanted.topk:
+        for k in wanted.largest:
+            if k <= n:
+                row = {"rows": b, "width": d, "labels": n, "k": k}
+                row["seconds"] = in_process(seconds_of_topk, b, d, n, k)
+                rows.append(row)
+                print(row, flush=True)
+    return {
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "load": load,
+        "rows": rows,
+    }
+
+
+def seconds_of_topk(rows: int, width: int, labels: int, k: int) -> dict[str, float]:
+    p = problem(rows, width, labels)
+    head = torchbce.LinearBCELoss(width, labels)
+    with torch.no_grad():
+        head.weight.copy_(p.weight)
+        head.bias.copy_(p.bias)
+        # The repeated rows of the weight would give equal logits.
+        head.bias.add_(torch.rand(labels, generator=torch.Generator().manual_seed(1)))
+    x, w, b = p.input.detach(), head.weight.detach(), head.bias.detach()
+    calls: dict[str, Call] = {
+        "torchbce": lambda: head.topk(x, k),
+        "dense": lambda: torch.topk(torch.nn.functional.linear(x, w, b), k),
+    }
+    for call in calls.values():
+        call()
+    return interleaved_medians(calls, TOPK_ROUNDS, sample_seconds=0.005)
+
+
 PARTS = {
     "grid": measure_grid,
     "reach": measure_reach,
     "error": measure_error,
     "million": measure_million,
+    "topk": measure_topk,
 }
 
 if __name__ == "__main__":

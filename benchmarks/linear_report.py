@@ -116,6 +116,20 @@ def trained_goal(million: Results, optimizer: str) -> list[str]:
     )
 
 
+def topk_table(topk: Results) -> str:
+    """Time of torchbce, and that of all logits and torch.topk as a multiple of it."""
+    head = ["B", "D", "L", "k", "head.topk", "all logits", "all logits / head.topk"]
+    rows = []
+    for row in topk["rows"]:
+        ours, dense = row["seconds"]["torchbce"], row["seconds"]["dense"]
+        sizes = (f"{row[name]:,}" for name in ("rows", "width", "labels", "k"))
+        times = (f"{seconds * 1000:,.2f} ms" for seconds in (ours, dense))
+        rows.append([*sizes, *times, f"{dense / ours:.2f}"])
+    threads = "1 thread" if topk["threads"] == 1 else f"{topk['threads']} threads"
+    note = f"\nOn {threads}, in float32; the load average was {topk['load']:.1f} before.\n"
+    return markdown.table(head, rows) + note
+
+
 def megabytes(bytes: float) -> str:
     return f"{bytes / 1e6:,.1f} MB"
 
@@ -148,6 +162,7 @@ def blocks(found: Results) -> list[Block]:
         Block("linear_reach", DOCUMENT, markdown.goals(reach_goals(found["reach"]))),
         Block("linear_error", DOCUMENT, error_table(found["error"])),
         Block("linear_million", DOCUMENT, markdown.goals(million_goals(found["million"]))),
+        Block("linear_topk", DOCUMENT, topk_table(found["topk"])),
         summary_block(found, results.load("delicious")),
     ]
 

@@ -40,4 +40,5 @@ class ModuleWithWeights(nn.Module):
             except TypeError:  # a device without float64
                 return fn(tensor.float())
 
-        return super()._apply(move, *others, **options)
+        module: Any = super()  # whose method has no types
+        return module._apply(move, *others, **options)

@@ -308,6 +308,10 @@ class LinearBCELoss(ModuleWithWeights):
     def topk(self, input: Tensor, k: int) -> Any:
         """The k largest logits of each row and their labels, without storing the other logits.
 
+        Of each chunk of labels, only logits above the k largest so far are kept. Logits that take
+        no more than 4 MiB are computed at once. docs/linear.md has the time for several sizes, next
+        to that of all logits and `torch.topk`. A graph that is compiled or exported has all logits.
+
         Args:
             input: x, [..., D].
             k: how many, from 1 to L.
