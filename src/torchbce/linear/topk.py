@@ -50,7 +50,9 @@ def topk(
     k = int(k)
     if group is None and _is_traced():
         with torch.no_grad(), no_autocast(input.device):
-            return torch.return_types.topk(_at_once(Head(input, weight, bias), k))
+            values, indices = _at_once(Head(input, weight, bias), k)
+            # torch.jit.trace does not record that gradients are off.
+            return torch.return_types.topk((values.detach(), indices))
     arguments.check_finite(local.input)
     with torch.no_grad(), no_autocast(input.device):
         x = local.input.reshape(input.shape[:-1].numel(), input.shape[-1])
