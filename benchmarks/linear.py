@@ -345,6 +345,7 @@ def measure_topk(options: Options) -> dict[str, Any]:
 def seconds_of_topk(rows: int, width: int, labels: int, k: int) -> dict[str, float]:
     p = problem(rows, width, labels)
     head = torchbce.LinearBCELoss(width, labels)
+    assert head.bias is not None
     with torch.no_grad():
         head.weight.copy_(p.weight)
         head.bias.copy_(p.bias)

@@ -597,7 +597,7 @@ def test_subclasses() -> None:
         assert type(value) is Sub
         assert value.as_subclass(Tensor) == expected
     with pytest.raises(
-        ValueError, match="gamma must be finite and not negative, got -2.0 at index 1"
+        ValueError, match=r"gamma must be finite and not negative, got -2\.0 at index 1"
     ):
         sigmoid_focal_loss(x, y, gamma=(gamma * torch.tensor([1.0, -1.0])).as_subclass(Sub))
 
