@@ -1012,7 +1012,9 @@ def test_compiled_with_sparse_ignored_labels(fresh_compiler: None) -> None:
     x, w, b = (t.detach() for t in layer())
     sparse = hot(listed((5,), 7, 2), 7).to_sparse()
     compiled = torch.compile(linear_bce, backend="aot_eager")
-    with pytest.raises(ValueError, match=r"cannot trace a sparse ignored\. Give a mask, or label"):
+    with pytest.raises(
+        ValueError, match=r"cannot trace a sparse ignored, .* Give a mask, or label"
+    ):
         compiled(x, w, listed((5,), 7), b, ignored=sparse)
 
 
