@@ -14,10 +14,9 @@ from torchbce.definition.family import CROSS_ENTROPY, CROSS_ENTROPY_SLOPE
 from torchbce.linear.records import ChunkRequest, InvalidTargetError, LinearOperands
 from torchbce.linear.slices import Chunk
 
-
 #: One thread may write gradients that begin this many elements in front of the logits that it
-#: reads: the kernel's `staging.BLOCK`. In the place of the logits themselves it would take 4 times as
-#: long, since the compiler makes no vector instructions for memory that overlaps within a block.
+#: reads: the kernel's `staging.BLOCK`. In the place of the logits themselves it would take 4 times
+#: as long, without vector instructions, which are for memory that does not overlap in a block.
 SHIFT = 1024
 
 

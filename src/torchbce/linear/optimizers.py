@@ -168,14 +168,11 @@ class FusedRowwiseAdagrad(FusedOptimizer):
         """The update of weight and bias, of those that are not frozen; see `records.Update`."""
         weight_sum, bias_sum = _local(self.weight_sum), _local(self.bias_sum)
         assert weight_sum is not None
-        buffer: list[Tensor] = []  # allocated for the first chunk, which is the largest
 
         def update(start: int, stop: int, g: Tensor, x: Tensor) -> None:
             if needs_grad.weight:
-                if not buffer:
-                    buffer.append(x.new_empty(stop - start, x.shape[1]))
-                d, w, s = buffer[0][: stop - start], weight[start:stop], weight_sum[start:stop]
-                torch.mm(g, x, out=d)
+                w, s = weight[start:stop], weight_sum[start:stop]
+                d = torch.mm(g, x)  # memory of its own, since several threads update at once
                 if self.weight_decay:
                     d.add_(w, alpha=self.weight_decay)
                 s.add_(torch.linalg.vector_norm(d, dim=1).square_(), alpha=1 / max(x.shape[1], 1))

@@ -77,7 +77,7 @@ def launch(
         sums: whether the sums of losses and weights are wanted.
         most_threads: how many threads to use at most; None for as many as PyTorch uses.
     """
-    x, y, weight, pos_weight, mask, *_ = inputs
+    x, y, mask = inputs.input, inputs.target, inputs.mask
     loss, constants, smoothing, ignore_index = loss_spec
     n = x.numel()
     flags = (staging.SUMS if sums else 0) | (0 if gradient is None else staging.GRADIENT)
