@@ -17,8 +17,8 @@ import torch
 
 from torchbce.backends.cpu import threads as cpu_threads
 
-#: With more threads these would wait for the interpreter's lock: of a chunk that takes 4 ms, a
-#: thread holds it for about 0.2 ms. Then all threads share each product.
+#: More threads would wait for the interpreter's lock, which each holds for up to 0.13 of the 4 to 8
+#: milliseconds that a chunk takes. They share each product instead.
 MOST_THREADS = 8
 #: Each thread computes the next chunk of some lane. A lane's chunks are computed one after the
 #: other, and two spare lanes let a thread go on while another is without a core.
@@ -28,12 +28,15 @@ _FEWEST_LANES, _SPARE_LANES = 4, 2
 Worker = Callable[[int], None]
 
 
-def thread_count(chunks: int) -> int:
-    """How many threads are to compute whole chunks; 1 if all share each chunk."""
+def shares_chunks() -> bool:
+    """Whether threads share each product instead of computing chunks of their own."""
     threads = torch.get_num_threads()
-    if chunks < 2 or threads > MOST_THREADS or not cpu_threads.has_flat_openmp():
-        return 1
-    return min(threads, chunks)
+    return threads > 1 and (threads > MOST_THREADS or not cpu_threads.has_flat_openmp())
+
+
+def thread_count(chunks: int) -> int:
+    """How many threads are to compute chunks of their own."""
+    return 1 if shares_chunks() else max(1, min(torch.get_num_threads(), chunks))
 
 
 def lane_count(chunks: int, threads: int) -> int:
