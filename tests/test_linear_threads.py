@@ -233,12 +233,15 @@ from torchbce.backends.cpu import threads
 torch.zeros(10**6).exp()
 print(threads.has_flat_openmp())
 """,
-    # As many threads as before: none is added by products inside of the region.
+    # As many threads as where they share each product: none is added by products in the region.
     "threads of the system": """
-import os, torchbce.backends.cpu.launch  # NumPy and Numba start threads of their own
+import os
+from torchbce.linear import workers
 def system_threads(): return len(os.listdir("/proc/self/task"))
 torch.set_num_threads(3)
-torch.randn(3_000_000).exp()
+most, workers.MOST_THREADS = workers.MOST_THREADS, 0
+step()
+workers.MOST_THREADS = most
 before = system_threads()
 for _ in range(3): step()
 print(system_threads() == before, torch.get_num_threads())
@@ -403,7 +406,8 @@ def test_a_target_out_of_range_in_any_chunk_is_named() -> None:
     target = target_of("soft", ROWS, LABELS)[1].float()
     target[5, 123] = 3.0
     for backend in ("numba", "reference"):
-        with threads(2), torchbce.backend(backend), pytest.raises(ValueError, match=r"target\[5, 123\] is 3"):
+        raises = pytest.raises(ValueError, match=r"target\[5, 123\] is 3")
+        with threads(2), torchbce.backend(backend), raises:
             linear_bce(*leaves[:2], target, leaves[2], chunk_labels=CHUNK)
 
 
