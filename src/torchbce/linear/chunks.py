@@ -1,4 +1,4 @@
-"""Loss and gradients of all labels, one chunk of labels at a time.
+"""Loss and gradients of all labels, by chunks of labels.
 
 Binary cross-entropy has no normalisation over the labels, so that chunks are independent. With
 G = d loss / d logits of a chunk, [labels, rows], its part of the gradients is
