@@ -18,6 +18,7 @@ Run it on an idle machine: other programs slow both down, and not alike.
 """
 
 import functools
+import os
 import statistics
 import subprocess
 import sys
@@ -213,12 +214,13 @@ def seconds_against_products(rows: int, width: int, labels: int) -> dict[str, fl
 
 def measure_busy(options: Options) -> dict[str, Any]:
     wanted = sizes(options).busy
+    load = os.getloadavg()[0]
     rows = []
     for processes in BUSY_PROCESSES:
         row = {"processes": processes, "seconds": in_process(seconds_beside, processes, *wanted)}
         rows.append(row)
         print(row, flush=True)
-    return {"sizes": wanted, "machine": machine(), "rows": rows}
+    return {"sizes": wanted, "machine": machine(), "load": load, "rows": rows}
 
 
 def seconds_beside(processes: int, rows: int, width: int, labels: int) -> dict[str, float]:

@@ -76,7 +76,10 @@ def busy_table(busy: Results) -> str:
         ratio = f"{seconds['eager'] / seconds['lists']:.2f}"
         rows.append([str(row["processes"] or "none"), *times, ratio])
     b, d, n = busy["sizes"]
-    note = f"\nB = {b}, D = {d}, L = {n:,}. {described(busy['machine'])}.\n"
+    note = f"\nB = {b}, D = {d}, L = {n:,}. {described(busy['machine'])}."
+    if busy.get("load", 1.0) > 0.5:
+        note += " **Programs that do not belong to this ran at the same time.**"
+    note += "\n"
     return markdown.table(head, rows) + note
 
 
