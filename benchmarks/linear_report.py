@@ -3,6 +3,7 @@
 from typing import Any
 
 from common import markdown, results
+from common.machine import described
 from common.markdown import Block, goal, mebibytes
 from common.report import Report, Results
 
@@ -62,6 +63,24 @@ def reach_goals(reach: Results) -> list[list[str]]:
             share <= 0.03,
         ),
     ]
+
+
+def busy_table(busy: Results) -> str:
+    """Seconds of a step alone and beside other processes, and eager PyTorch as a multiple."""
+    head = ["other processes", "torchbce, lists", "torchbce, dense", "eager, dense"]
+    head += ["eager / torchbce, lists"]
+    rows = []
+    for row in busy["rows"]:
+        seconds = row["seconds"]
+        times = [f"{seconds[name] * 1000:,.0f} ms" for name in ("lists", "dense", "eager")]
+        ratio = f"{seconds['eager'] / seconds['lists']:.2f}"
+        rows.append([str(row["processes"] or "none"), *times, ratio])
+    b, d, n = busy["sizes"]
+    note = f"\nB = {b}, D = {d}, L = {n:,}. {described(busy['machine'])}."
+    if busy.get("load", 1.0) > 0.5:
+        note += " **Programs that do not belong to this ran at the same time.**"
+    note += "\n"
+    return markdown.table(head, rows) + note
 
 
 def error_table(error: Results) -> str:
@@ -160,6 +179,7 @@ def blocks(found: Results) -> list[Block]:
     return [
         Block("linear", DOCUMENT, grid_table(found["grid"])),
         Block("linear_reach", DOCUMENT, markdown.goals(reach_goals(found["reach"]))),
+        Block("linear_busy", DOCUMENT, busy_table(found["busy"])),
         Block("linear_error", DOCUMENT, error_table(found["error"])),
         Block("linear_million", DOCUMENT, markdown.goals(million_goals(found["million"]))),
         Block("linear_topk", DOCUMENT, topk_table(found["topk"])),

@@ -7,8 +7,8 @@ The public functions and classes are in `loss`, `head`, `parallel`, `pairwise`, 
   `targets` (label lists as sorted keys) and `counts` (the denominator).
 - `autograd` decides which gradients the forward pass computes; `compiled` is its counterpart in a
   compiled graph, and `dense` the definition in plain PyTorch.
-- `chunks`, or `chunks_gpu` on a GPU, computes loss and gradients of one chunk of labels after the
-  other, from `slices` of the operands and by the `chunk_loss`.
+- `chunks`, or `chunks_gpu` on a GPU, computes loss and gradients by chunks of labels, from `slices`
+  of the operands and by the `chunk_loss`; on a CPU `workers` are the threads that do.
 - `topk` finds the largest logits of each row, by the `candidates` of each chunk.
 - `sharding` and `agreement` are for labels that are spread over processes.
 - `fused` is what the optimizers have in common that update a head in its backward pass.

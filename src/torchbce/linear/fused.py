@@ -2,6 +2,7 @@
 and an optimizer of torch.optim for schedules.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -61,10 +62,15 @@ class FusedOptimizer(nn.Module, torch.optim.Optimizer):  # type: ignore[misc]
     def make_update(self, weight: Tensor, bias: Tensor | None, needs_grad: NeedsGrad) -> Update:
         """The update of weight and bias, of those that are not frozen; see `records.Update`."""
         rule = self.rule(weight, bias, needs_grad)
+        done, lock = 0, threading.Lock()
 
         def update(start: int, stop: int, g: Tensor, x: Tensor) -> None:
+            nonlocal done
             rule(start, stop, g, x)
-            if stop == len(weight):
+            with lock:  # several threads update at once, in any order
+                done += stop - start
+                last = done == len(weight)
+            if last:
                 self.step()  # tells a schedule and hooks that a step has been taken
 
         return update

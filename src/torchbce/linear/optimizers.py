@@ -94,14 +94,11 @@ class _Adagrad(FusedOptimizer):
     def rule(self, weight: Tensor, bias: Tensor | None, needs_grad: NeedsGrad) -> Update:
         """What `make_update` does with each chunk."""
         weight_sum, bias_sum = _local(self.weight_sum), _local(self.bias_sum)
-        memory: list[Tensor] = []  # for the gradients of the first chunk, which is the largest
 
         def update(start: int, stop: int, g: Tensor, x: Tensor) -> None:
             if needs_grad.weight:
-                if not memory:
-                    memory.append(x.new_empty(stop - start, x.shape[1]))
-                d, w = memory[0][: stop - start], weight[start:stop]
-                torch.mm(g, x, out=d)
+                w = weight[start:stop]
+                d = torch.mm(g, x)  # memory of its own, since several threads update at once
                 if self.weight_decay:
                     d.add_(w, alpha=self.weight_decay)
                 root = self.root_of_sum(d, weight_sum[start:stop])
