@@ -1,6 +1,8 @@
 """A linear layer with its loss, against PyTorch's logits and dense targets: time, memory, error.
 
-    python benchmarks/linear.py [grid] [reach] [busy] [error] [million] [topk] [report] [--quick]
+    python benchmarks/linear.py [PART ...] [--quick]
+
+PARTs: grid, reach, busy, error, million, topk, sparse, report.
 
 Loss and gradients with respect to input, weight and bias, in float32, with 20 positives per row:
 torchbce takes a list of them, PyTorch dense targets, and the time to make these is not included.
@@ -14,6 +16,7 @@ busy: time alone, and beside processes that use the cores too.
 error: against float64 with the same rounded inputs.
 million: the memory of a million labels, also in training with a fused optimizer.
 topk: the k largest logits of each row, against all logits and torch.topk.
+sparse: sparse rows instead of hidden values, against SciPy and torch.sparse; see linear_sparse.py.
 
 Run it on an idle machine: other programs slow both down, and not alike.
 """
@@ -31,6 +34,7 @@ import torch
 from torch import Tensor
 
 import linear_report
+import linear_sparse
 import torchbce
 from common import memory
 from common.command import Options, main
@@ -360,6 +364,10 @@ def train(optimizer: str, rows: int, width: int, labels: int) -> dict[str, float
     return {"peak": memory.peak(), "seconds": statistics.median(seconds)}
 
 
+def measure_sparse(options: Options) -> dict[str, Any]:
+    return linear_sparse.measure(options.quick)
+
+
 def one_step(head: torch.nn.Module, x: Tensor, positives: Tensor) -> None:
     """Gradients and, with a fused optimizer, the update of the parameters."""
     head(x, positives).backward()
@@ -413,6 +421,7 @@ PARTS = {
     "error": measure_error,
     "million": measure_million,
     "topk": measure_topk,
+    "sparse": measure_sparse,
 }
 
 if __name__ == "__main__":

@@ -149,6 +149,27 @@ def topk_table(topk: Results) -> str:
     return markdown.table(head, rows) + note
 
 
+def sparse_table(sparse: Results) -> str:
+    """Time of torchbce, on one thread and on several, and the other's as a multiple of it."""
+    head = ["input", "B", "D", "not 0, per row", "L", "torchbce", "one thread", "compared with"]
+    head += ["its time / torchbce"]
+    rows = []
+    for row in sparse["rows"]:
+        seconds = row["seconds"]
+        one = seconds.get("torchbce, one thread")
+        rows.append(
+            [
+                row["name"],
+                *(f"{row[size]:,}" for size in ("rows", "columns", "per_row", "labels")),
+                f"{seconds['torchbce'] * 1000:,.1f} ms",
+                "" if one is None else f"{one * 1000:,.1f} ms",
+                "SciPy and NumPy" if row["labels"] == 1 else "torch.sparse.mm, eager loss",
+                f"{seconds['other'] / seconds['torchbce']:.1f}",
+            ]
+        )
+    return markdown.table(head, rows) + f"\nOn {sparse['threads']} threads; SciPy uses one.\n"
+
+
 def megabytes(bytes: float) -> str:
     return f"{bytes / 1e6:,.1f} MB"
 
@@ -171,6 +192,13 @@ def summary(linear: Results, delicious: Results) -> str:
     return markdown.goals(rows)
 
 
+def sparse_blocks(found: Results) -> list[Block]:
+    """The table of sparse inputs, once it is measured."""
+    if "sparse" not in found:
+        return []
+    return [Block("linear_sparse", DOCUMENT, sparse_table(found["sparse"]))]
+
+
 def summary_block(linear: Results, delicious: Results) -> Block:
     return Block("linear_summary", "README.md", summary(linear, delicious))
 
@@ -183,6 +211,7 @@ def blocks(found: Results) -> list[Block]:
         Block("linear_error", DOCUMENT, error_table(found["error"])),
         Block("linear_million", DOCUMENT, markdown.goals(million_goals(found["million"]))),
         Block("linear_topk", DOCUMENT, topk_table(found["topk"])),
+        *sparse_blocks(found),
         summary_block(found, results.load("delicious")),
     ]
 

@@ -187,6 +187,16 @@ def chosen(
     return kernel if reason is None else REFERENCE
 
 
+def for_sparse_input() -> str:
+    """The backend for a linear layer with a sparse input on the CPU."""
+    named, reason = _named.get(), active_mode() or _missing(False)
+    if named == TRITON:
+        reason = "input is sparse, which the kernels of the CPU compute"
+    if named is not None:
+        _refuse(named, reason)
+    return REFERENCE if named == REFERENCE or reason is not None else NUMBA
+
+
 def fitting(input: Tensor) -> str:
     """The kernels for the device of a tensor."""
     return TRITON if getattr(input, "is_cuda", False) else NUMBA

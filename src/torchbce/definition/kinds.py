@@ -6,7 +6,7 @@ loss, as it is given PyTorch's own losses, so that results have the type that Py
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -127,7 +127,9 @@ def is_masked(tensor: object) -> bool:
     return isinstance(tensor, torch.masked.MaskedTensor)
 
 
-def check_kinds(tensors: Mapping[str, object]) -> None:
+def check_kinds(
+    tensors: Mapping[str, object], may_be_sparse: Collection[str] = _MAY_BE_SPARSE
+) -> None:
     """Raise for a kind of tensor that no loss takes."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -147,7 +149,7 @@ def check_kinds(tensors: Mapping[str, object]) -> None:
                 f"torch.nested.to_padded_tensor({name}, {padding}), and mask or ignore the "
                 f"padding; or give the values of all rows, {name}.values() for a jagged one{lists}"
             )
-        if tensor.layout is not torch.strided and name not in _MAY_BE_SPARSE:
+        if tensor.layout is not torch.strided and name not in may_be_sparse:
             raise TypeError(
                 f"{name} has layout {tensor.layout}; only a target may be sparse. Give "
                 f"{name}.to_dense()"

@@ -32,7 +32,7 @@ def sparse_entries(
     plain = checks.readable(target, anywhere=bool(check))
     if target.layout == torch.sparse_csr:
         if plain is not None:
-            _check_row_pointers(plain, name)
+            check_row_pointers(plain, name)
         target = target.to_sparse()
         plain = None if plain is None else checks.readable(target, anywhere=True)
     order = None if plain is None else _order(plain, name)
@@ -45,14 +45,15 @@ def sparse_entries(
 
 
 def refuse_in_compiled_code(target: Tensor, name: str = "target") -> None:
-    """Raise for a sparse target where torch.compile or an exporter traces what is called."""
+    """Raise for a sparse tensor where torch.compile or an exporter traces what is called."""
     if target.layout is torch.strided:
         return
     to_onnx = torch.onnx.is_in_onnx_export()  # in the older exporter, which does not use Dynamo
     if not (to_onnx or _pytorch.is_in_compiled_code()):
         return
-    other = "a mask" if name == "ignored" else "a dense one"
-    remedy = f"Give {other}, or label lists to a layer that takes them (int64, padded with -1)"
+    remedy = "Give a mask" if name == "ignored" else "Give a dense one"
+    if name != "input":
+        remedy += ", or label lists to a layer that takes them (int64, padded with -1)"
     if to_onnx:
         raise ValueError(f"ONNX has no sparse tensors, and {name} is one. {remedy}")
     raise ValueError(
@@ -61,7 +62,7 @@ def refuse_in_compiled_code(target: Tensor, name: str = "target") -> None:
     )
 
 
-def _check_row_pointers(target: Tensor, name: str) -> None:
+def check_row_pointers(target: Tensor, name: str) -> None:
     """Raise unless the row pointers of a CSR tensor delimit its stored values."""
     pointers, columns = target.crow_indices(), target.col_indices()
     stored = columns.shape[-1]

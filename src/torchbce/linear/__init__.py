@@ -9,6 +9,8 @@ The public functions and classes are in `loss`, `head`, `parallel`, `pairwise`, 
   compiled graph, and `dense` the definition in plain PyTorch.
 - `chunks`, or `chunks_gpu` on a GPU, computes loss and gradients by chunks of labels, from `slices`
   of the operands and by the `chunk_loss`; on a CPU `workers` are the threads that do.
+- `sparse_input` checks a sparse input, whose chunks `sparse_chunks` computes; `sparse_rows` is the
+  same for a solver, without tensors.
 - `topk` finds the largest logits of each row, by the `candidates` of each chunk.
 - `sharding` and `agreement` are for labels that are spread over processes.
 - `fused` is what the optimizers have in common that update a head in its backward pass.

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchbce import _pytorch
 from torchbce.backends import selection
 from torchbce.definition import checks, reference
-from torchbce.linear import chunks, sharding
+from torchbce.linear import chunks, sharding, sparse_input
 from torchbce.linear.precision import no_autocast
 from torchbce.linear.records import (
     NO_GRADIENTS,
@@ -98,12 +98,14 @@ def _run(
     call: LinearCall, head: Head, operands: LinearOperands, request: ChunkRequest
 ) -> tuple[Tensor | float, Gradients]:
     """Run the chunks of this process, and sum over the process group."""
-    x = head.input.reshape(call.batch.numel(), head.input.shape[-1])
+    x = head.input
+    if x.layout is torch.strided:
+        x = x.reshape(call.batch.numel(), x.shape[-1])
     sums = sharding.AsyncSums(call.group)
     request = request._replace(on_input_gradient=sums.start)
     try:
         with torch.no_grad(), no_autocast(x.device):
-            run_chunks = chunk_runner(call.backend)
+            run_chunks = chunk_runner(call.backend, sparse=x.layout is not torch.strided)
             total, gradients = run_chunks(head._replace(input=x), operands, request)
             if call.group is not None:
                 total = torch.as_tensor(total, dtype=torch.float64, device=x.device)
@@ -118,8 +120,12 @@ def _run(
     raise invalid
 
 
-def chunk_runner(backend: str) -> RunChunks:
-    """What computes the chunks by a backend."""
+def chunk_runner(backend: str, sparse: bool = False) -> RunChunks:
+    """What computes the chunks of a dense or sparse input by a backend."""
+    if sparse:
+        from torchbce.linear import sparse_chunks  # loads Numba
+
+        return sparse_chunks.run_chunks
     if backend is selection.TRITON:
         from torchbce.linear import chunks_gpu
 
@@ -131,7 +137,11 @@ def _as_input(gradients: Gradients, head: Head) -> Gradients:
     """The gradients, with that of the input in the input's shape and dtype."""
     if gradients.input is None:
         return gradients
-    of_input = gradients.input.to(head.input.dtype).view(head.input.shape)
+    of_input = gradients.input.to(head.input.dtype)
+    if head.input.layout is torch.strided:
+        of_input = of_input.view(head.input.shape)
+    else:
+        of_input = sparse_input.with_values(head.input.detach(), of_input)
     return gradients._replace(input=of_input)
 
 

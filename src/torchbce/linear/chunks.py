@@ -86,7 +86,7 @@ class _Run:
         self.input_sums = [torch.empty_like(x) for _ in range(self.lanes if needs.input else 0)]
         self.gradients = Gradients(
             self.input_sums[0] if needs.input else None,
-            _memory_like(weight) if needs.weight else None,
+            memory_like(weight) if needs.weight else None,
             bias.new_empty(bias.shape) if bias is not None and needs.bias else None,
         )
         # Whether a number is the last one that a thread takes, without a lock.
@@ -198,7 +198,7 @@ class _Chunks:
             out.copy_(torch.mm(g, x, out=self._d_weight[: len(g)]))
 
 
-def _memory_like(weight: Tensor) -> Tensor:
+def memory_like(weight: Tensor) -> Tensor:
     """Memory for the gradient of a weight: that of an earlier gradient if it is free."""
     if weight.device.type == "cpu" and weight.is_contiguous():
         return memory.reused(weight, weight.stride())

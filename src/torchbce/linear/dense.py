@@ -18,6 +18,8 @@ def dense_loss(
 ) -> Tensor:
     """The loss of arguments that `arguments.check` has accepted, with logits [..., labels]."""
     dtype = reference.compute_dtype(input.dtype)
+    if input.layout is not torch.strided:
+        input = input.to_dense()
     with no_autocast(input.device):
         b = None if bias is None else bias.to(dtype)
         logits = F.linear(input.to(dtype), weight.to(dtype), b)

@@ -197,7 +197,8 @@ class LinearBCELoss(ModuleWithWeights):
         """The loss of one batch, as `linear_binary_cross_entropy` computes it.
 
         Args:
-            input: x, [..., D], of the weight's dtype (under autocast of any floating dtype).
+            input: x, [..., D], of the weight's dtype (under autocast of any floating dtype); or
+                sparse CSR, [B, D], on the CPU, without a fused optimizer.
             target: label lists, int64 [..., K], padded with -1 or -100; or sparse or dense,
                 [..., L].
             row_weight: of input's shape without the last dimension.

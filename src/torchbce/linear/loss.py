@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function_variadic
 from torchbce.backends import selection
 from torchbce.definition import kinds
 from torchbce.definition.sparse import refuse_in_compiled_code
-from torchbce.linear import arguments, autograd, compiled, sharding
+from torchbce.linear import arguments, autograd, compiled, sharding, sparse_input
 from torchbce.linear.agreement import check_agreement
 from torchbce.linear.dense import dense_loss
 from torchbce.linear.prepare import prepare
@@ -52,7 +52,10 @@ def linear_binary_cross_entropy(
     rounded to that dtype.
 
     Args:
-        input: x, [..., D], of any floating dtype.
+        input: x, [..., D], of any floating dtype; or a sparse CSR tensor [B, D] on the CPU, float32
+            or float64, which is not made dense and whose logits and gradients are summed in float64
+            (not under torch.compile, with a DTensor or under transforms of torch.func). Each column
+            is stored once per row, in any order unless input requires grad.
         weight: W, [L, D], of input's dtype (under autocast of any). If it is a DTensor sharded over
             labels, each process computes the labels that it holds; see
             `LinearBCELoss.shard_labels`.
@@ -87,12 +90,13 @@ def linear_binary_cross_entropy(
         those of the dense form, and need its memory.
 
     Raises:
-        TypeError: if dtypes do not match, or an argument is not a tensor or a number.
+        TypeError: if dtypes do not match, an argument is not a tensor or a number, or a sparse
+            input is of another layout or dtype.
         ValueError: if shapes or devices do not match; or, on the CPU, if a label is outside [0, L)
             or twice in a row, a target outside [0, 1] or an input not finite: the message has its
-            value and index. On a GPU, unless `check_targets` is true, labels outside [0, L) are
-            skipped, a label that is twice in a list counts once, and lists with as many columns as
-            labels are refused, since they may be a dense target.
+            value and index; or if a sparse input is malformed. On a GPU, unless `check_targets` is
+            true, labels outside [0, L) are skipped, a label that is twice in a list counts once,
+            and lists with as many columns as labels are refused, since they may be a dense target.
 
     Example:
         >>> import torch, torchbce
@@ -131,7 +135,10 @@ def linear_loss(
     """The loss; with `make_update`, backward updates weight and bias and gives them no gradient."""
     tensors = {"input": input, "weight": weight, "bias": bias, "target": target}
     tensors |= options._asdict()
-    kinds.check_kinds(tensors)
+    kinds.check_kinds(tensors, ("input", "target", "ignored"))
+    if sparse_input.is_sparse(input):
+        refuse_in_compiled_code(input, "input")
+        sparse_input.check(input, weight, make_update is not None)
     if has_torch_function_variadic(*tensors.values()):
         return _overridden(input, weight, target, bias, options, make_update)
     options = arguments.with_numbers(options)
@@ -189,7 +196,10 @@ def _eager_loss(
     arguments.check(*head, target, local.shard.labels, options)
     first_derivatives_only = local.mesh is not None or make_update is not None
     mode = selection.active_mode()
-    if mode is not None or head.input.device.type == "meta":
+    by_definition = False
+    if sparse_input.is_sparse(head.input):
+        by_definition = selection.for_sparse_input() is selection.REFERENCE
+    if mode is not None or by_definition or head.input.device.type == "meta":
         if first_derivatives_only:
             raise RuntimeError(
                 f"{mode or 'input is on meta'}: a head that is sharded or has a fused optimizer "

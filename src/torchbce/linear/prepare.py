@@ -13,6 +13,7 @@ from torchbce.linear.arguments import check_finite
 from torchbce.linear.dense import check_dense_target, dense_loss
 from torchbce.linear.records import LinearCall, LinearOperands, LinearOptions, LogitsShape
 from torchbce.linear.sharding import LabelShard
+from torchbce.linear.sparse_input import checked_columns, is_sparse
 
 
 def prepare(
@@ -22,11 +23,18 @@ def prepare(
 
     Raises for values out of range; a dense target on the CPU is checked as its loss is computed.
     """
-    check_finite(input)
+    columns = None
+    if is_sparse(input):
+        columns = checked_columns(input)
+    else:
+        check_finite(input)
     shape = LogitsShape(input.shape[:-1], shard.labels, shard.first, shard.local)
     is_dense = target.layout is torch.strided and target.dtype != torch.int64
     x = input.detach()
-    backend = selection.chosen(x, target if is_dense else x, None, None, options.mask)
+    if columns is None:
+        backend = selection.chosen(x, target if is_dense else x, None, None, options.mask)
+    else:
+        backend = selection.for_sparse_input()
     on_gpu, check = backend is selection.TRITON, options.check_targets
     check_target = functools.partial(check_dense_target, target, options, shape)
     if on_gpu and (check or (check is None and input.is_cpu)):
@@ -42,6 +50,7 @@ def prepare(
         None if mask is None else mask[:, shape.first : shape.first + shape.local],
         ignored,
         *_weights(input, options, shape),
+        columns,
     )
     # After the checks of values: it may warn.
     divisor = _denominator(options, shape, mask, all_ignored, on_gpu)

@@ -97,6 +97,7 @@ class LinearOperands(NamedTuple):
         pos_weight: 0-dimensional or [labels].
         label_weight: [labels].
         row_weight: [rows].
+        columns: of the stored elements of a sparse input, int32 [stored].
     """
 
     dense: Tensor | None = None
@@ -107,6 +108,7 @@ class LinearOperands(NamedTuple):
     pos_weight: Tensor | None = None
     label_weight: Tensor | None = None
     row_weight: Tensor | None = None
+    columns: Tensor | None = None
 
 
 #: Called with the first label of a chunk, the label after its last, G = d loss / d logits of the
