@@ -405,8 +405,13 @@ def loss_kernel(
     program = tl.program_id(0).to(tl.int64)
     losses = tl.zeros((BLOCK,), COMPUTE)
     weights, valids = losses, losses
-    for i in range(FLAGS.tiles):
-        tile = program * FLAGS.tiles + i
+    count, first, step = FLAGS.tiles, program * FLAGS.tiles, 1
+    if FLAGS.skip_if_one:
+        # As many programs as run at the same time, so that few are launched to do nothing.
+        step = tl.num_programs(0)
+        count, first = tl.cdiv(tl.cdiv(n, BLOCK) - program, step), program
+    for i in range(count):
+        tile = first + i * step
         # fmt: off
         if FLAGS.even:
             # No access of 16 bytes is partly beyond the last element: bounds cost no width.
@@ -471,12 +476,41 @@ def sum_kernel(
 
 
 @triton.jit
-def scale_kernel(values, factor, n: tl.int64, BLOCK: tl.constexpr):
-    """Multiply in place by a number on the device; a factor of 1 reads and writes nothing."""
-    by = tl.load(factor)
+def scale_kernel(
+    values,
+    factor,
+    divisor,
+    n: tl.int64,
+    number: tl.float64,
+    IGNORES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Multiply n values in place by `factor / divisor`; by 1, nothing is read or written.
+
+    Args:
+        values: the memory.
+        factor: of one element, on the device.
+        divisor: of one element; None for `number`.
+        n: the number of values.
+        number: divides, if there is no divisor.
+        IGNORES: whether a value of 0 stays 0 even if the factor is infinite or NaN.
+        BLOCK: the number of values per tile.
+    """
+    dtype: tl.constexpr = values.dtype.element_ty
+    by = tl.load(factor).to(tl.float64)
+    if divisor is not None:
+        by = by / tl.load(divisor).to(tl.float64)
+    else:
+        by = by / _float64(number)
     if by == 1:
         return
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    product = tl.load(values + at, mask=inside) * by
-    tl.store(values + at, product.to(values.dtype.element_ty), mask=inside)
+    by = by.to(tl.float64 if dtype == tl.float64 else tl.float32)
+    program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
+    for tile in range(program, tl.cdiv(n, BLOCK), programs):
+        at = tile * BLOCK + tl.arange(0, BLOCK)
+        inside = at < n
+        value = tl.load(values + at, mask=inside)
+        product = value * by
+        if IGNORES:
+            product = tl.where(value == 0, value, product)
+        tl.store(values + at, product.to(dtype), mask=inside)
