@@ -7,7 +7,6 @@ needs a C compiler, and a process of its own.
 """
 
 import ctypes
-import functools
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -44,7 +43,11 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
   *function = (void *)++functions;
   return 0;
 }
-int cuFuncGetAttribute(int *value, int attribute, void *function) { *value = 1024; return 0; }
+int cuFuncGetAttribute(int *value, int attribute, void *function) {
+  /* The most threads of a block, registers per thread; local memory. */
+  *value = attribute == 0 ? 1024 : attribute == 4 ? 64 : 0;
+  return 0;
+}
 int cuFuncSetAttribute(void *function, int attribute, int value) { return 0; }
 int cuFuncSetCacheConfig(void *function, int config) { return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
@@ -105,7 +108,8 @@ class Stub:
         recorded = int(self._number("words").value)
         self._number("words").value = words
         head, rest = self._last[:4], self._last[4 : 4 + recorded]
-        return Launched(*head, tuple(rest))
+        function, programs, threads, stream = head
+        return Launched(function, programs, threads, stream, tuple(rest))
 
 
 def build(folder: Path) -> ctypes.CDLL:
@@ -128,8 +132,8 @@ def installed(folder: Path) -> Iterator[Stub]:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from torchbce.backends import selection
-    from torchbce.backends.gpu import tiles
+    from torchbce.backends import dispatch, selection
+    from torchbce.backends.gpu import kernels, launch
 
     library = build(folder)
     # Before Triton's driver is imported, which looks for the library with ldconfig.
@@ -154,9 +158,16 @@ def installed(folder: Path) -> Iterator[Stub]:
         with (
             mock.patch.dict("os.environ", TRITON_CACHE_DIR=str(folder / "cache")),
             mock.patch.dict(vars(triton.runtime.driver)),
-            mock.patch.object(selection, "fitting", lambda input: selection.TRITON),
-            mock.patch.object(selection, "_interprets", lambda: True),
+            mock.patch.object(selection, "fitting", return_value=selection.TRITON),
+            mock.patch.object(selection, "_interprets", return_value=True),
         ):
             driver = Driver()
             triton.runtime.driver.set_active(driver)
-            yield Stub(library, driver)
+            try:
+                yield Stub(library, driver)
+            finally:
+                # What was loaded into the stub is of no use to others.
+                for kernel in (kernels.loss_kernel, kernels.sum_kernel, kernels.scale_kernel):
+                    kernel.device_caches.clear()
+                for prepared in (launch._prepared, dispatch.prepared, dispatch._missed):
+                    prepared.clear()

@@ -49,7 +49,14 @@ def evaluate(
     ):
         try:
             kind = input.shape, input.dtype, input.requires_grad, target.shape, target.dtype
-            key = loss, reduction, check_targets is False, check_targets is None, input.is_cuda, kind
+            key = (
+                loss,
+                reduction,
+                check_targets is False,
+                check_targets is None,
+                input.is_cuda,
+                kind,
+            )
             prepared = dispatch.prepared[key]
         except (KeyError, TypeError, AttributeError, RuntimeError):
             prepared = None

@@ -59,10 +59,14 @@ class Launch(NamedTuple):
         programs = self.programs
         if self.persistent:
             # Few enough to run at the same time, however many registers the kernel takes.
-            programs = min(programs, 2 * multiprocessors(device))
+            programs = min(programs, int(2 * multiprocessors(device)))
         # Contraction to fused multiply-adds would break the remainders that `formulas` computes.
         run = functools.partial(self.kernel[(programs,)], enable_fp_fusion=False)
-        compiled = _on(device, run, *self.arguments, **self.options)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                compiled = run(*self.arguments, **self.options)
+        else:
+            compiled = run(*self.arguments, **self.options)
         return compiled if isinstance(compiled, CompiledKernel) else None
 
 
@@ -85,6 +89,7 @@ class PreparedLaunch:
 
     def __init__(self, launch: Launch, device: torch.device) -> None:
         self._device = device
+        self._index = device.index if device.type == "cuda" else None
         names = getattr(launch.kernel, "arg_names", ())[len(launch.arguments) :]
         #: All arguments in the kernel's order; those with tensors are filled in at each launch.
         self._arguments = [*launch.arguments, *(launch.options[name] for name in names)]
@@ -142,12 +147,14 @@ class PreparedLaunch:
             if found is not None and self._reuses:
                 self._compiled[key] = self._described(found)
             return
-        arguments = self._filled(addresses, varying)
-        _on(self._device, _launch, compiled, self._device.index or 0, arguments)
+        index = self._index
+        if index is not None and index != torch.cuda.current_device():
+            with torch.cuda.device(index):
+                self._launch_on(index, compiled, self._filled(addresses, varying))
+        else:
+            self._launch_on(index or 0, compiled, self._filled(addresses, varying))
 
-    def _filled(
-        self, tensors: Sequence[object], varying: int, named: bool = False
-    ) -> list[object]:
+    def _filled(self, tensors: Sequence[object], varying: int, named: bool = False) -> list[object]:
         """The arguments with tensors, or their addresses, in tuples that are `named` or not."""
         slots = self._absent.copy()
         for slot, each in zip(self._slots, tensors, strict=True):
@@ -163,6 +170,13 @@ class PreparedLaunch:
             for kind, (at, start, stop) in zip(self._kinds, self._tuples, strict=True):
                 arguments[at] = getattr(kind, "_make", tuple)(slots[start:stop])
         return arguments
+
+    @staticmethod
+    def _launch_on(index: int, compiled: _Compiled, arguments: list[object]) -> None:
+        launcher, function, metadata, programs = compiled
+        stream = triton.runtime.driver.active.get_current_stream(index)
+        # Without metadata for hooks, and without hooks: there are none.
+        launcher(programs, 1, 1, stream, function, metadata, None, None, None, *arguments)
 
     def _described(self, compiled: CompiledKernel) -> _Compiled:
         programs = self._launch.programs
@@ -184,7 +198,8 @@ def resident_programs(compiled: CompiledKernel, device: torch.device) -> int:
     count, registers, threads = _hardware(device)
     block = 32 * compiled.metadata.num_warps
     each = -(-max(compiled.n_regs, 1) // _REGISTERS) * _REGISTERS
-    return count * max(min(registers // (each * block), threads // block), 1)
+    resident = max(min(registers // (each * block), threads // block), 1)
+    return int(count * resident)
 
 
 @functools.cache
@@ -200,23 +215,8 @@ def _hardware(device: torch.device) -> tuple[int, int, int]:
     )
 
 
-def _launch(compiled: _Compiled, index: int, arguments: list[Any]) -> None:
-    launcher, function, metadata, programs = compiled
-    stream = triton.runtime.driver.active.get_current_stream(index)
-    # Without metadata for hooks, and without hooks: there are none.
-    launcher(programs, 1, 1, stream, function, metadata, None, None, None, *arguments)
-
-
 def _is_observed() -> bool:
     """Whether a profiler of Triton's wants to see each launch."""
     runtime = triton.knobs.runtime
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
-
-
-def _on(device: torch.device, run: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a function with a GPU as the current device."""
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            return run(*arguments, **options)
-    return run(*arguments, **options)

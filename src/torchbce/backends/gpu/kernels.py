@@ -492,16 +492,14 @@ def scale_kernel(
         factor: of one element, on the device.
         divisor: of one element; None for `number`.
         n: the number of values.
-        number: divides, if there is no divisor.
+        number: divides too.
         IGNORES: whether a value of 0 stays 0 even if the factor is infinite or NaN.
         BLOCK: the number of values per tile.
     """
     dtype: tl.constexpr = values.dtype.element_ty
-    by = tl.load(factor).to(tl.float64)
+    by = tl.load(factor).to(tl.float64) / _float64(number)
     if divisor is not None:
         by = by / tl.load(divisor).to(tl.float64)
-    else:
-        by = by / _float64(number)
     if by == 1:
         return
     by = by.to(tl.float64 if dtype == tl.float64 else tl.float32)
