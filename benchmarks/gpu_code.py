@@ -92,7 +92,8 @@ def row(name: str, dtype: str) -> list[str]:
         listing = subprocess.run(
             [tools / "nvdisasm", "-c", binary], capture_output=True, text=True, check=True
         ).stdout
-    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", listing, re.MULTILINE))
+    # Without the padding after the last instruction.
+    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/(?!\s+NOP\b)", listing, re.MULTILINE))
     registers = re.search(r"Used (\d+) registers", log)
     spilled = re.search(r"(\d+) bytes spill stores", log)
     assert registers

@@ -209,6 +209,7 @@ def describe_loss(
         exact=_exceeds_16_bits(inputs.input, outputs) if exact is None else exact,
         short=tuple(size < block for size in layout.sizes),
         wide_index=n >= 2**31 - block * tiles.tiles_per_program(n),
+        whole=n % (block * tiles.tiles_per_program(n)) == 0,
         even=n % 16 == 0,
         denominator=source,
         skip_if_one=skip_if_one,

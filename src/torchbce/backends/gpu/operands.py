@@ -129,6 +129,7 @@ class Flags(NamedTuple):
         exact: false where the accuracy of 16 bits is enough.
         short: for each of `Layout.sizes`, whether it is shorter than a tile.
         wide_index: whether coordinates need 64 bits.
+        whole: whether the elements fill all tiles.
         even: whether the number of elements is a multiple of 16.
         denominator: where the denominator comes from.
         skip_if_one: whether to do nothing if the upstream gradient is 1.
@@ -147,6 +148,7 @@ class Flags(NamedTuple):
     exact: bool
     short: tuple[bool, ...]
     wide_index: bool
+    whole: bool
     even: bool
     denominator: int
     skip_if_one: bool
