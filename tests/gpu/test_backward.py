@@ -357,3 +357,22 @@ def test_the_chosen_backend_computes_the_loss(monkeypatch: pytest.MonkeyPatch) -
     with torchbce.dropin.installed():
         torch.nn.BCEWithLogitsLoss()(x, y)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("size", [3, 2 * BLOCK + 1])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.skipif(DEVICE == "cuda", reason="a failed assertion of the device ends the process")
+def test_the_drop_in_finds_values_outside_their_range(size: int, reduction: str) -> None:
+    """In the pass of the kernel, wherever the value is."""
+    p, y = torch.full((size,), 0.25), torch.full((size,), 1.0)
+    y[0] = p[0] = 0.0
+    criterion = torch.nn.BCELoss(reduction=reduction)
+    with torchbce.dropin.installed():
+        criterion(p.requires_grad_(), y).sum().backward()
+        for wrong in (-1e-6, 1.5, math.nan):
+            for at in (0, size - 1):
+                for which in range(2):
+                    tensors = [p.detach().clone(), y.clone()]
+                    tensors[which][at] = wrong
+                    with pytest.raises(RuntimeError, match="should be between 0 and 1"):
+                        criterion(*tensors)

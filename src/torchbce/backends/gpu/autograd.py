@@ -36,13 +36,15 @@ def compute_value(request: Request, gradient: Tensor | None) -> tuple[Tensor, Te
     The gradient for an upstream gradient of 1 is written to `gradient`, unless that is None. If the
     kernel computes the denominator, it is the gradient of the sum.
     """
-    call, inputs, denominator, _ = request
+    call, inputs, denominator, _, outside = request
     if call.reduction == "none":
         losses = launch.new_output(inputs)
-        launch.launch_loss(call.loss_spec, inputs, Outputs(losses=losses))
+        launch.launch_loss(call.loss_spec, inputs, Outputs(losses=losses, outside=outside))
         return losses, None
     weighted = call.reduction == "weighted_mean"
-    return launch.value_and_gradient(call.loss_spec, inputs, gradient, denominator, weighted)
+    return launch.value_and_gradient(
+        call.loss_spec, inputs, gradient, denominator, weighted, outside
+    )
 
 
 def compute_gradient(request: Request, upstream: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -50,7 +52,7 @@ def compute_gradient(request: Request, upstream: Tensor, kept: Tensor | None = N
 
     `kept` is the gradient for an upstream gradient of 1, if there is one; its memory is reused.
     """
-    call, inputs, denominator, _ = request
+    call, inputs, denominator, *_ = request
     gradient = launch.new_output(inputs) if kept is None else kept
     if call.reduction == "none" or denominator is None:
         denominator = 1.0
@@ -75,7 +77,7 @@ class BinaryCrossEntropyGPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, request: Request) -> Tensor:
-        call, inputs, denominator, sparse_target = request
+        call, inputs, denominator, sparse_target, _ = request
         # Under hooks on saved tensors the gradient is not kept: they offload saved tensors or, in
         # checkpointing, drop them, and the gradient takes at least as much memory. A gradient in
         # half precision is not kept where the denominator is known only after the pass.

@@ -7,7 +7,7 @@ logarithm by up to 100. That does not reach the first 16 bits. Where the result 
 `EXACT` is false and everything is computed in float32.
 
 A GPU moves 12 bytes in the time of about 100 instructions, and 6 bytes in that of 50.
-Cross-entropy of logits takes about half as many instructions in each case.
+Cross-entropy of logits takes 52 instructions and 31.
 
 Fused multiply-adds are written out where they are meant; the compiler adds none.
 """

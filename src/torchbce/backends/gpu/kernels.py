@@ -268,6 +268,10 @@ def _compute_tile(
     x, y, w, p, valid = _load_tile(
         tensors, layout.strides, keys, first_key, constants, tile, COMPUTE, FLAGS, BOUNDED
     )
+    if outputs.outside is not None:
+        # Every lane that finds one stores the same number. NaN is outside too.
+        outside = inside & ~((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1))
+        tl.store(outputs.outside + lane * 0, 1, mask=outside)
     if FLAGS.smooth:
         s = constants.smoothing.to(COMPUTE)
         y = y * (1 - s) + s * 0.5

@@ -59,6 +59,7 @@ def value_and_gradient(
     gradient: Tensor | None,
     denominator: Denominator | None = 1.0,
     weighted: bool = False,
+    outside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The sum of the losses over a denominator, and the gradient of that value.
 
@@ -70,6 +71,7 @@ def value_and_gradient(
         denominator: a number, a tensor of one element, or None if the kernel computes it: the
             number of valid elements or, if `weighted`, the sum of their weights.
         weighted: see `denominator`.
+        outside: see `Outputs`.
 
     Returns:
         The value, 0-dimensional, and the denominator if the kernel computed it.
@@ -84,11 +86,11 @@ def value_and_gradient(
     computed = input.new_empty((), dtype=dtype) if denominator is None else None
     programs = tiles.count_programs(n, tiles.block_size(loss_spec, inputs))
     if programs == 1:
-        outputs = Outputs(gradient=gradient, value=value, denominator=computed)
+        outputs = Outputs(None, gradient, None, value, computed, outside)
         launch_loss(loss_spec, inputs, outputs, denominator=denominator, weighted=weighted)
         return value, computed
     sums = input.new_empty((1 if denominator is not None else 2, programs), dtype=dtype)
-    outputs = Outputs(gradient=gradient, sums=sums)
+    outputs = Outputs(gradient=gradient, sums=sums, outside=outside)
     launch_loss(loss_spec, inputs, outputs, denominator=denominator, weighted=weighted)
     launch_sum(sums, value, denominator, weighted, computed)
     return value, computed

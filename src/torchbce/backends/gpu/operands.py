@@ -94,6 +94,7 @@ class Outputs(NamedTuple):
             computes, [2, programs].
         value: the sum over the denominator, 0-dimensional; of a single program only.
         denominator: the one that the kernel computed, 0-dimensional.
+        outside: 0, int32, 0-dimensional; set to 1 if an input or a target is outside [0, 1].
     """
 
     losses: Tensor | None = None
@@ -101,6 +102,7 @@ class Outputs(NamedTuple):
     sums: Tensor | None = None
     value: Tensor | None = None
     denominator: Tensor | None = None
+    outside: Tensor | None = None
 
 
 #: Strides of one operand, in elements; None for a stride of 0, which costs no instruction.
