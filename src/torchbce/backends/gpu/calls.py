@@ -7,7 +7,7 @@ and looks only at the rest of what Triton compiles for: which addresses are mult
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import triton

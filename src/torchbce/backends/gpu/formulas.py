@@ -410,7 +410,7 @@ def _rounded_up(number, dtype: tl.constexpr):
 
 @triton.jit
 def _reciprocal(x, EXACT: tl.constexpr):
-    """1 / x; in float32 Triton's own division has an error of 2 units, here allowed if not EXACT."""
+    """1 / x. The division that Triton compiles in float32 has an error of 2 units."""
     return tl.div_rn(1.0, x) if EXACT and x.dtype == tl.float32 else 1 / x
 
 

@@ -109,7 +109,7 @@ def _widened(values, COMPUTE: tl.constexpr):
     A bfloat16 is the upper half of a float32. Converted as a float, its sign and its absolute value
     would be computed in pairs of bfloat16 and then unpacked, 7 instructions instead of 2.
     """
-    if values.dtype == tl.bfloat16 and COMPUTE == tl.float32:
+    if values.dtype == tl.bfloat16 and tl.float32 == COMPUTE:
         bits = values.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
         wide = bits.to(tl.float32, bitcast=True)
     else:
