@@ -72,7 +72,7 @@ def main() -> None:
             launches = stub.launches - before
             # Launched by Triton itself, every time, and described anew.
             with (
-                mock.patch.object(calls, "_is_observed", return_value=True),
+                mock.patch.object(calls, "_is_observed", stubbed_gpu.always(True)),
                 mock.patch.object(dispatch, "prepared", {}),
                 mock.patch.object(dispatch, "_MOST_MISSES", 0),
             ):

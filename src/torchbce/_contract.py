@@ -35,8 +35,8 @@ def evaluate(
 ) -> Tensor:
     """The loss of one member of the family; the arguments are those of its function."""
     # A call without options that was made before, with tensors of the same kind, is prepared: see
-    # `cpu.prepared` and `gpu.prepared`. It is looked up with as few function calls as possible, since
-    # on few elements each of them is a percent of the time of a step.
+    # `cpu.prepared` and `gpu.prepared`. It is looked up with as few function calls as possible,
+    # since on few elements each of them is a percent of the time of a step.
     key = None
     if (
         weight is pos_weight is None
