@@ -234,8 +234,8 @@ def describe_loss(
     )
     options: dict[str, object] = {"FLAGS": flags, "num_warps": _WARPS}
     if not (flags.even and keys.target is None) and torch.version.hip is None:
-        # Such a kernel holds the code of a tile twice, or searches for keys. Without this limit ptxas spills a few
-        # bytes instead of using one more register.
+        # Such a kernel holds the code of a tile twice, or searches for keys. Without this limit
+        # ptxas spills a few bytes instead of using one more register.
         options["maxnreg"] = 255
     programs = -(-n // block) if skip_if_one else tiles.count_programs(n, block)
     return Launch(kernels.loss_kernel, programs, arguments, options, skip_if_one, _FIRST_KEY)
