@@ -946,14 +946,17 @@ def step(options):
     loss = torchbce.linear_binary_cross_entropy(x, w, target, b, **options)
     return torch.autograd.grad(loss.sum(), (x, w, b))
 
-for options in ({}, {"reduction": "none"}, everything):
+def used(options):
     step(options)
     torchbce.empty_cache()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     found = step(options)
-    print(resident("VmHWM") - before - sum(g.nbytes for g in found))
-    del found
+    return resident("VmHWM") - before - sum(g.nbytes for g in found)
+
+for options in ({}, {"reduction": "none"}, everything):
+    # What the allocator returns late, after other work, is not of this step.
+    print(min(used(options) for _ in range(3)))
 """
 
 

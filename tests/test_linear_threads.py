@@ -423,21 +423,29 @@ def test_ctrl_c_stops_every_thread(mode: Callable[[], AbstractContextManager[Any
         assert interrupted.wait(20)
         time.sleep(0.01)
 
-    with mode():
-        before = state()
-        with pytest.raises(KeyboardInterrupt):
-            run_with(update)
-        assert state() == before
+    # A process of pytest-xdist ignores the signal.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with mode():
+            before = state()
+            with pytest.raises(KeyboardInterrupt):
+                run_with(update)
+            assert state() == before
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert same(found(2), found(1))
 
 
 def test_ctrl_c_counts_more_than_an_error() -> None:
     caller, raised = threading.get_ident(), threading.Event()
+    inside = threading.Event()
 
     def update(*_: Any) -> None:
         if threading.get_ident() != caller:
+            assert inside.wait(20)
             raised.set()
             raise OSError("no memory")
+        inside.set()
         assert raised.wait(20)
         raise KeyboardInterrupt
 

@@ -295,6 +295,9 @@ def align_constant(name: str, value: Tensor, input: Tensor) -> Tensor:
     moved: Any = value
     if not torch.compiler.is_compiling():
         moved = scalar_to_device(kinds.plain(value), input)
+    if moved.dim() == 0:
+        scalar: Tensor = moved
+        return scalar
     aligned = align_weight(name, moved, input)
     assert aligned is not None  # for the type checker: only None gives None
     return aligned
