@@ -22,6 +22,7 @@ from torchbce.classifier.tables.frames import TableLike, as_table
 
 if TYPE_CHECKING:
     from torchbce.classifier.explanations.records import Explanation
+
 ModelKey = Annotated[str, msgspec.Meta(pattern="^(linear|pairs|trees|mlp)$")]
 #: Far more than any base rate has, and few enough that no combined logit overflows.
 Bounded = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
@@ -143,9 +144,7 @@ class Classifier:
 
         return np.asarray(expit(self.logits(table)))
 
-    def predict(
-        self, table: TableLike, as_written: bool = False, explain: int = 0
-    ) -> pl.DataFrame:
+    def predict(self, table: TableLike, as_written: bool = False, explain: int = 0) -> pl.DataFrame:
         """The probability and the predicted target value of each row.
 
         Args:

@@ -58,9 +58,7 @@ def add_trees(
                 node = root
                 while feature[node] >= 0:
                     x = table[row, feature[node]]
-                    node = _child(
-                        x, node, threshold, left, right, missing_left, categories, sets
-                    )
+                    node = _child(x, node, threshold, left, right, missing_left, categories, sets)
                 total[row] += value[node]
 
 
