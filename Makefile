@@ -13,7 +13,7 @@ OLDEST_INSTALLED := $(OLDEST)/installed
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-rest test-all test-oldest check format bench exact gpu-check gpu-bench gpu-session clean
+.PHONY: help install demo test test-rest test-all test-oldest test-triton check format bench exact gpu-check gpu-bench gpu-session clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +57,15 @@ $(OLDEST_INSTALLED): pyproject.toml constraints-oldest.txt
 		-e '.[cli]' pytest pytest-xdist hypothesis mpmath
 	@touch $@
 
+# Triton in another version than that of PyTorch, which it is otherwise installed with.
+OTHER_TRITON := .triton-$(TRITON)
+TRITON ?= 3.6.0
+test-triton: $(INSTALLED)  ## compile and interpret the GPU kernels with another Triton: TRITON=3.6.0
+	test -d $(OTHER_TRITON) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(OTHER_TRITON) triton==$(TRITON)
+	PYTHONPATH=$(OTHER_TRITON) $(PYTEST) tests/test_kernels_ahead.py tests/test_gpu_launches.py
+	PYTHONPATH=$(OTHER_TRITON) OMP_NUM_THREADS=1 $(PYTEST) tests/gpu --confcutdir=tests/gpu
+
 check: $(INSTALLED)  ## formatter, linter and type checker
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -76,6 +85,7 @@ bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; 
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/session.py
 	$(BIN)/python benchmarks/gpu_code.py
+	$(BIN)/python benchmarks/gpu_host.py
 
 exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (minutes)
 	$(BIN)/python benchmarks/exact.py
@@ -102,4 +112,4 @@ gpu-bench:  ## measure the GPU kernels and write benchmarks/results/gpu-NAME.md 
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:  ## remove .venv and what the targets made
-	rm -rf $(VENV) $(OLDEST) torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .triton-* torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

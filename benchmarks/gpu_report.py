@@ -48,6 +48,7 @@ def blocks() -> list[Block]:
     return [
         Block("gpu", DOCUMENT, goals()),
         Block("gpu_code", DOCUMENT, markdown.table(**results.load("gpu_code"))),
+        Block("gpu_host", DOCUMENT, markdown.table(**results.load("gpu_host"))),
     ]
 
 

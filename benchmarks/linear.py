@@ -1,6 +1,8 @@
 """A linear layer with its loss, against PyTorch's logits and dense targets: time, memory, error.
 
-    python benchmarks/linear.py [grid] [reach] [error] [million] [sparse] [report] [--quick]
+    python benchmarks/linear.py [PART ...] [--quick]
+
+PARTs: grid, reach, busy, error, million, topk, sparse, report.
 
 Loss and gradients with respect to input, weight and bias, in float32, with 20 positives per row:
 torchbce takes a list of them, PyTorch dense targets, and the time to make these is not included.
@@ -10,15 +12,21 @@ includes the targets.
 
 grid: time and memory for 64 to 1,024 rows and 1,000 to 1,000,000 labels.
 reach: time against the three matrix products without which there are no gradients.
+busy: time alone, and beside processes that use the cores too.
 error: against float64 with the same rounded inputs.
 million: the memory of a million labels, also in training with a fused optimizer.
+topk: the k largest logits of each row, against all logits and torch.topk.
 sparse: sparse rows instead of hidden values, against SciPy and torch.sparse; see linear_sparse.py.
 
-Run it on an idle machine: two threads wait for each other, so other programs slow both down.
+Run it on an idle machine: other programs slow both down, and not alike.
 """
 
 import functools
+import os
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -54,11 +62,18 @@ LIMIT_BYTES = 10 * 2**30
 #: eager PyTorch, with fewer passes over the logits.
 LIMIT_COMPILED = 131_072
 ROUNDS = Rounds(fewest=3, most=101, seconds=5.0)
+#: Enough for medians of times that depend on which process has a core.
+BUSY_ROUNDS = Rounds(fewest=15, most=101, seconds=20.0)
+#: How many processes use the cores beside the measured one.
+BUSY_PROCESSES = (0, 2)
 REACH_ROUNDS = Rounds(fewest=15, most=101, seconds=2.0)
+TOPK_ROUNDS = Rounds(fewest=7, most=101, seconds=2.0)
 #: Labels of a small problem, after which the libraries have allocated what they keep.
 WARM_UP_LABELS = 4096
 #: The upstream gradient in the errors: a loss scale, without which float16 gradients underflow.
 LOSS_SCALE = 2.0**15
+#: A process that uses a core, and ends when the one that started it has ended.
+SPIN = "import os; p = os.getppid()\nwhile os.getppid() == p: sum(range(10**5))"
 #: Steps of training whose time is measured.
 STEPS = 3
 
@@ -71,12 +86,23 @@ class Sizes(NamedTuple):
     labels: tuple[int, ...] = (1_000, 10_000, 131_072, 1_000_000)
     #: B, D, L.
     reach: tuple[int, int, int] = (256, 256, 131_072)
+    busy: tuple[int, int, int] = (256, 128, 46_391)
     error: tuple[int, int, int] = (252, 123, 5_071)
     seeds: int = 5
     #: D, L.
     million: tuple[int, int] = (256, 1_000_000)
     million_rows: tuple[int, ...] = (64, 1024)
     trained_rows: int = 256
+    #: B, D, L, and for each k.
+    topk: tuple[tuple[int, int, int], ...] = (
+        (1, 256, 46_391),
+        (8, 64, 1_000),
+        (64, 128, 10_000),
+        (256, 128, 4_000),
+        (256, 256, 46_391),
+        (64, 256, 1_000_000),
+    )
+    largest: tuple[int, ...] = (1, 5, 100, 1_000)
 
 
 QUICK = Sizes(
@@ -84,11 +110,14 @@ QUICK = Sizes(
     widths=(16,),
     labels=(1_000,),
     reach=(16, 16, 1_000),
+    busy=(16, 16, 1_000),
     error=(12, 13, 71),
     seeds=1,
     million=(16, 10_000),
     million_rows=(64,),
     trained_rows=8,
+    topk=((4, 16, 500),),
+    largest=(1, 5),
 )
 
 
@@ -201,6 +230,39 @@ def seconds_against_products(rows: int, width: int, labels: int) -> dict[str, fl
     return interleaved_medians(calls, REACH_ROUNDS)
 
 
+def measure_busy(options: Options) -> dict[str, Any]:
+    wanted = sizes(options).busy
+    load = os.getloadavg()[0]
+    rows = []
+    for processes in BUSY_PROCESSES:
+        row = {"processes": processes, "seconds": in_process(seconds_beside, processes, *wanted)}
+        rows.append(row)
+        print(row, flush=True)
+    return {"sizes": wanted, "machine": machine(), "load": load, "rows": rows}
+
+
+def seconds_beside(processes: int, rows: int, width: int, labels: int) -> dict[str, float]:
+    """Median seconds of a step beside processes that do nothing but use a core."""
+    p = problem(rows, width, labels)
+    targets = dense(p.positives, labels)
+    calls: dict[str, Call] = {
+        "lists": functools.partial(gradients, ours, p.head, p.positives),
+        "dense": functools.partial(gradients, ours, p.head, targets),
+        "eager": functools.partial(gradients, eager, p.head, targets),
+    }
+    for call in calls.values():
+        call()
+    others = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(processes)]
+    try:
+        time.sleep(1.0 if processes else 0.0)  # until they have started
+        return interleaved_medians(calls, BUSY_ROUNDS)
+    finally:
+        for other in others:
+            other.kill()
+        for other in others:
+            other.wait()
+
+
 # ------------------------------------------------------------------------------------------- error
 
 
@@ -311,11 +373,54 @@ def one_step(head: torch.nn.Module, x: Tensor, positives: Tensor) -> None:
     head(x, positives).backward()
 
 
+# -------------------------------------------------------------------------------------------- topk
+
+
+def measure_topk(options: Options) -> dict[str, Any]:
+    wanted = sizes(options)
+    load = os.getloadavg()[0]
+    rows = []
+    for b, d, n in wanted.topk:
+        for k in wanted.largest:
+            if k <= n:
+                row = {"rows": b, "width": d, "labels": n, "k": k}
+                row["seconds"] = in_process(seconds_of_topk, b, d, n, k)
+                rows.append(row)
+                print(row, flush=True)
+    return {
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "load": load,
+        "rows": rows,
+    }
+
+
+def seconds_of_topk(rows: int, width: int, labels: int, k: int) -> dict[str, float]:
+    p = problem(rows, width, labels)
+    head = torchbce.LinearBCELoss(width, labels)
+    assert head.bias is not None
+    with torch.no_grad():
+        head.weight.copy_(p.weight)
+        head.bias.copy_(p.bias)
+        # The repeated rows of the weight would give equal logits.
+        head.bias.add_(torch.rand(labels, generator=torch.Generator().manual_seed(1)))
+    x, w, b = p.input.detach(), head.weight.detach(), head.bias.detach()
+    calls: dict[str, Call] = {
+        "torchbce": lambda: head.topk(x, k),
+        "dense": lambda: torch.topk(torch.nn.functional.linear(x, w, b), k),
+    }
+    for call in calls.values():
+        call()
+    return interleaved_medians(calls, TOPK_ROUNDS, sample_seconds=0.005)
+
+
 PARTS = {
     "grid": measure_grid,
     "reach": measure_reach,
+    "busy": measure_busy,
     "error": measure_error,
     "million": measure_million,
+    "topk": measure_topk,
     "sparse": measure_sparse,
 }
 

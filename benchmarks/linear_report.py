@@ -3,6 +3,7 @@
 from typing import Any
 
 from common import markdown, results
+from common.machine import described
 from common.markdown import Block, goal, mebibytes
 from common.report import Report, Results
 
@@ -64,6 +65,24 @@ def reach_goals(reach: Results) -> list[list[str]]:
     ]
 
 
+def busy_table(busy: Results) -> str:
+    """Seconds of a step alone and beside other processes, and eager PyTorch as a multiple."""
+    head = ["other processes", "torchbce, lists", "torchbce, dense", "eager, dense"]
+    head += ["eager / torchbce, lists"]
+    rows = []
+    for row in busy["rows"]:
+        seconds = row["seconds"]
+        times = [f"{seconds[name] * 1000:,.0f} ms" for name in ("lists", "dense", "eager")]
+        ratio = f"{seconds['eager'] / seconds['lists']:.2f}"
+        rows.append([str(row["processes"] or "none"), *times, ratio])
+    b, d, n = busy["sizes"]
+    note = f"\nB = {b}, D = {d}, L = {n:,}. {described(busy['machine'])}."
+    if busy.get("load", 1.0) > 0.5:
+        note += " **Programs that do not belong to this ran at the same time.**"
+    note += "\n"
+    return markdown.table(head, rows) + note
+
+
 def error_table(error: Results) -> str:
     head = ["dtype", "of"]
     for kind in ("largest", "rms"):
@@ -114,6 +133,20 @@ def trained_goal(million: Results, optimizer: str) -> list[str]:
         "<= 1.3 GB",
         above <= 1.3e9,
     )
+
+
+def topk_table(topk: Results) -> str:
+    """Time of torchbce, and that of all logits and torch.topk as a multiple of it."""
+    head = ["B", "D", "L", "k", "head.topk", "all logits", "all logits / head.topk"]
+    rows = []
+    for row in topk["rows"]:
+        ours, dense = row["seconds"]["torchbce"], row["seconds"]["dense"]
+        sizes = (f"{row[name]:,}" for name in ("rows", "width", "labels", "k"))
+        times = (f"{seconds * 1000:,.2f} ms" for seconds in (ours, dense))
+        rows.append([*sizes, *times, f"{dense / ours:.2f}"])
+    threads = "1 thread" if topk["threads"] == 1 else f"{topk['threads']} threads"
+    note = f"\nOn {threads}, in float32; the load average was {topk['load']:.1f} before.\n"
+    return markdown.table(head, rows) + note
 
 
 def sparse_table(sparse: Results) -> str:
@@ -174,8 +207,10 @@ def blocks(found: Results) -> list[Block]:
     return [
         Block("linear", DOCUMENT, grid_table(found["grid"])),
         Block("linear_reach", DOCUMENT, markdown.goals(reach_goals(found["reach"]))),
+        Block("linear_busy", DOCUMENT, busy_table(found["busy"])),
         Block("linear_error", DOCUMENT, error_table(found["error"])),
         Block("linear_million", DOCUMENT, markdown.goals(million_goals(found["million"]))),
+        Block("linear_topk", DOCUMENT, topk_table(found["topk"])),
         *sparse_blocks(found),
         summary_block(found, results.load("delicious")),
     ]

@@ -10,6 +10,7 @@ import torch.distributed.checkpoint as checkpoint
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import parallelize_module
 
 import torchbce
 from family import once
@@ -182,6 +183,7 @@ def heads_agree(mesh: dist.DeviceMesh) -> None:
         lambda: None,
         lambda: torchbce.FusedSGD(lr=0.3, weight_decay=0.01),
         lambda: torchbce.FusedRowwiseAdagrad(lr=0.3, weight_decay=0.01),
+        lambda: torchbce.FusedAdagrad(lr=0.3, weight_decay=0.01),
     ):
         torch.manual_seed(3)
         one = torchbce.LinearBCELoss(6, 11, chunk_labels=2, fused_optimizer=make())
@@ -215,6 +217,78 @@ def heads_agree(mesh: dist.DeviceMesh) -> None:
         checkpoint.load(state, checkpoint_id=folder[0])
         fresh.load_state_dict(state)
         torch.testing.assert_close(fresh(x, positives), many(x, positives))
+
+
+def topk_of_infinite_logits(mesh: dist.DeviceMesh) -> None:
+    """A process with fewer than k labels sends what is no label; a logit may be -inf."""
+    for labels in (5, 11):
+        head = torchbce.LinearBCELoss(6, labels)
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.fill_(-torch.inf)
+            head.bias[-2] = 1
+        head.shard_labels(mesh)
+        for k in (1, 3, labels):
+            values, indices = head.topk(torch.zeros(4, 6), k)
+            assert values[:, 0].eq(1).all()
+            assert values[:, 1:].eq(-torch.inf).all()
+            assert indices[:, 0].eq(labels - 2).all()
+            assert all(len(set(row)) == k for row in indices.tolist())
+
+
+class WithLoss(nn.Module):
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.encoder = nn.Linear(6, 6)
+        self.head = torchbce.LinearBCELoss(6, 11, **options)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, positives: Tensor, **given: Tensor) -> Tensor:
+        loss: Tensor = self.head(self.encoder(x), positives, **given)
+        return loss
+
+
+def a_plan_with_a_head(mesh: dist.DeviceMesh) -> None:
+    """LabelParallel in a plan, with the whole input and with a part of it on each process."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    x, _, _, positives = batch(2 * world, 11)
+    given = {"row_weight": torch.linspace(0.5, 2, 2 * world)}
+    one = WithLoss(pos_weight=2.0)
+    expected = one(x, positives, **given)
+    expected.backward()
+    style = torchbce.LabelParallel()
+    many = parallelize_module(WithLoss(pos_weight=2.0), mesh, {"head": style})
+    loss = many(x, positives, **given)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    assert many.head.weight.placements == (Shard(0),)
+    for wanted, got in zip(one.parameters(), many.parameters(), strict=True):
+        gradient = got.grad
+        if isinstance(gradient, DTensor):
+            gradient = gradient.full_tensor()
+        torch.testing.assert_close(gradient, wanted.grad, **CLOSE)
+    # A replicated DTensor, as the layers before a head may return it.
+    replicated = distribute_tensor(one.encoder(x).detach(), mesh, [Replicate()])
+    loss = many.head(replicated, positives, **given)
+    torch.testing.assert_close(loss.full_tensor(), expected, **CLOSE)
+    # Each process has its own rows.
+    mine = slice(2 * rank, 2 * rank + 2)
+    apart = parallelize_module(
+        WithLoss(pos_weight=2.0), mesh, {"head": torchbce.LabelParallel(input_layouts=Shard(0))}
+    )
+    loss = apart(x[mine], positives, **given)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    assert one.encoder.weight.grad is not None
+    assert apart.encoder.weight.grad is not None
+    of_encoder = apart.encoder.weight.grad.clone()
+    dist.all_reduce(of_encoder)
+    torch.testing.assert_close(of_encoder, one.encoder.weight.grad, **CLOSE)
+    torch.testing.assert_close(apart.head.weight.grad.full_tensor(), one.head.weight.grad, **CLOSE)
+    with pytest.raises(TypeError, match=r"of a torchbce\.LinearBCELoss, got Linear; for torch\.nn"):
+        parallelize_module(WithLoss(), mesh, {"encoder": style})
+    with pytest.raises(TypeError, match=r"input_layouts must be a placement .* got int"):
+        torchbce.LabelParallel(input_layouts=0)  # type: ignore[arg-type]
 
 
 def pairs_agree() -> None:
@@ -341,6 +415,8 @@ def main() -> None:
     inputs_on_the_mesh(mesh)
     misplaced(mesh)
     heads_agree(mesh)
+    topk_of_infinite_logits(mesh)
+    a_plan_with_a_head(mesh)
     pairs_agree()
     the_module_of_pairs_is_open_clips()
     if dist.get_world_size() == 4:

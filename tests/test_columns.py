@@ -7,10 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from torchbce.classifier.columns.categorical import CategoricalColumn
 from torchbce.classifier.columns.encoder import fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
 from torchbce.classifier.columns.target import choose_target
+from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import InputError
+from torchbce.classifier.models.features import Layout
 
 ROWS = 24
 WORDS = ["red", "green", "blue"]
@@ -189,22 +192,25 @@ def test_columns_of_numbers_are_read_together(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(pl.LazyFrame, "collect", counted)
     choices = infer_columns(table, "y", Overrides())
-    encoder, features = fit_encoder(table, choices)
+    encoder, encoded = fit_encoder(table, choices)
     again = encoder.transform(table)
     assert calls < 60
     assert {choice.kind for choice in choices} == {"numeric"}
-    assert (features != again).nnz == 0
-    assert encoder.width == 301  # one value is missing
+    np.testing.assert_array_equal(encoded.numbers, again.numbers)
+    np.testing.assert_array_equal(encoded.codes, again.codes)
+    assert Layout.of(encoder).width == 301  # one value is missing
 
 
 def test_text_of_numbers_stays_as_it_was_written() -> None:
     table = pl.DataFrame({"a": ["1.50", "007"] * 4, "b": ["1.50", "007"] * 4, "y": [0, 1] * 4})
     choices = infer_columns(table, "y", Overrides(text=["a"], categorical=["b"]))
     encoder, _ = fit_encoder(table, choices)
-    assert [getattr(c, "vocabulary", None) or c.categories for c in encoder.columns] == [  # type: ignore[union-attr]
-        ["007", "50"],
-        ["1.5", "7"],
-    ]
+    text, categories = encoder.columns
+    assert isinstance(text, TextColumn)
+    assert isinstance(categories, CategoricalColumn)
+    assert text.units[0].vocabulary == ["007", "1", "1 50", "50"]
+    assert {" 007 ", "1.50 "} <= {*text.units[1].vocabulary}
+    assert categories.categories == ["1.5", "7"]
 
 
 PHRASES = [
@@ -241,5 +247,5 @@ def test_any_column_name(name: str) -> None:
     """polars names columns of its own results "count" and "literal"."""
     table = pl.DataFrame({name: ["a", "b"] * ROWS, "y": [0, 1] * ROWS})
     encoder, _ = fit_encoder(table, [Choice(name, "categorical", "")])
-    assert encoder.width == 2
+    assert Layout.of(encoder).width == 2
     assert choose_target(table, name, "b").negative == "a"

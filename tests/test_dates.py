@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from making import done, torchbce
-from torchbce.classifier import InputError, fit, load, save
+from torchbce.classifier import InputError, TrainingOptions, fit, load, save
 from torchbce.classifier.columns.dates import (
     FORMATS,
     ISO,
@@ -22,7 +23,9 @@ from torchbce.classifier.columns.dates import (
     fit_date,
     moments_of,
 )
+from torchbce.classifier.columns.encoder import Encoder
 from torchbce.classifier.columns.inference import Overrides, infer_columns
+from torchbce.classifier.models.features import linear_features
 
 START = datetime.datetime(2023, 1, 3, 10, 30)
 MOMENTS = [START + datetime.timedelta(days=5 * i, minutes=97 * i) for i in range(60)]
@@ -63,6 +66,13 @@ def test_the_parts_are_those_of_python(moment: datetime.datetime) -> None:
     assert [part[0] for part in parts.values()] == pytest.approx([*expected, days], rel=1e-12)
 
 
+def features(column: DateColumn, values: pl.Series) -> np.ndarray:
+    """The features of the linear model, [rows, width]."""
+    encoder = Encoder([column], {})
+    indptr, indices, stored, width = linear_features(encoder, encoder.transform(values.to_frame()))
+    return sp.csr_matrix((stored, indices, indptr), (len(values), width)).toarray()  # type: ignore[no-any-return]
+
+
 ZONE = "Europe/Berlin"
 SAME: dict[str, pl.Series] = {
     "datetime": pl.Series("d", MOMENTS),
@@ -80,18 +90,18 @@ SAME: dict[str, pl.Series] = {
 @pytest.mark.parametrize("name", SAME)
 def test_the_same_features_from_every_type(name: str) -> None:
     column = fit_date(SAME["datetime"], ISO)
-    expected = column.features(SAME["datetime"]).toarray()
-    assert np.array_equal(column.features(SAME[name]).toarray(), expected)
+    expected = features(column, SAME["datetime"])
+    assert np.array_equal(features(column, SAME[name]), expected)
     assert fit_date(SAME[name], ISO) == column
-    assert expected.shape == (60, column.width)
+    # Year, month, day of the week, hour and elapsed days, each with its bin if it has bins.
+    assert len(column.parts) == len(PARTS)
+    assert expected.shape == (60, sum(part.codes + 1 for part in column.parts))
 
 
 def test_a_date_is_midnight() -> None:
     column = fit_date(pl.Series("d", DAYS), ISO)
     text = pl.Series("d", [str(day) for day in DAYS])
-    assert np.array_equal(
-        column.features(text).toarray(), column.features(pl.Series("d", DAYS)).toarray()
-    )
+    assert np.array_equal(features(column, text), features(column, pl.Series("d", DAYS)))
     assert "hour" not in [part.name for part in column.parts]  # it is constant
     assert [part.name for part in column.parts] == ["month", "day of week", "elapsed days"]
 
@@ -99,19 +109,19 @@ def test_a_date_is_midnight() -> None:
 def test_missing_and_wrong_values() -> None:
     column = fit_date(pl.Series("d", [*DAYS, None]), ISO)
     text = pl.Series("d", [str(DAYS[0]), None, "NA"])
-    got = column.features(text).toarray()
+    got = features(column, text)
     assert np.array_equal(got[1], got[2])
     assert not np.array_equal(got[0], got[1])
     nothing = pl.Series("d", [None, None])
-    assert np.array_equal(column.features(nothing).toarray(), got[1:])
+    assert np.array_equal(features(column, nothing), got[1:])
     for value in ("soon", "2024-02-30", "31.12.2024", "2024-13-01"):
         with pytest.raises(InputError) as caught:
-            column.features(pl.Series("d", [None, value]))
+            features(column, pl.Series("d", [None, value]))
         assert str(caught.value) == (
             f"column 'd' should hold dates as 2024-12-31, but row 2 holds {value!r}"
         )
     with pytest.raises(InputError, match=r"'d' should hold dates, but its type is Int64"):
-        column.features(pl.Series("d", [3]))
+        features(column, pl.Series("d", [3]))
 
 
 # --------------------------------------------------------------------------------------- the kind
@@ -166,7 +176,9 @@ def test_a_date_that_tells_the_target(tmp_path: Path) -> None:
     results = []
     for source in ("csv", "parquet", "jsonl"):
         output = tmp_path / source
-        done("fit", tmp_path / f"t.{source}", "--target", "y", "--output", output, "--epochs", "9")
+        done(
+            "fit", tmp_path / f"t.{source}", "--target", "y", "--output", output, "--effort", "low"
+        )
         for ending in ("csv", "parquet", "jsonl") if source == "csv" else (source,):
             output = tmp_path / f"{source}-{ending}.parquet"
             done("predict", tmp_path / source, tmp_path / f"t.{ending}", "--output", output)
@@ -181,7 +193,7 @@ def test_a_date_that_tells_the_target(tmp_path: Path) -> None:
 
 def test_numbers_stay_apart_from_dates(tmp_path: Path) -> None:
     table = pl.DataFrame({"d": DAYS, "x": [i % 7 for i in range(60)], "y": [0, 1] * 30})
-    classifier = fit(table, "y")
+    classifier = fit(table, "y", options=TrainingOptions("linear", effort="low"))
     save(classifier, tmp_path / "m")
     assert load(tmp_path / "m").card == classifier.card
     with pytest.raises(

@@ -353,6 +353,22 @@ def test_probability_loss_rejects_values_outside_the_unit_interval(value, place)
     assert text == f"all elements of {['input', 'target'][place]} should be between 0 and 1"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("inputs", "targets", "named"),
+    [
+        ([0.5, 1.5, 0.5], [255.0, 0.0, 0.0], "target"),
+        ([0.5, 1.5, 0.5], [0.0, 0.0, 255.0], "input"),
+        ([0.5, 1.5, 0.5], [0.0, 255.0, 0.0], "input"),
+    ],
+)
+def test_the_first_element_that_is_outside_is_named(inputs, targets, named, dtype):
+    args = [torch.tensor(values, dtype=dtype) for values in (inputs, targets)]
+    kind, text = same_outcome(PROBABILITIES, lambda: (args, {}))
+    assert kind is RuntimeError
+    assert text == f"all elements of {named} should be between 0 and 1"
+
+
 @pytest.mark.parametrize(
     "transform", [torch.vmap, lambda f: torch.func.grad(lambda *a: f(*a).sum())]
 )

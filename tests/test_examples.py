@@ -1,5 +1,6 @@
 """The examples run, say nothing on stderr, and print the facts that their comments promise."""
 
+import importlib.util
 import math
 import re
 import subprocess
@@ -161,6 +162,17 @@ def test_multi_label() -> None:
     assert float(right.split()[-1]) == pytest.approx(hit, abs=1e-4)
     refused = line(out, "(4, 1) with (1, 4): ")
     assert "input has shape (4, 1) and target has shape (1, 4); they must be equal" in refused
+
+
+def test_export_head() -> None:
+    out = run("export_head.py")
+    assert numbers(out, "loss after 20 epochs:")[0] < 0.01
+    assert line(out, "loaded into nn.Linear").endswith("<All keys matched successfully>")
+    # Equal logits may be in another order.
+    assert numbers(out, "the exported program finds head.topk:")[0] > 0.99
+    assert numbers(out, "P@1:")[0] > 0.95
+    if importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime"):
+        assert numbers(out, "ONNX finds head.topk:")[0] > 0.99
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -429,6 +429,10 @@ def check_head(draw: Numbers) -> None:
         valid &= np.broadcast_to(mask.numpy(), shape).reshape(rows, labels)
     if draw.often(0.3) and labels > 2:
         options["ignored"], ignored = random_lists(draw, lead, labels)
+        if draw.often(0.4):
+            dense_ignored = torch.from_numpy(ignored).reshape(shape)
+            sparse = dense_ignored.to_sparse_csr if len(lead) == 1 else dense_ignored.to_sparse
+            options["ignored"] = sparse()
         valid &= ~ignored
     if draw.often(0.3):
         options["label_smoothing"] = draw.choice([0.1, 0.5])

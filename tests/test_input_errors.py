@@ -40,7 +40,7 @@ CALLED: dict[str, list[Callable[..., Any]]] = {
 #: Arguments that are positional on the command line, or that its user does not give.
 WITHOUT_FLAG = {
     *("table", "path", "directory of load"),
-    *("classifier", "overrides", "options", "progress", "on_choice"),
+    *("classifier", "overrides", "options", "progress", "on_choice", "on_names"),
 }
 
 PARAMETERS = [

@@ -42,6 +42,7 @@ OPTIONS = [
     "mask",
     "ignored",
 ]
+SPARSE_OPTIONS = ["ignored as coo", "ignored as csr"]
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -107,6 +108,10 @@ def option(name: str, lead: tuple[int, ...], labels: int, seed: int = 2) -> dict
         "label_smoothing": lambda: 0.1,
         "mask": lambda: torch.rand((*lead, labels), generator=g) > 0.3,
         "ignored": lambda: listed(lead, labels, 2, seed),
+        "ignored as coo": lambda: hot(listed(lead, labels, 2, seed), labels).to_sparse(),
+        "ignored as csr": lambda: (
+            hot(listed(lead, labels, 2, seed), labels).float().to_sparse_csr()
+        ),
     }
     return {name.split()[0]: made[name]()}
 
@@ -135,7 +140,8 @@ def truth(
     if mask is not None:
         kept = kept & mask
     if ignored is not None:
-        kept = kept & ~hot(ignored, z.shape[-1])
+        sparse = ignored.layout is not torch.strided
+        kept = kept & ~(ignored.to_dense() != 0 if sparse else hot(ignored, z.shape[-1]))
     weight = torch.ones(z.shape, dtype=torch.float64)
     if label_weight is not None:
         weight = weight * label_weight.double()
@@ -255,7 +261,8 @@ def test_reductions_with_all_options(dtype: torch.dtype, reduction: str) -> None
         check(leaves, target, y, upstream, 32, reduction=reduction, **options)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@sparse_warnings
+@pytest.mark.parametrize("name", OPTIONS + SPARSE_OPTIONS)
 @pytest.mark.parametrize("form", ["lists", "bool", "soft"])
 def test_each_option_by_itself(name: str, form: str) -> None:
     for reduction, chunk in itertools.product(REDUCTIONS, (2, None)):
@@ -560,7 +567,11 @@ def test_a_gradient_with_create_graph_equals_one_without(
     reduction: str, lead: tuple[int, ...]
 ) -> None:
     leaves = layer(lead, dtype=torch.float64)
-    cases = [{}, all_options(lead, 7), *(option(name, lead, 7) for name in OPTIONS)]
+    cases = [
+        {},
+        all_options(lead, 7),
+        *(option(name, lead, 7) for name in OPTIONS + SPARSE_OPTIONS[:1]),
+    ]
     for form, options in itertools.product(("lists", "soft", "coo"), cases):
         target = target_of(form, lead, 7)[0]
         loss = linear_bce(*leaves[:2], target, leaves[2], reduction=reduction, **options)
@@ -935,14 +946,17 @@ def step(options):
     loss = torchbce.linear_binary_cross_entropy(x, w, target, b, **options)
     return torch.autograd.grad(loss.sum(), (x, w, b))
 
-for options in ({}, {"reduction": "none"}, everything):
+def used(options):
     step(options)
     torchbce.empty_cache()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     found = step(options)
-    print(resident("VmHWM") - before - sum(g.nbytes for g in found))
-    del found
+    return resident("VmHWM") - before - sum(g.nbytes for g in found)
+
+for options in ({}, {"reduction": "none"}, everything):
+    # What the allocator returns late, after other work, is not of this step.
+    print(min(used(options) for _ in range(3)))
 """
 
 
@@ -957,6 +971,54 @@ def test_memory_for_one_chunk() -> None:
     assert plain < 15e6
     assert by_row < 15e6
     assert with_options < 15e6
+
+
+@pytest.mark.parametrize("bool_or_float", [torch.bool, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+@sparse_warnings
+def test_ignored_labels_as_a_sparse_tensor(layout: torch.layout, bool_or_float: Any) -> None:
+    x, w, b = (t.detach() for t in layer())
+    target, lists = listed((5,), 7), listed((5,), 7, 2, 9)
+    dense = hot(lists, 7).to(bool_or_float)
+    sparse = dense.to_sparse(layout=layout)
+    for reduction in REDUCTIONS:
+        expected = linear_bce(x, w, target, b, ignored=lists, reduction=reduction)
+        assert linear_bce(x, w, target, b, ignored=sparse, reduction=reduction).equal(expected)
+        # Entries that are stored and 0 are not ignored.
+        stored = torch.ones(5, 7).to_sparse(layout=torch.sparse_coo)
+        zeros = torch.sparse_coo_tensor(
+            stored.indices(), dense.flatten(), (5, 7), check_invariants=True, is_coalesced=True
+        )
+        assert linear_bce(x, w, target, b, ignored=zeros, reduction=reduction).equal(expected)
+
+
+@sparse_warnings
+def test_wrong_indices_of_ignored_labels() -> None:
+    x, w, b = (t.detach() for t in layer())
+    target = listed((5,), 7)
+    given: Any = {"size": (5, 7), "check_invariants": False}
+    pointers = torch.tensor([0, 1, 2, 2, 2, 2])
+    beyond = torch.sparse_csr_tensor(pointers, torch.tensor([3, 7]), torch.ones(2), **given)
+    with pytest.raises(ValueError, match=r"ignored stores an element at index \[1, 7\], outside"):
+        linear_bce(x, w, target, b, ignored=beyond)
+    twice = torch.sparse_csr_tensor(
+        pointers * 2, torch.tensor([3, 3, 1, 2]), torch.ones(4), **given
+    )
+    with pytest.raises(ValueError, match=r"ignored stores the element at index \[0, 3\] more than"):
+        linear_bce(x, w, target, b, ignored=twice)
+    with pytest.raises(ValueError, match=r"ignored is sparse and has shape \(5, 6\); the logits"):
+        linear_bce(x, w, target, b, ignored=torch.zeros(5, 6).to_sparse())
+
+
+@sparse_warnings
+def test_compiled_with_sparse_ignored_labels(fresh_compiler: None) -> None:
+    x, w, b = (t.detach() for t in layer())
+    sparse = hot(listed((5,), 7, 2), 7).to_sparse()
+    compiled = torch.compile(linear_bce, backend="aot_eager")
+    with pytest.raises(
+        ValueError, match=r"cannot trace a sparse ignored, .* Give a mask, or label"
+    ):
+        compiled(x, w, listed((5,), 7), b, ignored=sparse)
 
 
 def test_one_number_of_two_dimensions_in_the_dense_form() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -89,6 +90,20 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ValueError,
         ["target has label 4 more than once"],
     ),
+    "a SciPy matrix of ignored labels": (
+        {"ignored": scipy.sparse.csr_array((3, 6))},
+        TypeError,
+        ["got csr_array; torchbce.positives_from(ignored)"],
+    ),
+    "a nested tensor": (
+        {
+            "target": torch.nested.nested_tensor(
+                [torch.tensor([1]), torch.tensor([2, 3])], layout=torch.jagged
+            )
+        },
+        TypeError,
+        ["target is a nested tensor", "torchbce.positives_from(target) makes label lists"],
+    ),
     "a repeated label among the ignored ones": (
         {"ignored": with_value(LISTS, 5, 0, 0)},
         ValueError,
@@ -97,7 +112,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "a list of lists": (
         {"target": [[0, 5], [3], [], [2, 1]]},
         TypeError,
-        ["target must be a torch.Tensor, got list", "torch.as_tensor"],
+        ["target must be a torch.Tensor, got list", "torchbce.positives_from", "torch.as_tensor"],
     ),
     "no target": ({"target": None}, TypeError, ["target must be a torch.Tensor, got NoneType"]),
     "a complex target": (
@@ -334,7 +349,11 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ["ignored must be an int64 tensor", "for one value per element use mask"],
     ),
     "ignored of int32": ({"ignored": LISTS.int()}, TypeError, ["ignored must be an int64 tensor"]),
-    "ignored as a list": ({"ignored": [[1]]}, TypeError, ["ignored must be an int64 tensor"]),
+    "ignored as a list": (
+        {"ignored": [[1]]},
+        TypeError,
+        ["ignored must be a torch.Tensor, got list; torchbce.positives_from(ignored) makes"],
+    ),
     "ignored of fewer rows": (
         {"ignored": LISTS[:1]},
         ValueError,

@@ -7,6 +7,7 @@ import math
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim import lr_scheduler as schedules
 from torch.utils.checkpoint import checkpoint
 
 import torchbce.linear
 from family import once
-from torchbce import FusedRowwiseAdagrad, FusedSGD, LinearBCELoss
+from torchbce import FusedAdagrad, FusedRowwiseAdagrad, FusedSGD, LinearBCELoss
 from torchbce import linear_binary_cross_entropy as linear_bce
 
 WIDTH, LABELS = 4, 11
@@ -27,6 +29,7 @@ WIDTH, LABELS = 4, 11
 MAKERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: FusedSGD(lr=0.3, weight_decay=0.05),
     "adagrad": lambda: FusedRowwiseAdagrad(lr=0.2, weight_decay=0.05, eps=1e-3),
+    "full adagrad": lambda: FusedAdagrad(0.2, 0.05, initial_accumulator_value=0.3, eps=1e-3),
 }
 each_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -199,7 +202,7 @@ MISUSES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
             fused_optimizer=torch.optim.SGD([torch.ones(1)]),  # type: ignore[arg-type]
         ),
         TypeError,
-        "fused_optimizer must be a torchbce.FusedSGD or FusedRowwiseAdagrad, got SGD",
+        "fused_optimizer must be a torchbce.FusedSGD, FusedAdagrad or FusedRowwiseAdagrad, got SGD",
     ),
     "an optimizer's class": (
         lambda: LinearBCELoss(3, 5, fused_optimizer=FusedSGD),  # type: ignore[arg-type]
@@ -215,6 +218,7 @@ MISUSES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         for kind, names in (
             (FusedSGD, ("lr", "weight_decay")),
             (FusedRowwiseAdagrad, ("lr", "weight_decay", "eps")),
+            (FusedAdagrad, ("lr", "weight_decay", "initial_accumulator_value", "eps")),
         )
         for name in names
         for value in (-0.1, math.inf, math.nan)
@@ -290,7 +294,8 @@ def test_the_keys_of_the_state() -> None:
         "pos_weight",
         "label_weight",
     }
-    sgd, adagrad = (head(fused_optimizer=make()) for make in MAKERS.values())
+    sgd, adagrad, full = (head(fused_optimizer=make()) for make in MAKERS.values())
+    assert full.state_dict().keys() == adagrad.state_dict().keys()
     assert set(sgd.state_dict()) == {"weight", "bias", "fused_optimizer._extra_state"}
     assert set(adagrad.state_dict()) == {
         *sgd.state_dict(),
@@ -301,6 +306,67 @@ def test_the_keys_of_the_state() -> None:
         "fused_optimizer.bias_sum"
         not in head(bias=False, fused_optimizer=FusedRowwiseAdagrad(1.0)).state_dict()
     )
+
+
+OPTIONS_WITH_STATE: dict[str, Callable[[], dict[str, Any]]] = {
+    "none": dict,
+    "no bias": lambda: {"bias": False},
+    "weights": lambda: {"pos_weight": 2.0, "label_weight": torch.rand(LABELS)},
+    "sgd": lambda: {"pos_weight": torch.rand(LABELS), "fused_optimizer": MAKERS["sgd"]()},
+    "adagrad": lambda: {"fused_optimizer": MAKERS["full adagrad"]()},
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("options", OPTIONS_WITH_STATE.values(), ids=OPTIONS_WITH_STATE)
+def test_states_are_exchanged_with_linear(
+    options: Callable[[], dict[str, Any]], inside: bool, assign: bool
+) -> None:
+    made = head(**options())
+    made(*batch()).backward()
+    linear = torch.nn.Linear(WIDTH, LABELS, bias=made.bias is not None)
+    if not set(options()) - {"bias"}:
+        linear.load_state_dict(made.state_dict())
+        assert linear.weight.equal(made.weight)
+        torch.nn.init.zeros_(linear.weight)
+    before = state(made)
+    models: Any = [made, linear]
+    if inside:
+        models = [torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "head": m}) for m in models]
+    models[0].load_state_dict(models[1].state_dict(), assign=assign)
+    after = state(made)
+    of_linear = {k: after.pop(k) for k in linear.state_dict()}
+    assert_same(of_linear, state(linear))
+    assert_same(after, {k: before[k] for k in after})
+    layer = made.to_linear()
+    linear.load_state_dict(layer.state_dict())
+    assert type(layer) is torch.nn.Linear
+    assert layer.weight is made.weight
+    assert layer.bias is made.bias
+    x = batch()[0]
+    assert layer(x).equal(made.logits(x))
+
+
+def test_a_state_with_other_keys_is_loaded_strictly() -> None:
+    made = head(pos_weight=2.0, label_weight=torch.ones(LABELS))
+    kept = made.state_dict()
+    del kept["label_weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*label_weight"):
+        made.load_state_dict(kept)
+    with pytest.raises(RuntimeError, match=r"Missing key.*bias"):
+        made.load_state_dict({"weight": made.weight})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        made.load_state_dict({})
+
+
+def test_the_layer_of_a_computed_weight_has_its_values() -> None:
+    made = torch.nn.utils.parametrizations.weight_norm(head())
+    layer = made.to_linear()
+    assert layer.weight.equal(made.weight)
+    assert isinstance(layer.weight, torch.nn.Parameter)
+    assert made.double().eval().to_linear().weight.dtype == torch.float64
+    assert not made.to_linear().training
 
 
 def test_repr() -> None:
@@ -340,6 +406,8 @@ def test_public_names_load_at_their_first_use() -> None:
         "assert set(linear.__all__) <= set(dir(linear))\n"
         "import torchbce\n"
         "assert all(getattr(linear, n) is getattr(torchbce, n) for n in linear.__all__)\n"
+        "torchbce.LinearBCELoss(2, 3, fused_optimizer=torchbce.FusedSGD(0.1))\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
     with pytest.raises(AttributeError, match=r"module 'torchbce\.linear' has no attribute 'loses'"):
@@ -388,6 +456,16 @@ def test_another_dtype(dtype: torch.dtype) -> None:
     assert fresh.weight.dtype == fresh.bias.dtype == dtype
     tolerance = {torch.float64: 1e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]
     assert fresh.bias[0].item() == pytest.approx(math.log(0.01 / 0.99), rel=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_number_keeps_its_digits(dtype: torch.dtype) -> None:
+    made = head(pos_weight=2.3).to(dtype)
+    x, target = batch(dtype=dtype)
+    expected = linear_bce(x, made.weight, target, made.bias, pos_weight=2.3)
+    assert made(x, target).equal(expected)
+    assert made.pos_weight.item() == 2.3
+    assert "pos_weight=2.3" in repr(made)
 
 
 # -------------------------------------------------------------------------------------- ranking
@@ -545,6 +623,39 @@ def test_adagrad_is_its_formula(
         assert kept.bias_sum is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("chunk", [1, 4, None])
+@pytest.mark.parametrize("numbers", [(0.2, 0.0, 0.0, 1e-10), (0.2, 0.05, 0.125, 1e-2)], ids=str)
+def test_full_adagrad_is_pytorchs(
+    dtype: torch.dtype, bias: bool, chunk: int | None, numbers: tuple[float, ...]
+) -> None:
+    lr, decay, initial, eps = numbers
+    made = head(bias=bias, chunk_labels=chunk, fused_optimizer=FusedAdagrad(*numbers)).to(dtype)
+    plain = head(bias=bias, chunk_labels=chunk).to(dtype)
+    groups: list[dict[str, Any]] = [{"params": [plain.weight], "weight_decay": decay}]
+    if bias:
+        groups.append({"params": [plain.bias]})
+    steps = torch.optim.Adagrad(groups, lr=lr, initial_accumulator_value=initial, eps=eps)
+    for step in range(50):
+        x, target = batch(seed=step, dtype=dtype)
+        made(x, target).backward()
+        steps.zero_grad()
+        plain(x, target).backward()
+        steps.step()
+    # A few roundings per step of numbers below 4, of which the first steps divide by small roots.
+    close = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 2e-4}
+    sums = {"rtol": 1e-11 if dtype == torch.float64 else 2e-4, "atol": 0}
+    torch.testing.assert_close(made.weight, plain.weight, **close)
+    kept, theirs = made.fused_optimizer, steps.state
+    torch.testing.assert_close(kept.weight_sum, theirs[plain.weight]["sum"], **sums)
+    assert made.weight.grad is None
+    assert (made.weight - head(bias=bias).weight).abs().max() > 0.1
+    if bias:
+        torch.testing.assert_close(made.bias, plain.bias, **close)
+        torch.testing.assert_close(kept.bias_sum, theirs[plain.bias]["sum"], **sums)
+
+
 def test_a_row_without_a_gradient_stays_where_it_is() -> None:
     made = head(fused_optimizer=FusedRowwiseAdagrad(0.1))
     mask = torch.ones(LABELS, dtype=torch.bool)
@@ -619,6 +730,96 @@ def test_a_schedule_sets_the_step_size(make: Any) -> None:
     torch.testing.assert_close(steps[0], steps[1] * 0.01 / make().lr, rtol=1e-3, atol=1e-7)
     assert not steps[2].any()
     assert changed.state_dict()["fused_optimizer._extra_state"][0] == 0.01
+
+
+SCHEDULES: dict[str, Callable[[Any], Any]] = {
+    "LambdaLR": lambda o: schedules.LambdaLR(o, lambda step: 1 / (1 + step)),
+    "MultiplicativeLR": lambda o: schedules.MultiplicativeLR(o, lambda step: 0.9),
+    "StepLR": lambda o: schedules.StepLR(o, 2, 0.5),
+    "MultiStepLR": lambda o: schedules.MultiStepLR(o, [1, 3], 0.5),
+    "ConstantLR": lambda o: schedules.ConstantLR(o, 0.5, 2),
+    "LinearLR": lambda o: schedules.LinearLR(o, 0.5, total_iters=3),
+    "ExponentialLR": lambda o: schedules.ExponentialLR(o, 0.5),
+    "PolynomialLR": lambda o: schedules.PolynomialLR(o, 5),
+    "CosineAnnealingLR": lambda o: schedules.CosineAnnealingLR(o, 5),
+    "CosineAnnealingWarmRestarts": lambda o: schedules.CosineAnnealingWarmRestarts(o, 2),
+    "ChainedScheduler": lambda o: schedules.ChainedScheduler(
+        [schedules.StepLR(o, 2), schedules.ExponentialLR(o, 0.5)]
+    ),
+    "SequentialLR": lambda o: schedules.SequentialLR(
+        o, [schedules.LinearLR(o, 0.5, total_iters=2), schedules.ExponentialLR(o, 0.5)], [2]
+    ),
+    "CyclicLR": lambda o: schedules.CyclicLR(o, 0.01, 0.1, 2, cycle_momentum=False),
+    "OneCycleLR": lambda o: schedules.OneCycleLR(o, 0.1, total_steps=6, cycle_momentum=False),
+    "ReduceLROnPlateau": lambda o: schedules.ReduceLROnPlateau(o, patience=0),
+}
+
+
+def test_every_schedule_of_pytorch_is_tested() -> None:
+    assert set(SCHEDULES) == set(schedules.__all__) - {"LRScheduler"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("make", [lambda: FusedSGD(0.3), MAKERS["full adagrad"]])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_of_pytorch(make: Any, name: str) -> None:
+    made = head(fused_optimizer=make())
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=make().lr)
+    pairs = [(o, SCHEDULES[name](o)) for o in (made.fused_optimizer, theirs)]
+    changes = []
+    for step in range(5):
+        rates = []
+        for optimizer, schedule in pairs:
+            rates.append(optimizer.param_groups[0]["lr"])
+            if optimizer is theirs:
+                theirs.step()
+            else:
+                before = made.weight.detach().clone()
+                made(*batch(seed=step)).backward()
+                changes.append((made.weight - before).norm().item())
+            schedule.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+        assert rates[0] == rates[1]
+    assert made.fused_optimizer.lr == theirs.param_groups[0]["lr"]
+    assert made.state_dict()["fused_optimizer._extra_state"][0] == made.fused_optimizer.lr
+    assert all(changes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_step_of_a_fused_optimizer() -> None:
+    made, other = (head(fused_optimizer=FusedSGD(0.3)) for _ in range(2))
+    fused, seen = made.fused_optimizer, []
+    fused.register_step_post_hook(lambda *_: seen.append(made.weight.detach().clone()))
+    made(*batch()).backward()
+    other(*batch()).backward()
+    assert len(seen) == 1
+    assert seen[0].equal(other.weight)  # hooks run after the update
+    # Where a loop calls it, it only calls the closure; and there is nothing to set to zero.
+    fused.zero_grad()
+    assert fused.step() is None
+    assert fused.step(lambda: made(*batch()).requires_grad) is True
+    assert_same(state(made), state(other))
+    with pytest.raises(ValueError, match=r"give other parameters to an optimizer of torch\.optim"):
+        fused.add_param_group({"params": [torch.zeros(1)]})
+    with pytest.raises(ValueError, match="optimizer must support momentum"):
+        schedules.OneCycleLR(fused, 0.1, total_steps=6)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, by_pickle, by_torch])
+def test_copies_under_a_schedule(duplicate: Callable[[Any], Any]) -> None:
+    made = head(fused_optimizer=MAKERS["adagrad"]())
+    schedule = schedules.StepLR(made.fused_optimizer, 1, 0.5)
+    made(*batch()).backward()
+    schedule.step()
+    twin = duplicate(made)
+    schedule.step()
+    assert (twin.fused_optimizer.lr, made.fused_optimizer.lr) == (0.1, 0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = schedules.StepLR(twin.fused_optimizer, 1, 0.5)
+        twin(*batch()).backward()
+        own.step()
+    assert made.fused_optimizer.lr == 0.05
 
 
 @each_optimizer
@@ -801,13 +1002,15 @@ def test_options_reach_the_step(make: Any) -> None:
         g = plain.weight.grad + numbers.weight_decay * plain.weight
         if isinstance(numbers, FusedRowwiseAdagrad):
             g = g / ((g * g).mean(1, keepdim=True).sqrt() + numbers.eps)
+        if isinstance(numbers, FusedAdagrad):
+            g = g / ((g * g + numbers.initial_accumulator_value).sqrt() + numbers.eps)
         torch.testing.assert_close(made.weight, plain.weight - numbers.lr * g)
 
 
 def test_training_with_a_fused_optimizer_learns() -> None:
     g = torch.Generator().manual_seed(0)
     true = torch.randn(50, 8, generator=g)
-    for optimizer in (FusedSGD(lr=30.0), FusedRowwiseAdagrad(lr=0.5)):
+    for optimizer in (FusedSGD(lr=30.0), FusedRowwiseAdagrad(lr=0.5), FusedAdagrad(lr=0.5)):
         made = LinearBCELoss(8, 50, prior=0.1, chunk_labels=16, fused_optimizer=optimizer)
         losses = []
         for _ in range(60):

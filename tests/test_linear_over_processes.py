@@ -37,11 +37,16 @@ def test_the_gradient_of_the_input_can_travel_before_that_of_the_last_labels(lab
         update=lambda start, stop, g, x: events.append(f"{start} to {stop}"),
         on_input_gradient=lambda gradient: events.append("input"),
     )
-    run_chunks(
-        Head(torch.ones(4, 3), torch.ones(labels, 3), None),
-        LinearOperands(dense=torch.zeros(4, labels)),
-        request,
-    )
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # several compute the chunks in any order: test_linear_threads.py
+        run_chunks(
+            Head(torch.ones(4, 3), torch.ones(labels, 3), None),
+            LinearOperands(dense=torch.zeros(4, labels)),
+            request,
+        )
+    finally:
+        torch.set_num_threads(threads)
     assert (
         events
         == {

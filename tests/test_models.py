@@ -162,7 +162,8 @@ def test_trees_are_those_of_scikit_learn(categorical: int, weighted: bool) -> No
     for rows in (table, new):
         expected = reference.decision_function(rows)
         np.testing.assert_allclose(trees.logits(rows), expected, rtol=1e-10, atol=1e-12)
-    stages = list(trees.staged(new, 10))
+    stages = trees.staged(new, 10)
+    assert all(map(np.array_equal, trees.staged(new, 10, stages[:2]), stages[2:]))
     assert (stages[0] == trees.baseline).all()
     np.testing.assert_array_equal(stages[1], trees.first(10).logits(new))
     np.testing.assert_allclose(stages[-1], trees.logits(new), rtol=1e-12, atol=1e-14)

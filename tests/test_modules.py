@@ -135,9 +135,51 @@ def test_buffers_follow_the_module() -> None:
     loss = module(LOGITS.double(), TARGETS)
     assert loss.dtype == torch.float64
     number = torchbce.BCEWithLogitsLoss(pos_weight=3.0)
-    assert number.pos_weight.dtype == torch.get_default_dtype()
-    assert number.to(torch.bfloat16).pos_weight.dtype == torch.bfloat16
+    assert number.pos_weight.dtype == torch.float64
+    assert number.to("meta").pos_weight.is_meta
+    assert number.to_empty(device="cpu").pos_weight.dtype == torch.float64
     assert not list(module.parameters())
+
+
+@pytest.mark.parametrize(
+    "convert", [lambda m: m, lambda m: m.float(), lambda m: m.bfloat16(), lambda m: m.double()]
+)
+def test_numbers_keep_their_digits(convert: Callable[[nn.Module], nn.Module]) -> None:
+    """Rounded to float32, these numbers change a loss by 1e-8 of it, and more in bfloat16."""
+    z, y = torch.linspace(-2, 3, 6).double(), torch.tensor([0.0, 1, 1, 0, 1, 0]).double()
+    module = convert(torchbce.BCEWithLogitsLoss(weight=0.1, pos_weight=2.3))
+    expected = binary_cross_entropy_with_logits(z, y, weight=0.1, pos_weight=2.3)
+    assert module(z, y).equal(expected)
+    assert (module.weight.item(), module.pos_weight.item()) == (0.1, 2.3)
+    for dtype in (torch.float32, torch.bfloat16):
+        narrow = z.to(dtype), y.to(dtype)
+        of_number = binary_cross_entropy_with_logits(*narrow, weight=0.1, pos_weight=2.3)
+        assert module(*narrow).equal(of_number)
+    # A change in place, as a schedule of the weight makes it, is a change of the loss.
+    module.pos_weight.fill_(1)
+    assert module(z, y) < expected
+
+
+def test_old_states_of_numbers_are_loaded() -> None:
+    module = torchbce.BCEWithLogitsLoss(weight=0.1, pos_weight=2.3)
+    old = {"weight": torch.tensor(0.5), "pos_weight": torch.tensor(4.0)}
+    module.load_state_dict(old)
+    assert (module.weight.item(), module.pos_weight.item()) == (0.5, 4.0)
+    assert module.pos_weight.dtype == torch.float64
+    theirs = nn.BCEWithLogitsLoss(torch.tensor(0.0), pos_weight=torch.tensor(0.0))
+    theirs.load_state_dict(module.state_dict())
+    assert theirs.pos_weight.item() == 4
+
+
+def test_a_number_on_a_device_without_float64() -> None:
+    def to_such_a_device(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float64:
+            raise TypeError("the device has no float64")
+        return tensor.clone()
+
+    module = torchbce.BCEWithLogitsLoss(pos_weight=2.5)._apply(to_such_a_device)
+    assert module.pos_weight.dtype == torch.float32
+    assert module.pos_weight.item() == 2.5
 
 
 def test_numbers_become_buffers() -> None:

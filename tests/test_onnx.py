@@ -238,6 +238,33 @@ def test_a_head_with_options(reduction: str) -> None:
     check(model, (x, targets(5, 7, dtype=torch.float32)))
 
 
+class Logits(nn.Module):
+    def __init__(self, k: int | None = None) -> None:
+        super().__init__()
+        self.head, self.k = torchbce.LinearBCELoss(4, 7, pos_weight=2.0), k
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head.logits(x) if self.k is None else self.head.topk(x, self.k).values
+
+
+@pytest.mark.parametrize("by", EXPORTERS)
+def test_what_a_head_serves(by: str) -> None:
+    for model in (Logits(), Logits(3), Logits().head.to_linear()):
+        check(model, batch()[:1], by)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+@pytest.mark.parametrize("by", EXPORTERS)
+def test_sparse_targets_are_refused(by: str, layout: torch.layout) -> None:
+    x = batch()[0]
+    for model, labels in ((Model(torchbce.BCEWithLogitsLoss()), 3), (WithHead(), 7)):
+        target = (targets(5, labels) > 0.5).float().to_sparse(layout=layout)
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            exported(model, (x, target), by)
+        errors = [str(raised.value), str(raised.value.__cause__)]
+        assert any("Give a dense one, or label lists" in text for text in errors)
+
+
 def test_a_head_of_any_number_of_rows() -> None:
     model, rows = WithHead(), torch.export.Dim("rows", min=1)
     inputs = batch()[0], LISTS

@@ -1,6 +1,8 @@
 """A model directory: whole or not there, and harmless whatever is in it."""
 
 import copy
+import dataclasses
+import datetime
 import errno
 import hashlib
 import json
@@ -14,18 +16,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
-from making import names_in, numbers, reviews
+from making import KIND, UNKIND, names_in, numbers
 from torchbce.classifier import (
     Classifier,
     InputError,
+    Overrides,
     TrainingOptions,
     fit,
     load,
@@ -34,33 +39,89 @@ from torchbce.classifier import (
     storage,
 )
 from torchbce.classifier.model import FORMAT
-from torchbce.classifier.storage import CARD, TENSORS, check_output
+from torchbce.classifier.storage import CARD, HISTORY, TENSORS, check_output
 
-FILES = {CARD, TENSORS}
-TABLE = reviews(24)
+FILES = {CARD, TENSORS, HISTORY}
+#: Those that the model is; the other one tells of the training.
+MODEL_FILES = [CARD, TENSORS]
+MODELS = ["linear", "pairs", "trees", "mlp"]
+FAST = TrainingOptions("linear", effort="low")
 
 
-@pytest.fixture(scope="module", params=["linear", "mlp"])
+def mixed(rows: int = 600, seed: int = 0) -> pl.DataFrame:
+    """A text, a category, a number and a date, with missing values; two of them work together."""
+    random = np.random.default_rng(seed)
+    place, size = random.integers(0, 4, rows), random.integers(0, 4, rows)
+    y = ((size > 1) ^ (place > 1)) ^ (random.random(rows) < 0.2)
+    words = [random.choice(KIND if label else UNKIND) for label in y ^ (random.random(rows) < 0.3)]
+    days = [datetime.timedelta(days=int(d)) for d in random.integers(0, 700, rows)]
+    return pl.DataFrame(
+        {
+            "note": [None if i % 17 == 2 else f"a {word} film" for i, word in enumerate(words)],
+            "place": [None if i % 11 == 3 else f"p{code}" for i, code in enumerate(place)],
+            "size": [None if i % 7 == 3 else x / 2 for i, x in enumerate(size.tolist())],
+            "when": [
+                None if i % 13 == 5 else datetime.date(2024, 1, 1) + day
+                for i, day in enumerate(days)
+            ],
+            "kind": np.where(y, "yes", "no"),
+        }
+    )
+
+
+TABLE = mixed()
+
+
+def fit_one(model: Any, **options: Any) -> Classifier:
+    options = {"effort": "low", "epochs": 2, "pos_weight": "balanced"} | options
+    overrides = Overrides(text=["note"])
+    return fit(TABLE, "kind", overrides=overrides, options=TrainingOptions(model, **options))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Classifier]:
+    """A classifier of each model."""
+    return {name: fit_one(name) for name in MODELS}
+
+
+@pytest.fixture(scope="module")
+def every(fitted: dict[str, Classifier]) -> Classifier:
+    """A classifier that combines all models."""
+    models = [fitted[name].models[0] for name in MODELS]
+    assert [model.name for model in models] == MODELS
+    weights = dict(zip(MODELS, [0.3, 0.2, 0.4, 0.1], strict=True))
+    card = msgspec.structs.replace(fitted["linear"].card, models=weights)
+    tried = tuple(one for name in MODELS for one in fitted[name].tried)
+    return dataclasses.replace(fitted["linear"], card=card, models=tuple(models), tried=tried)
+
+
+@pytest.fixture(scope="module", params=[*MODELS, "every", "no model"])
 def classifier(request: pytest.FixtureRequest) -> Classifier:
-    options = TrainingOptions(request.param, epochs=2, pos_weight="balanced")
-    return fit(TABLE, "kind", options=options)
+    every: Classifier = request.getfixturevalue("every")
+    if request.param == "every":
+        return every
+    if request.param == "no model":
+        card = msgspec.structs.replace(every.card, models={})
+        return dataclasses.replace(every, card=card, models=())
+    one: Classifier = request.getfixturevalue("fitted")[request.param]
+    return one
 
 
 @pytest.fixture(scope="module")
 def other() -> Classifier:
-    return fit(numbers(), "y", options=TrainingOptions(epochs=1))
+    return fit(numbers(), "y", options=FAST)
 
 
 @pytest.fixture(scope="module")
-def saved(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(every: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("saved") / "model"
-    save(classifier, directory)
+    save(every, directory)
     return directory
 
 
 @pytest.fixture(scope="module")
 def third() -> Classifier:
-    return fit(numbers(seed=1), "y", options=TrainingOptions(epochs=1))
+    return fit(numbers(seed=1), "y", options=FAST)
 
 
 @pytest.fixture
@@ -83,35 +144,49 @@ def refusal(directory: Path) -> str:
 # -------------------------------------------------------------------------------------- round trip
 
 
-def test_round_trip(classifier: Classifier, saved: Path) -> None:
-    loaded = load(saved)
+def test_round_trip(classifier: Classifier, tmp_path: Path) -> None:
+    save(classifier, tmp_path / "model")
+    loaded = load(tmp_path / "model")
     assert loaded.card == classifier.card
+    assert loaded.tried == classifier.tried
     assert np.array_equal(loaded.logits(TABLE), classifier.logits(TABLE))
     assert loaded.predict(TABLE).equals(classifier.predict(TABLE))
-    assert not loaded.network.training
-    assert names_in(saved) == FILES
+    assert names_in(tmp_path / "model") == FILES
+    save(loaded, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "model")
 
 
-def test_saving_again_makes_the_same_bytes(saved: Path, tmp_path: Path) -> None:
-    save(load(saved), tmp_path / "again")
-    assert contents(tmp_path / "again") == contents(saved)
+@pytest.mark.parametrize("model", ["auto", *MODELS])
+def test_the_same_seed_gives_the_same_bytes(
+    fitted: dict[str, Classifier], tmp_path: Path, model: str
+) -> None:
+    save(fitted[model] if model in fitted else fit_one(model), tmp_path / "one")
+    save(fit_one(model), tmp_path / "two")
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    for name in MODEL_FILES:
+        assert one[name] == two[name]
+    # Times differ from one run to the next.
+    untimed = [
+        [{**tried, "seconds": 0} for tried in json.loads(files[HISTORY])] for files in (one, two)
+    ]
+    assert untimed[0] == untimed[1]
 
 
 def test_a_relative_path(
-    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    other: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("model", "./deep/../other", "third/"):
         (tmp_path / "deep").mkdir(exist_ok=True)
-        save(classifier, Path(name))
+        save(other, Path(name))
         load(Path(name))
     assert names_in(tmp_path) == {"model", "deep", "other", "third"}
 
 
-def test_permissions_follow_the_umask(classifier: Classifier, tmp_path: Path) -> None:
+def test_permissions_follow_the_umask(other: Classifier, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        save(classifier, tmp_path / "model")
+        save(other, tmp_path / "model")
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
@@ -125,18 +200,24 @@ def test_the_card_is_readable_json(saved: Path) -> None:
     assert json.loads(text)["format"] == FORMAT
 
 
-def test_weights_of_another_model_are_refused(classifier: Classifier, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_of_another_model_are_refused(
+    fitted: dict[str, Classifier], tmp_path: Path, model: str
+) -> None:
     """Their names and shapes are the same; only the SHA-256 in the card tells them apart."""
-    options = TrainingOptions(classifier.card.architecture, epochs=1)
-    save(classifier, tmp_path / "a")
-    save(fit(TABLE, "kind", options=options), tmp_path / "b")
+    one = fitted[model]
+    save(one, tmp_path / "a")
     card = json.loads((tmp_path / "a" / CARD).read_text())
     weights = (tmp_path / "a" / TENSORS).read_bytes()
     assert card["weights_sha256"] == hashlib.sha256(weights).hexdigest()
-    shutil.copy(tmp_path / "b" / TENSORS, tmp_path / "a" / TENSORS)
+    arrays = load_arrays(weights)
+    bias = {name for name in arrays if name.endswith(("bias", "baseline"))}
+    others = save_arrays({n: a + 1 if n in bias else a for n, a in arrays.items()})
+    assert len(others) == len(weights)
+    (tmp_path / "a" / TENSORS).write_bytes(others)
     assert "does not belong to model.json" in refusal(tmp_path / "a")
     (tmp_path / "a" / TENSORS).write_bytes(weights)
-    assert load(tmp_path / "a").card == classifier.card
+    assert load(tmp_path / "a").card == one.card
     for changed in ({**card, "weights_sha256": "0" * 64}, {**card, "weights_sha256": ""}):
         (tmp_path / "a" / CARD).write_text(json.dumps(changed))
         assert "does not belong to model.json" in refusal(tmp_path / "a")
@@ -145,7 +226,7 @@ def test_weights_of_another_model_are_refused(classifier: Classifier, tmp_path: 
     assert "does not belong to model.json" in refusal(tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", [CARD, TENSORS])
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_a_pipe_instead_of_a_file_does_not_wait(model: Path, name: str) -> None:
     (model / name).unlink()
     os.mkfifo(model / name)
@@ -239,7 +320,7 @@ class Killed(BaseException):
 
 STEPS: list[tuple[ModuleType, str]] = [
     (outputs, "_write"),
-    (storage, "save_tensors"),
+    (storage, "save_arrays"),
     (outputs, "_put_in_place"),
     (outputs, "_exchange"),
     (os, "fsync"),
@@ -248,10 +329,10 @@ STEPS: list[tuple[ModuleType, str]] = [
 
 @pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), Killed()])
-@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("call", [1, 2, 3])
 @pytest.mark.parametrize(("module", "step"), STEPS, ids=[step for _, step in STEPS])
 def test_the_old_model_or_the_new_one(
-    classifier: Classifier,
+    third: Classifier,
     other: Classifier,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -264,7 +345,7 @@ def test_the_old_model_or_the_new_one(
     """An error in any step leaves what was there, and nothing else."""
     directory = tmp_path / "model"
     if there:
-        save(classifier, directory)
+        save(third, directory)
     before = contents(directory) if there else None
     real, calls = getattr(module, step), 0
 
@@ -385,7 +466,7 @@ def test_a_full_disk(third: Classifier, other: Classifier, tmp_path: Path) -> No
 def test_no_such_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no").startswith("there is no model directory ")
     (tmp_path / "file").write_text("x")
-    assert refusal(tmp_path / "file").startswith("there is no model directory ")
+    assert refusal(tmp_path / "file").endswith("file' is a file; expected a model directory")
     assert "is not a model directory: it has no model.json" in refusal(tmp_path)
 
 
@@ -454,15 +535,23 @@ JSON_CHANGES: dict[str, Callable[[Any], Any]] = {
     "format 1.5": set_("format", 1.5),
     **{
         f"no {name}": delete(name)
-        for name in ("format", "target", "threshold", "architecture", "pos_weight", "columns")
+        for name in ("format", "target", "threshold", "base", "models", "pos_weight", "columns")
     },
     "threshold 2": set_("threshold", 2.0),
     "threshold as text": set_("threshold", "0.5"),
     "pos_weight 0": set_("pos_weight", 0),
     "pos_weight -1": set_("pos_weight", -1.0),
     "pos_weight null": set_("pos_weight", None),
-    "architecture": set_("architecture", "transformer"),
-    "architecture null": set_("architecture", None),
+    "base null": set_("base", None),
+    "base huge": set_("base", 1e300),
+    "models null": set_("models", None),
+    "models a list": set_("models", MODELS),
+    "an unknown model": set_("models.transformer", 1.0),
+    "a model without a name": set_("models.", 1.0),
+    "a weight of text": set_("models.linear", "1"),
+    "a negative weight": set_("models.linear", -1.0),
+    "a huge weight": set_("models.linear", 1e300),
+    "values alike": set_("target.positive", "no"),
     "target null": set_("target", None),
     "target positive": set_("target.positive", 1),
     "target column": set_("target.column", ["y"]),
@@ -476,33 +565,64 @@ JSON_CHANGES: dict[str, Callable[[Any], Any]] = {
     "same name": lambda card: card["columns"][1].update(name=card["columns"][0]["name"]),
     "fewer columns": lambda card: card["columns"].pop(),
     "columns in another order": lambda card: card["columns"].reverse(),
-    "vocabulary null": set_("columns.0.vocabulary", None),
-    "vocabulary of numbers": set_("columns.0.vocabulary", [1, 2]),
-    "vocabulary twice": lambda card: card["columns"][0].update(
-        vocabulary=[card["columns"][0]["vocabulary"][0]] * len(card["columns"][0]["vocabulary"])
+    "units null": set_("columns.0.units", None),
+    "units empty": set_("columns.0.units", []),
+    "units of another kind": set_("columns.0.units.0.unit", "pixels"),
+    "units fewer": lambda card: card["columns"][0]["units"].pop(),
+    "units twice": lambda card: card["columns"][0]["units"].append(card["columns"][0]["units"][0]),
+    "vocabulary null": set_("columns.0.units.0.vocabulary", None),
+    "vocabulary of numbers": set_("columns.0.units.0.vocabulary", [1, 2]),
+    "vocabulary twice": lambda card: card["columns"][0]["units"][0].update(
+        vocabulary=card["columns"][0]["units"][0]["vocabulary"][:1]
+        * len(card["columns"][0]["units"][0]["vocabulary"])
     ),
-    "vocabulary shorter": lambda card: card["columns"][0]["vocabulary"].pop(),
-    "vocabulary longer": lambda card: card["columns"][0]["vocabulary"].append("zz"),
-    "vocabulary empty": set_("columns.0.vocabulary", []),
-    "categories twice": set_("columns.1.categories", ["north", "north"]),
-    "categories of null": set_("columns.1.categories", ["north", None]),
-    "categories as text": set_("columns.1.categories", "north"),
+    "vocabulary shorter": lambda card: card["columns"][0]["units"][1]["vocabulary"].pop(),
+    "vocabulary longer": lambda card: card["columns"][0]["units"][1]["vocabulary"].append("zz"),
+    "vocabulary empty": set_("columns.0.units.0.vocabulary", []),
+    # As many features in all, but none of one unit, which scikit-learn refuses at prediction.
+    "vocabulary moved": lambda card: (
+        card["columns"][0]["units"][1]["vocabulary"].extend(
+            f"zz{gram}" for gram in card["columns"][0]["units"][0]["vocabulary"]
+        ),
+        set_("columns.0.units.0.vocabulary", [])(card),
+    )[1],
+    "categories twice": lambda card: card["columns"][1]["categories"].__setitem__(0, "p1"),
+    "categories fewer": lambda card: card["columns"][1]["categories"].pop(),
+    "categories empty": lambda card: card["columns"][1].update(categories=[], flag_missing=False),
+    "categories of null": set_("columns.1.categories", ["p0", None]),
+    "categories as text": set_("columns.1.categories", "p0"),
     "a flag of text": set_("columns.1.flag_missing", "no"),
-    "a flag more": set_("columns.1.flag_missing", True),
+    "a flag less": set_("columns.1.flag_missing", False),
     "scale 0": set_("columns.2.scale", 0.0),
     "scale -1": set_("columns.2.scale", -1.0),
     "scale as text": set_("columns.2.scale", "1"),
     "mean null": set_("columns.2.mean", None),
     "mean NaN": set_("columns.2.mean", float("nan")),
     "mean infinite": set_("columns.2.mean", float("inf")),
-    "edges falling": set_("columns.2.edges", [2.0, 1.0]),
-    "edges equal": set_("columns.2.edges", [1.0, 1.0]),
-    "edges more": set_("columns.2.edges", [1.0]),
+    "edges falling": lambda card: card["columns"][2]["edges"].reverse(),
+    "edges equal": set_("columns.2.edges", [1.0] * 5),
+    "edges fewer": set_("columns.2.edges", [1.0]),
     "many edges": set_("columns.2.edges", [float(i) for i in range(100_000)]),
     "edges of null": set_("columns.2.edges", [None]),
     "no scale": lambda card: card["columns"][2].pop("scale"),
+    "written null": set_("columns.2.written", None),
+    "decimal x": set_("columns.2.written.decimal", "x"),
+    "a bracket for thousands": set_("columns.2.written.thousands", "["),
+    "a letter for thousands": set_("columns.2.written.thousands", "x"),
+    "dates in no format": set_("columns.3.written", "("),
+    "dates in another format": set_("columns.3.written", "%Q"),
+    "no parts": set_("columns.3.parts", []),
+    "parts fewer": lambda card: card["columns"][3]["parts"].pop(),
+    "parts twice": lambda card: card["columns"][3]["parts"].append(card["columns"][3]["parts"][0]),
+    "a part of another name": set_("columns.3.parts.0.name", "century"),
+    "a part of the same name": set_("columns.3.parts.0.name", "elapsed days"),
+    "a part null": set_("columns.3.parts.0", None),
+    "the edges of a part": lambda card: card["columns"][3]["parts"][-1]["edges"].reverse(),
     "held_out null": set_("held_out", None),
-    "training a list": set_("training", []),
+    "options a list": set_("options", []),
+    "dropped a list": set_("dropped", []),
+    "missing null": set_("missing", None),
+    "weights_sha256 a number": set_("weights_sha256", 7),
     "versions of numbers": set_("versions", {"torch": 2}),
     "rows as text": set_("rows", "24"),
 }
@@ -515,14 +635,12 @@ def test_a_card_of_the_wrong_shape(model: Path, change: Callable[[Any], Any]) ->
     assert len(sentence) < 1000
 
 
-def test_edges_that_do_not_increase(tmp_path: Path) -> None:
-    binned = fit(numbers(400), "y", options=TrainingOptions(epochs=1))
-    save(binned, tmp_path / "model")
-    edges = json.loads((tmp_path / "model" / CARD).read_bytes())["columns"][0]["edges"]
-    assert len(edges) == 3
-    for wrong in (edges[::-1], [edges[0], edges[0], edges[2]]):
-        with_card(tmp_path / "model", set_("columns.0.edges", wrong))
-        assert "the edges of column 'a' do not increase" in refusal(tmp_path / "model")
+def test_edges_that_do_not_increase(model: Path) -> None:
+    edges = json.loads((model / CARD).read_bytes())["columns"][2]["edges"]
+    assert len(edges) > 2
+    for wrong in (edges[::-1], [edges[0], edges[0], *edges[2:]]):
+        with_card(model, set_("columns.2.edges", wrong))
+        assert "column 'size' has edges that do not increase" in refusal(model)
 
 
 RAW: dict[str, bytes] = {
@@ -561,55 +679,216 @@ def test_numbers_beyond_floats(model: Path, old: str, new: str) -> None:
     assert "is damaged: " in refusal(model)
 
 
-def test_deep_nesting_in_the_training_options(model: Path) -> None:
+def test_deep_nesting_in_the_options(model: Path) -> None:
     text = (model / CARD).read_text()
+    assert '"options": {' in text
     deep = "[" * 100_000 + "]" * 100_000
-    (model / CARD).write_text(text.replace('"training": {', f'"training": {{"x": {deep},', 1))
+    (model / CARD).write_text(text.replace('"options": {', f'"options": {{"x": {deep},', 1))
     assert "is damaged" in refusal(model)
 
 
-def with_tensors(model: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
-    tensors = load_file(model / TENSORS)
-    change(tensors)
-    save_file(tensors, model / TENSORS)
-    return model
+def write_tensors(model: Path, content: bytes) -> Path:
+    """The directory with other weights, whose SHA-256 the card holds: of someone who means harm."""
+    (model / TENSORS).write_bytes(content)
+    return with_card(model, set_("weights_sha256", hashlib.sha256(content).hexdigest()))
 
 
-TYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool)
+def with_arrays(model: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> Path:
+    arrays = {name: array.copy() for name, array in load_arrays(tensors_of(model)).items()}
+    change(arrays)
+    return write_tensors(model, save_arrays(arrays))
 
 
-def as_type(dtype: torch.dtype) -> Callable[[dict[str, torch.Tensor]], Any]:
-    return lambda t: t.update(input_bias=t["input_bias"].to(dtype))
+def tensors_of(model: Path) -> bytes:
+    return (model / TENSORS).read_bytes()
 
 
-TENSOR_CHANGES: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
-    "none": lambda t: t.clear(),
-    "one less": lambda t: t.pop("input_bias"),
-    "no idf": lambda t: t.pop("idf.0"),
-    "one more": lambda t: t.update(extra=torch.zeros(2)),
-    "another name": lambda t: t.update(bias=t.pop("input_bias")),
-    "a row less": lambda t: t.update({"input.weight": t["input.weight"][1:].contiguous()}),
-    "turned": lambda t: t.update({"input.weight": t["input.weight"].T.contiguous()}),
-    "flat": lambda t: t.update({"input.weight": t["input.weight"].flatten()}),
-    "an axis more": lambda t: t.update({"input.weight": t["input.weight"][None]}),
-    "a scalar": lambda t: t.update({"input_bias": torch.tensor(1.0)}),
-    "empty": lambda t: t.update({"input_bias": torch.zeros(0)}),
-    "idf longer": lambda t: t.update({"idf.0": torch.ones(10_000)}),
-    **{f"as {dtype}": as_type(dtype) for dtype in TYPES},
-    "idf as float64": lambda t: t.update({"idf.0": t["idf.0"].double()}),
-    "NaN": lambda t: t["input.weight"].fill_(float("nan")),
-    "infinite": lambda t: t["input_bias"].fill_(float("inf")),
-    "idf NaN": lambda t: t["idf.0"].fill_(float("nan")),
+def changed(array: np.ndarray, at: Any, value: Any) -> np.ndarray:
+    array = array.copy()
+    array[at] = value
+    return array
+
+
+#: What an array may be replaced by, none of which is an array of a model.
+WRONG_ARRAYS: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
+    "missing": lambda a: None,
+    "one more": lambda a: np.concatenate([a, a[-1:]]),
+    "one less": lambda a: np.ascontiguousarray(a[:-1]),
+    "empty": lambda a: a[:0].copy(),
+    "an axis more": lambda a: a[None].copy(),
+    "a scalar": lambda a: np.array(a.flat[0]),
+    "flat": lambda a: a.flatten() if a.ndim > 1 else a[:, None].copy(),
+    "float16": lambda a: np.zeros(a.shape, np.float16),
+    "another float": lambda a: np.zeros(
+        a.shape, np.float32 if a.dtype == np.float64 else np.float64
+    ),
+    "another integer": lambda a: np.zeros(a.shape, np.int32 if a.dtype == np.int64 else np.int64),
+    "bytes": lambda a: np.zeros(a.shape, np.int8),
+}
+#: The same for arrays of floats, and for those of indices.
+WRONG_FLOATS = {
+    "NaN": float("nan"),
+    "infinite": float("inf"),
+    "minus infinite": float("-inf"),
+    "huge": 3e38,
 }
 
 
-@pytest.mark.parametrize("change", TENSOR_CHANGES.values(), ids=TENSOR_CHANGES.keys())
-def test_tensors_of_the_wrong_shape(
-    model: Path, change: Callable[[dict[str, torch.Tensor]], Any]
-) -> None:
-    sentence = refusal(with_tensors(model, change))
+def arrays_to_damage(model: Path, of: str) -> dict[str, np.ndarray]:
+    found = load_arrays(tensors_of(model))
+    # The parts of the trees have the same arrays.
+    chosen = {n: a for n, a in found.items() if n.startswith(of) and n.split(".")[1] not in "1234"}
+    assert chosen
+    return chosen
+
+
+def refused_with(model: Path, name: str, array: np.ndarray | None) -> str:
+    """What is said of the directory with one array replaced; then it is as it was."""
+    before = tensors_of(model)
+    with_arrays(model, lambda a: a.pop(name) if array is None else a.update({name: array}))
+    sentence = refusal(model)
     assert sentence.startswith(f"{str(model / TENSORS)!r} is damaged: ")
     assert len(sentence) < 1000
+    write_tensors(model, before)
+    return sentence
+
+
+@pytest.mark.parametrize("of", ["idf", *MODELS])
+@pytest.mark.parametrize("wrong", WRONG_ARRAYS)
+def test_an_array_of_another_shape_or_type(model: Path, of: str, wrong: str) -> None:
+    for name, array in arrays_to_damage(model, of).items():
+        # The trees' sets are any number of rows: those that no node names are unused.
+        if (name, wrong) == ("trees.0.sets", "one more"):
+            continue
+        refused_with(model, name, WRONG_ARRAYS[wrong](array))
+    load(model)
+
+
+@pytest.mark.parametrize("of", ["idf", *MODELS])
+@pytest.mark.parametrize("wrong", WRONG_FLOATS)
+def test_a_number_that_is_no_weight(model: Path, of: str, wrong: str) -> None:
+    value = WRONG_FLOATS[wrong]
+    for name, array in arrays_to_damage(model, of).items():
+        if array.dtype.kind != "f" or (name.endswith("threshold") and wrong != "NaN"):
+            continue
+        for at in (0, array.size - 1):
+            refused_with(model, name, changed(array.reshape(-1), at, value).reshape(array.shape))
+
+
+def test_a_threshold_may_be_infinite(model: Path) -> None:
+    """scikit-learn's own are, where only the missing values go to the other side."""
+    for value in (np.inf, -np.inf):
+        with_arrays(model, lambda a, v=value: a["trees.0.threshold"].fill(v))  # type: ignore[misc]
+        assert np.isfinite(load(model).logits(TABLE)).all()
+
+
+NAMES: dict[str, Callable[[dict[str, np.ndarray]], Any]] = {
+    "none": lambda a: a.clear(),
+    "another array": lambda a: a.update(extra=np.zeros(2)),
+    "another array of a model": lambda a: a.update({"linear.extra": np.zeros(2)}),
+    "a long name": lambda a: a.update({"linear." + "x" * 5000: np.zeros(2)}),
+    "a long name of none": lambda a: a.update({"x" * 5000: np.full(2, np.nan)}),
+    "another part": lambda a: a.update({"trees.7.starts": a["trees.0.starts"]}),
+    "one part less": lambda a: a.pop("trees.1.starts"),
+    "another pair": lambda a: a.update({"pairs.cells.99": a["pairs.cells.0"]}),
+    "another column": lambda a: a.update({"pairs.groups.99": a["pairs.groups.0"]}),
+    "another model": lambda a: a.update({"forest.weight": a["linear.weight"]}),
+    "another name": lambda a: a.update({"linear.offset": a.pop("linear.bias")}),
+}
+
+
+@pytest.mark.parametrize("change", NAMES.values(), ids=NAMES)
+def test_arrays_of_other_names(model: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
+    sentence = refusal(with_arrays(model, change))
+    assert sentence.startswith(f"{str(model / TENSORS)!r} is damaged: ")
+    assert len(sentence) < 1000
+
+
+# Indices that would read foreign memory, or walk around in a circle.
+
+TREE = "trees.0."
+LAST = 2**31 - 1
+BAD_NODES: dict[str, tuple[str, Any]] = {
+    "a column more": ("feature", 99),
+    "the last column": ("feature", LAST),
+    "itself": ("left", 0),
+    "itself on the right": ("right", 0),
+    "no child": ("left", -1),
+    "far before": ("right", -LAST),
+    "beyond": ("left", LAST),
+    "sets beyond": ("categories", 100_000),
+    "the last set": ("categories", LAST),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_NODES.values(), ids=BAD_NODES)
+def test_a_node_that_leads_out_of_its_tree(model: Path, name: str, value: int) -> None:
+    arrays = load_arrays(tensors_of(model))
+    assert arrays[TREE + "feature"][0] >= 0
+    refused_with(model, TREE + name, changed(arrays[TREE + name], 0, value))
+
+
+def test_a_node_of_another_tree_or_before(model: Path) -> None:
+    arrays = load_arrays(tensors_of(model))
+    feature, starts = arrays[TREE + "feature"], arrays[TREE + "starts"]
+    inner = np.flatnonzero(feature >= 0)
+    second = int(inner[inner >= starts[1]][0])
+    for side in ("left", "right"):
+        child = arrays[TREE + side]
+        refused_with(model, TREE + side, changed(child, 0, int(starts[1])))  # the next tree
+        refused_with(model, TREE + side, changed(child, second, 1))  # the tree before
+        refused_with(model, TREE + side, changed(child, second, second))  # a circle
+        refused_with(model, TREE + side, changed(child, second, len(feature)))
+
+
+def test_a_set_of_a_number(model: Path) -> None:
+    """A number may be any index into a set."""
+    arrays = load_arrays(tensors_of(model))
+    feature, categories = arrays[TREE + "feature"], arrays[TREE + "categories"]
+    assert (categories >= 0).any()
+    number = int(np.flatnonzero((feature > 0) & (categories < 0))[0])
+    refused_with(model, TREE + "categories", changed(categories, number, 0))
+    by_set = int(np.flatnonzero(categories >= 0)[0])
+    refused_with(model, TREE + "feature", changed(feature, by_set, int(feature[number])))
+
+
+def test_trees_that_begin_out_of_place(model: Path) -> None:
+    starts = load_arrays(tensors_of(model))[TREE + "starts"]
+    nodes = int(starts[-1])
+    wrong = [
+        starts + 1,
+        starts[::-1].copy(),
+        changed(starts, 1, 0),
+        changed(starts, 1, -5),
+        changed(starts, 1, nodes + 5),
+        changed(starts, -1, nodes + 1),
+        changed(starts, -1, 2**62),
+        # Their differences overflow to numbers above 0.
+        np.array([0, 2**63 - 1, -(2**63), -1, nodes]),
+        np.zeros(0, np.int64),
+    ]
+    for array in wrong:
+        refused_with(model, TREE + "starts", array)
+
+
+def test_pairs_out_of_range(model: Path) -> None:
+    arrays = load_arrays(tensors_of(model))
+    columns, cells = arrays["pairs.columns"], arrays["pairs.cells.0"]
+    groups = [name for name in arrays if name.startswith("pairs.groups.")]
+    for value in (-1, len(groups), LAST, -LAST):
+        for at in ((0, 0), (0, 1)):
+            refused_with(model, "pairs.columns", changed(columns, at, value))
+    for name in groups:
+        for value in (-1, -LAST):
+            refused_with(model, name, changed(arrays[name], -1, value))
+    for name in (f"pairs.groups.{column}" for column in columns[0]):
+        refused_with(model, name, changed(arrays[name], 0, LAST))
+        refused_with(model, name, changed(arrays[name], 0, 100))
+    used = np.argwhere(cells >= 0)
+    first, second = tuple(used[0]), tuple(used[1])
+    for value in (cells[second], LAST, int(cells.max()) + 1, -1):
+        refused_with(model, "pairs.cells.0", changed(cells, first, value))
+    refused_with(model, "pairs.cells.0", np.where(cells >= 0, cells + 1, cells).astype(np.int32))
 
 
 def safetensors(header: Any, data: bytes = b"") -> bytes:
@@ -656,6 +935,8 @@ TENSOR_FILES: dict[str, bytes] = {
 @pytest.mark.parametrize("content", TENSOR_FILES.values(), ids=TENSOR_FILES.keys())
 def test_a_file_of_tensors_of_any_bytes(model: Path, content: bytes) -> None:
     (model / TENSORS).write_bytes(content)
+    assert str(model / TENSORS) in refusal(model)
+    write_tensors(model, content)
     assert refusal(model).startswith(f"{str(model / TENSORS)!r} is damaged: ")
 
 
@@ -674,29 +955,30 @@ def test_a_file_of_torch_is_not_unpickled(model: Path, tmp_path: Path) -> None:
     assert not proof.exists()
 
 
-def test_files_of_two_models(other: Classifier, model: Path) -> None:
-    save(other, model.parent / "other")
-    shutil.copy(model.parent / "other" / TENSORS, model / TENSORS)
-    assert "do not fit model.json; both must come from one fit" in refusal(model)
+def test_files_of_two_models(fitted: dict[str, Classifier], every: Classifier, model: Path) -> None:
+    """Each card with the weights of each other model, and with their SHA-256."""
+    parts = {**fitted, "every": every, "other": fit(numbers(), "y", options=FAST)}
+    for name, one in parts.items():
+        save(one, model.parent / name)
+    for name in parts:
+        for of in parts.keys() - {name}:
+            shutil.copytree(model.parent / name, model, dirs_exist_ok=True)
+            weights = tensors_of(model.parent / of)
+            (model / TENSORS).write_bytes(weights)
+            assert "does not belong to model.json" in refusal(model)
+            assert "is damaged: " in refusal(write_tensors(model, weights))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 3e38])
 def test_idf_out_of_range(model: Path, value: float) -> None:
-    with_tensors(model, lambda tensors: tensors["idf.0"].fill_(value))
+    with_arrays(model, lambda arrays: arrays["idf.0"].fill(value))
     assert "tensor 'idf.0' must be in [1, 100]" in refusal(model)
 
 
-def test_text_columns_without_words(model: Path, classifier: Classifier) -> None:
-    """A vocabulary may be emptied together with its tensors: then the model reads no word."""
-    width = len(json.loads((model / CARD).read_text())["columns"][0]["vocabulary"])
-    with_card(model, set_("columns.0.vocabulary", []))
-
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["idf.0"] = torch.zeros(0)
-        tensors["input.weight"] = tensors["input.weight"][width:].contiguous()
-
-    with_tensors(model, change)
-    works_or_is_refused(model)
+@pytest.mark.parametrize("content", [b"", b"{}", b"[{}]", b"null", b"[" * 100_000, b"\xff"])
+def test_a_history_that_is_none(model: Path, content: bytes) -> None:
+    (model / HISTORY).write_bytes(content)
+    assert refusal(model).startswith(f"{str(model / HISTORY)!r} is damaged: ")
 
 
 def works_or_is_refused(directory: Path) -> None:
@@ -720,7 +1002,7 @@ def test_random_damage(saved: Path, tmp_path: Path, data: st.DataObject) -> None
     """Bytes changed, lost or added anywhere: an `InputError`, or a model that works."""
     name = data.draw(st.sampled_from(sorted(FILES)))
     content = bytearray((saved / name).read_bytes())
-    head = 3000 if name == CARD else 600
+    head = {CARD: 3000, TENSORS: 9000, HISTORY: 600}[name]
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, min(len(content), head) - 1))
         kind = data.draw(st.sampled_from(["change", "remove", "insert"]))
@@ -733,4 +1015,27 @@ def test_random_damage(saved: Path, tmp_path: Path, data: st.DataObject) -> None
     target.mkdir(exist_ok=True)
     for file in FILES:
         (target / file).write_bytes(content if file == name else (saved / file).read_bytes())
+    if name == TENSORS:
+        if data.draw(st.booleans()):
+            write_tensors(target, bytes(content))
+        elif content != (saved / name).read_bytes():
+            refusal(target)
     works_or_is_refused(target)
+
+
+@given(st.data())
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_random_bits_of_an_array(saved: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Bits of any array, with a SHA-256 that fits: an `InputError`, or a model that works."""
+    arrays = {name: array.copy() for name, array in load_arrays(tensors_of(saved)).items()}
+    name = data.draw(st.sampled_from(sorted(arrays)))
+    raw = arrays[name].view(np.uint8).reshape(-1)
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, raw.size - 1))] ^= data.draw(st.integers(1, 255))
+    target = tmp_path / "damaged"
+    shutil.copytree(saved, target, dirs_exist_ok=True)
+    works_or_is_refused(write_tensors(target, save_arrays(arrays)))

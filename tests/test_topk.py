@@ -25,7 +25,13 @@ def large_head(labels: int, order: str = "random") -> LinearBCELoss:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks of labels and of rows, and tiles, for a few thousand labels."""
-    for name, value in {"_LOGITS": 2**12, "_ROWS": 8, "_FEWEST_ROWS": 2, "_LARGE": 0}.items():
+    for name, value in {
+        "_AT_ONCE": 0,
+        "_LOGITS": 2**12,
+        "_ROWS": 8,
+        "_FEWEST_ROWS": 2,
+        "_LARGE": 0,
+    }.items():
         monkeypatch.setattr(topk, name, value)
     monkeypatch.setattr(topk, "_LABELS_OF_PRODUCT", 100)
     monkeypatch.setattr(candidates, "_FEWEST", 0)
@@ -65,6 +71,44 @@ def test_topk_of_equal_infinite_and_undefined_logits(k: int, dtype: torch.dtype)
     torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(values, bias[indices], rtol=0, atol=0, equal_nan=True)
     assert all(len(set(row)) == k for row in indices.tolist())
+
+
+class Best(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = large_head(4999)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, indices = self.head.topk(x, 5)
+        return values, indices
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_topk_in_graphs(fresh_compiler: None) -> None:
+    model, x = Best(), torch.randn(9, 8, generator=torch.Generator().manual_seed(1))
+    expected = model(x)
+    for traced in (
+        torch.compile(model, backend="aot_eager", fullgraph=True),
+        torch.export.export(model, (x,)).module(),
+        torch.jit.trace(model, (x,)),
+    ):
+        values, indices = traced(x)
+        torch.testing.assert_close(values, expected[0], rtol=1e-5, atol=1e-5)
+        assert indices.equal(expected[1])
+        assert not values.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_logits_are_computed_at_once(dtype: torch.dtype, bias: bool) -> None:
+    made = LinearBCELoss(8, 600, bias=bias, dtype=dtype)
+    x = torch.randn(9, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    values, indices = made.topk(x, 7)
+    made.chunk_labels = 50
+    expected = made.topk(x, 7)
+    torch.testing.assert_close(values, expected.values, rtol=1e-5, atol=1e-6)
+    assert indices.equal(expected.indices)
+    assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 256, 4096])

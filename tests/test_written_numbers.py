@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from making import done, torchbce
-from torchbce.classifier import InputError, fit, load, read
+from torchbce.classifier import InputError, TrainingOptions, fit, load, read
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
 from torchbce.classifier.columns.numbers import PLAIN, Notation, notation_of, numbers_of
 from torchbce.classifier.columns.values import as_numbers
 
+FAST = ("--model", "linear", "--effort", "low")
 MINUS, NARROW, NO_BREAK, APOSTROPHE = "\u2212", "\u202f", "\u00a0", "\u2019"
 
 WRITTEN: list[tuple[list[str], list[float], Notation]] = [
@@ -129,7 +130,7 @@ def test_one_other_cell_is_told_of(cell: str) -> None:
         f"in row 7; correct it, pass missing={cell!r} if that means no value, or "
         "categorical='income', text='income' or drop='income'"
     )
-    classifier = fit(table, "y", missing=[cell])
+    classifier = fit(table, "y", missing=[cell], options=TrainingOptions("linear", effort="low"))
     assert classifier.card.held_out.roc_auc > 0.99
     assert classifier.card.missing == [cell]
     probability = classifier.predict(table)["probability"]
@@ -191,9 +192,9 @@ def test_a_price_from_the_file_to_the_prediction(
     plain, price = [f"{v:.2f}" for v in x], [f"${v:,.2f}".replace("$-", "-$") for v in x]
     write(tmp_path / "plain.csv", x=plain, y=y)
     write(tmp_path / "price.csv", x=price, y=y)
-    shown = done("fit", "price.csv", "--target", "y", "--output", "m", "--epochs", "2").stderr
+    shown = done("fit", "price.csv", "--target", "y", "--output", "m", *FAST).stderr
     assert "numbers with $ and ',' for thousands, 200 distinct" in shown
-    done("fit", "plain.csv", "--target", "y", "--output", "n", "--epochs", "2")
+    done("fit", "plain.csv", "--target", "y", "--output", "n", *FAST)
     expected = load("n").predict(read("plain.csv"))["probability"]
     assert load("m").predict(read("price.csv"))["probability"].equals(expected)
     assert json.loads((tmp_path / "m" / "model.json").read_text())["columns"][0]["written"] == {
@@ -208,7 +209,7 @@ def test_options_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     numbers = [f"{i % 17},{i % 7}" for i in range(99)]
     write(tmp_path / "t.csv", x=[*numbers, "n.a."], y=[0, 1] * 50)
-    fit_ = ["fit", "t.csv", "--target", "y", "--output", "m", "--epochs", "1"]
+    fit_ = ["fit", "t.csv", "--target", "y", "--output", "m", *FAST]
     result = torchbce(*fit_, "--decimal", ",")
     assert result.exit_code == 2
     assert result.stderr.startswith(

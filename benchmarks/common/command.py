@@ -43,6 +43,8 @@ def main(description: str | None, parts: Mapping[str, Part], report: Report) -> 
             print(f"no data in {options.data}: {part} is not measured")
             continue
         print(part, value, flush=True)
+        if not options.quick:
+            found = results.load(report.name)  # what another run has saved meanwhile
         found[part] = value
         if not options.quick:
             results.save(report.name, {name: found[name] for name in parts if name in found})

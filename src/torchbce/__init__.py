@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from torchbce.backends.selection import backend, backend_for
     from torchbce.linear.head import LinearBCELoss
     from torchbce.linear.loss import linear_binary_cross_entropy
-    from torchbce.linear.optimizers import FusedRowwiseAdagrad, FusedSGD
+    from torchbce.linear.optimizers import FusedAdagrad, FusedRowwiseAdagrad, FusedSGD
     from torchbce.linear.pairwise import pairwise_sigmoid_loss
     from torchbce.linear.pairwise_module import PairwiseSigmoidLoss
+    from torchbce.linear.parallel import LabelParallel
     from torchbce.linear.positives import collate_positives, positives_from
     from torchbce.modules import (
         AsymmetricLoss,
@@ -34,8 +35,10 @@ __all__ = [
     "BCELoss",
     "BCEWithLogProbsLoss",
     "BCEWithLogitsLoss",
+    "FusedAdagrad",
     "FusedRowwiseAdagrad",
     "FusedSGD",
+    "LabelParallel",
     "LinearBCELoss",
     "PairwiseSigmoidLoss",
     "PolyBCELoss",
@@ -61,8 +64,10 @@ _LAZY = {
     "BCELoss": "torchbce.modules",
     "BCEWithLogProbsLoss": "torchbce.modules",
     "BCEWithLogitsLoss": "torchbce.modules",
+    "FusedAdagrad": "torchbce.linear.optimizers",
     "FusedRowwiseAdagrad": "torchbce.linear.optimizers",
     "FusedSGD": "torchbce.linear.optimizers",
+    "LabelParallel": "torchbce.linear.parallel",
     "LinearBCELoss": "torchbce.linear.head",
     "PairwiseSigmoidLoss": "torchbce.linear.pairwise_module",
     "PolyBCELoss": "torchbce.modules",

@@ -35,8 +35,8 @@ def evaluate(
 ) -> Tensor:
     """The loss of one member of the family; the arguments are those of its function."""
     # A call without options that was made before, with tensors of the same kind, is prepared: see
-    # `cpu.prepared`. It is looked up with as few function calls as possible, since on few elements
-    # each of them is a percent of the time of a step.
+    # `cpu.prepared` and `gpu.prepared`. It is looked up with as few function calls as possible,
+    # since on few elements each of them is a percent of the time of a step.
     key = None
     if (
         weight is pos_weight is None
@@ -49,7 +49,14 @@ def evaluate(
     ):
         try:
             kind = input.shape, input.dtype, input.requires_grad, target.shape, target.dtype
-            key = loss, reduction, check_targets is False, kind
+            key = (
+                loss,
+                reduction,
+                check_targets is False,
+                check_targets is None,
+                input.is_cuda,
+                kind,
+            )
             prepared = dispatch.prepared[key]
         except (KeyError, TypeError, AttributeError, RuntimeError):
             prepared = None

@@ -300,14 +300,17 @@ def _value(
         backend = selection.chosen(x, y, weight, pos_weight, None)
     if backend is selection.REFERENCE:
         return _definition(loss, reduction, x, y, weight, pos_weight, None)
-    if backend is selection.TRITON and loss.domain is family.PROBABILITIES:
-        _assert_unit_range("input", x)
-        _assert_unit_range("target", y)
     inputs = KernelInputs(x, y, weight, pos_weight)
     if torch.compiler.is_compiling():
         return dispatch.in_graph(loss_spec(loss), reduction, inputs)
     by = reductions.denominator(reduction, x.numel(), 1)
-    value, _ = dispatch.run(backend, Request(_call(loss, reduction), inputs, by))
+    request = Request(_call(loss, reduction), inputs, by)
+    if backend is not selection.TRITON or loss.domain is not family.PROBABILITIES:
+        return dispatch.run(backend, request)[0]
+    # The kernel looks at the values that it reads anyway, and the host does not wait for them.
+    outside = torch.zeros((), dtype=torch.int32, device=x.device)
+    value, _ = dispatch.run(backend, request._replace(outside=outside))
+    _pytorch.assert_async(outside == 0, "all elements of input and target " + _IN_UNIT_RANGE)
     return value
 
 
@@ -328,8 +331,7 @@ def _definition(
 ) -> Tensor:
     dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
     if loss.domain is family.PROBABILITIES:
-        _assert_unit_range("input", x)
-        _assert_unit_range("target", y)
+        _assert_unit_ranges(x, y)
     losses = loss.elements(x.to(dtype), y.to(dtype), weight, pos_weight)
     # The mean over no elements is NaN, as in PyTorch.
     if reduction == "none":
@@ -396,6 +398,24 @@ def _autocast(tensor: Tensor) -> Tensor:
     return tensor.float() if half and _autocasts(tensor) else tensor
 
 
+def _assert_unit_ranges(x: Tensor, y: Tensor) -> None:
+    """PyTorch's error for an input or a target outside [0, 1]: of the first element that is."""
+    try:
+        _assert_unit_range("input", x)
+    except RuntimeError:
+        values = [checks.readable(t) for t in (x, y)]
+        outside = [((t >= 0) & (t <= 1)).logical_not_().flatten() for t in values if t is not None]
+        if len(outside) == 2 and outside[1].any():
+            of_input, of_target = (int(o.to(torch.uint8).argmax()) for o in outside)
+            if of_target < of_input:
+                _assert_unit_range("target", y)
+        raise
+    _assert_unit_range("target", y)
+
+
+_IN_UNIT_RANGE = "should be between 0 and 1"
+
+
 def _assert_unit_range(name: str, values: Tensor) -> None:
     """PyTorch's error for a value outside [0, 1]; on a GPU, a failed assertion of the device."""
     # A compiled graph checks nothing in PyTorch either.
@@ -403,6 +423,4 @@ def _assert_unit_range(name: str, values: Tensor) -> None:
         return
     # Both are NaN if a value is, and then neither comparison holds.
     low, high = _pytorch.unwrapped(values).detach().aminmax()
-    _pytorch.assert_async(
-        (low >= 0) & (high <= 1), f"all elements of {name} should be between 0 and 1"
-    )
+    _pytorch.assert_async((low >= 0) & (high <= 1), f"all elements of {name} {_IN_UNIT_RANGE}")

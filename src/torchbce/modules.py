@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchbce import functional
 from torchbce.definition import checks, family, kinds
+from torchbce.definition.buffers import ModuleWithWeights
 from torchbce.definition.reference import Constant
 
 __all__ = [
@@ -25,12 +26,12 @@ __all__ = [
 Weight = Tensor | float | None
 
 
-class _Loss(nn.Module):
+class _Loss(ModuleWithWeights):
     """Weights as buffers, other options as attributes; `forward` calls the function with them all.
 
     Weights are buffers as in PyTorch: `.to(...)` moves them, and the `state_dict` has them. A
-    number becomes a 0-dimensional buffer of the default dtype. Other options that are tensors, such
-    as `alpha` per class, are buffers too; an `nn.Parameter` is a parameter.
+    number becomes a 0-dimensional buffer, see `ModuleWithWeights`. Other options that are tensors,
+    such as `alpha` per class, are buffers too; an `nn.Parameter` is a parameter.
     """
 
     label_smoothing: float
@@ -47,8 +48,8 @@ class _Loss(nn.Module):
             options["ignore_index"] = checks.number("ignore_index", options["ignore_index"])
         if "soft_targets" in options:
             checks.choice("soft_targets", options["soft_targets"], family.SOFT_TARGETS)
-        self.register_buffer("weight", _as_buffer("weight", weight))
-        self.register_buffer("pos_weight", _as_buffer("pos_weight", pos_weight))
+        self._register_weight("weight", weight)
+        self._register_weight("pos_weight", pos_weight)
         for name, value in options.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)
@@ -547,12 +548,3 @@ class PolyBCELoss(_Loss):
             check_targets=check_targets,
             reduction=reduction,
         )
-
-
-def _as_buffer(name: str, weight: Weight) -> Tensor | None:
-    """A number becomes a 0-dimensional buffer of the default dtype."""
-    if weight is None or isinstance(weight, Tensor):
-        return weight
-    checked = checks.align_weight(name, weight, torch.empty(()))
-    assert checked is not None  # for the type checker: only None gives None
-    return checked.to(torch.get_default_dtype())

@@ -21,7 +21,8 @@ from torch import Tensor
 
 import torchbce
 from family import targets
-from torchbce.backends.gpu import launch
+from torchbce.backends.gpu import autograd as gpu_autograd
+from torchbce.backends.gpu import calls, launch
 from torchbce.functional import binary_cross_entropy_with_logits as bce
 
 pytestmark = pytest.mark.usefixtures("by_triton")
@@ -39,23 +40,69 @@ def test_upstream_gradients(dtype: torch.dtype, scale: float) -> None:
         assert_close(results)
 
 
-def test_the_kept_gradient_is_returned_or_recomputed_in_its_memory() -> None:
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kept_gradient_is_returned_in_its_memory(
+    dtype: torch.dtype, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is multiplied there; half precision, where that would round twice, is computed there."""
     outputs, new_output = [], launch.new_output
-    x, y = normal(50).to(DEVICE).requires_grad_(), targets(50).float().to(DEVICE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            launch, "new_output", lambda read: outputs.append(new_output(read)) or outputs[-1]
-        )
-        for scale in (1.0, 3.0):
-            (gradient,) = torch.autograd.grad(scale * bce(x, y), x)
-            assert len(outputs) == 1
-            assert gradient.data_ptr() == outputs.pop().data_ptr()
-            # If the kernel computes the denominator, the gradient follows in the backward pass.
-            loss = bce(x, y, mask=y > 0.1)
-            assert not outputs
-            torch.autograd.grad(scale * loss, x)
-            assert len(outputs) == 1
-            outputs.clear()
+    monkeypatch.setattr(
+        launch, "new_output", lambda read: outputs.append(new_output(read)) or outputs[-1]
+    )
+    ran, run = [], launch._run
+    monkeypatch.setattr(launch, "_run", lambda key, *a: ran.append(key[0]) or run(key, *a))
+    x, y = normal(50).to(DEVICE, dtype).requires_grad_(), targets(50).float().to(DEVICE)
+    mask = y > 0.1 if masked else None
+    half = dtype.itemsize == 2
+    for scale in (1.0, 3.0):
+        loss = bce(x, y, mask=mask)
+        # Where the kernel computes the denominator, a gradient in half precision is not kept.
+        assert len(outputs) == (not (half and masked))
+        ran.clear()
+        (gradient,) = torch.autograd.grad(scale * loss, x)
+        assert ran == ["loss" if half else "scale"]
+        assert len(outputs) == 1
+        assert gradient.data_ptr() == outputs.pop().data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_captured_backward_pass_may_be_replayed(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the backward pass alone is in a CUDA graph, it leaves the kept gradient as it is."""
+    x, y = normal(50).to(DEVICE, dtype).requires_grad_(), targets(50).float().to(DEVICE)
+    upstream = torch.tensor(3.0, device=DEVICE)
+    (expected,) = torch.autograd.grad(bce(x, y), x, upstream)
+    kept, new_output = [], launch.new_output
+    monkeypatch.setattr(
+        launch, "new_output", lambda read: kept.append(new_output(read)) or kept[-1]
+    )
+    for of_both in (False, True):
+        monkeypatch.setattr(gpu_autograd, "_captures", lambda tensor: of_both)  # noqa: B023
+        loss = bce(x, y)
+        before = kept[0].clone()
+        monkeypatch.setattr(gpu_autograd, "_captures", lambda tensor: True)
+        (found,) = torch.autograd.grad(loss, x, upstream)
+        torch.testing.assert_close(found, expected)
+        # A graph of both passes computes the kept gradient anew in each replay.
+        assert torch.equal(kept[0], before) != of_both
+        assert len(kept) == (1 if of_both else 2)
+        kept.clear()
+
+
+@pytest.mark.parametrize("programs", [1, 3, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_any_number_of_programs_computes_a_gradient(
+    programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels of the backward pass visit all tiles, however few programs there are."""
+    monkeypatch.setattr(calls, "multiprocessors", lambda device: programs / 2)
+    x = normal(6 * BLOCK + 3).to(DEVICE, dtype).requires_grad_()
+    y = targets(6 * BLOCK + 3).float().to(DEVICE)
+    (found,) = torch.autograd.grad(bce(x, y, reduction="sum"), x, torch.tensor(-3.0, device=DEVICE))
+    (once,) = torch.autograd.grad(bce(x, y, reduction="sum"), x)
+    torch.testing.assert_close(found, -3 * once)
 
 
 def test_a_second_backward_pass_does_not_overwrite_the_first_gradient() -> None:
@@ -310,3 +357,22 @@ def test_the_chosen_backend_computes_the_loss(monkeypatch: pytest.MonkeyPatch) -
     with torchbce.dropin.installed():
         torch.nn.BCEWithLogitsLoss()(x, y)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("size", [3, 2 * BLOCK + 1])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.skipif(DEVICE == "cuda", reason="a failed assertion of the device ends the process")
+def test_the_drop_in_finds_values_outside_their_range(size: int, reduction: str) -> None:
+    """In the pass of the kernel, wherever the value is."""
+    p, y = torch.full((size,), 0.25), torch.full((size,), 1.0)
+    y[0] = p[0] = 0.0
+    criterion = torch.nn.BCELoss(reduction=reduction)
+    with torchbce.dropin.installed():
+        criterion(p.requires_grad_(), y).sum().backward()
+        for wrong in (-1e-6, 1.5, math.nan):
+            for at in (0, size - 1):
+                for which in range(2):
+                    tensors = [p.detach().clone(), y.clone()]
+                    tensors[which][at] = wrong
+                    with pytest.raises(RuntimeError, match="should be between 0 and 1"):
+                        criterion(*tensors)

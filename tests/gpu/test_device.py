@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
-from torchbce.backends.gpu import launch
+from torchbce.backends.gpu.calls import PreparedLaunch
 from torchbce.definition import reference
 from torchbce.definition.reductions import REDUCTIONS
 from torchbce.functional import binary_cross_entropy_with_logits as bce
@@ -53,8 +53,8 @@ def test_the_host_does_not_wait(loss: Loss, reduction: str) -> None:
 
 
 def test_modules_and_the_drop_in_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched, run = [], launch.launch_loss
-    monkeypatch.setattr(launch, "launch_loss", lambda *a, **k: launched.append(a) or run(*a, **k))
+    launched, run = [], PreparedLaunch.__call__
+    monkeypatch.setattr(PreparedLaunch, "__call__", lambda *a: launched.append(a) or run(*a))
     x, y = on_gpu(FAMILY[0], 300, 70)
     p = torch.sigmoid(x).requires_grad_()
     x.requires_grad_()

@@ -87,7 +87,12 @@ def test_the_operator_in_a_compiled_graph(reduction: str, name: str, fresh_compi
         assert gradient.stride() == x.stride()
         results.append((value, gradient))
     assert results[0][0].stride() == results[1][0].stride()
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
+    # Outside a graph, the gradient that the forward pass kept is divided by a denominator that was
+    # computed only then: one more rounding, of each of two numbers.
+    later = reduction == "weighted_mean" or name in ("masked", "ignored")
+    rtol = 2 * 2.0**-23 if later else 0.0
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def evaluate(
             values = values[ascending]
         inputs = KernelInputs(input, values, weight, pos_weight, mask, positions, *own)
         request = Request(call, inputs, divisor, target)
-    if key is not None and backend is selection.NUMBA:
-        _prepare(key, request, given_target)
+    if key is not None and not (backend is selection.TRITON and _checks_on_host(check, input)):
+        _prepare(key, request, given_target, backend)
     value, count = run(backend, request)
     if count == 0 and "mean" in reduction:
         warn_of_empty_mean(reduction)
@@ -99,7 +99,7 @@ def run(backend: str, request: Request) -> tuple[Tensor, float]:
     return gpu_autograd.evaluate(request), request.inputs.input.numel()
 
 
-def _prepare(key: Hashable, request: Request, given_target: Tensor) -> None:
+def _prepare(key: Hashable, request: Request, given_target: Tensor, backend: str) -> None:
     """Prepare a call that is made for the second time."""
     misses = _missed.get(key, 0)
     if len(_missed) >= _MOST_PREPARED and misses == 0:
@@ -109,9 +109,15 @@ def _prepare(key: Hashable, request: Request, given_target: Tensor) -> None:
         return
     _missed[key] = misses + 1
     if misses:
-        from torchbce.backends.cpu.prepared import prepare
+        call: Callable[[Tensor, Tensor], Tensor | None] | None
+        if backend is selection.NUMBA:
+            from torchbce.backends.cpu import prepared as on_cpu
 
-        call = prepare(request, given_target)
+            call = on_cpu.prepare(request, given_target)
+        else:
+            from torchbce.backends.gpu import prepared as on_gpu
+
+            call = on_gpu.prepare(request, given_target)
         if call is not None:
             prepared[key] = call
 
@@ -128,11 +134,8 @@ def _for_kernel(
 ) -> tuple[Arguments, Options, Valid]:
     """Prepare a call for a kernel: check what the kernel does not check; find valid elements."""
     check, ignore_index = options.check_targets, options.ignore_index
-    # The kernels of the CPU check ranges themselves. Those of Triton do not: values on a GPU are
-    # read only if `check` is True, since the host has to wait for them.
-    checks_here = (
-        backend is selection.TRITON and check is not False and (check or arguments.input.is_cpu)
-    )
+    # The kernels of the CPU check ranges themselves.
+    checks_here = backend is selection.TRITON and _checks_on_host(check, arguments.input)
     # Kernels compare targets with `ignore_index` in float32.
     wide_marker = ignore_index is not None and arguments.target.dtype == torch.float64
     valid = Valid(arguments.mask)
@@ -148,6 +151,14 @@ def _for_kernel(
         # Always the same object, since calls are cached by it.
         options = options._replace(ignore_index=math.nan)
     return arguments, options, valid
+
+
+def _checks_on_host(check: bool | None, input: Tensor) -> bool:
+    """Whether ranges are checked before a kernel of Triton runs.
+
+    Values on a GPU are read only if `check` is True, since the host has to wait for them.
+    """
+    return check is not False and (bool(check) or input.is_cpu)
 
 
 @functools.lru_cache(maxsize=256)

@@ -83,12 +83,15 @@ class Request(NamedTuple):
         denominator: what the sum is divided by; None if the kernel computes it (the number of valid
             elements for "mean", the sum of their weights for "weighted_mean").
         sparse_target: the sparse target whose entries are in `inputs`; None for a dense one.
+        outside: on a GPU, 0 of int32 that the kernel sets to 1 if an input or a target is outside
+            [0, 1]; None not to look for one.
     """
 
     call: Call
     inputs: KernelInputs
     denominator: Denominator | None
     sparse_target: Tensor | None = None
+    outside: Tensor | None = None
 
     def definition(self) -> Tensor:
         """The loss in plain PyTorch."""

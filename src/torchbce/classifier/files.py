@@ -32,9 +32,7 @@ from torchbce.classifier.tables.writing import row_writer
 APPENDED = ("probability", "predicted")
 
 
-def appended_names(
-    columns: Collection[str], prefix: str = "", explain: int = 0
-) -> tuple[str, ...]:
+def appended_names(columns: Collection[str], prefix: str = "", explain: int = 0) -> tuple[str, ...]:
     """The names of the columns that a prediction appends to a table.
 
     Args:

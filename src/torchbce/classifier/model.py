@@ -23,6 +23,11 @@ from torchbce.classifier.tables.frames import TableLike, as_table
 if TYPE_CHECKING:
     from torchbce.classifier.explanations.records import Explanation
 
+ModelKey = Annotated[str, msgspec.Meta(pattern="^(linear|pairs|trees|mlp)$")]
+#: Far more than any base rate has, and few enough that no combined logit overflows.
+Bounded = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+Weight = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
+
 #: The version of `model.json`, raised whenever an older reader would misread it.
 FORMAT: Literal[2] = 2
 
@@ -58,8 +63,8 @@ class Card(msgspec.Struct, frozen=True):
     format: Literal[2]
     target: Target
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    base: float
-    models: dict[str, Annotated[float, msgspec.Meta(ge=0)]]
+    base: Bounded
+    models: dict[ModelKey, Weight]
     pos_weight: Annotated[float, msgspec.Meta(gt=0)]
     rows: int
     positives: int
@@ -139,9 +144,7 @@ class Classifier:
 
         return np.asarray(expit(self.logits(table)))
 
-    def predict(
-        self, table: TableLike, as_written: bool = False, explain: int = 0
-    ) -> pl.DataFrame:
+    def predict(self, table: TableLike, as_written: bool = False, explain: int = 0) -> pl.DataFrame:
         """The probability and the predicted target value of each row.
 
         Args:

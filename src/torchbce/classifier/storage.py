@@ -16,7 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from torchbce.classifier.columns.categorical import CategoricalColumn
+from torchbce.classifier.columns.dates import FORMATS, PARTS, DateColumn
 from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.numeric import NumericColumn
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import Argument, InputError, file_error, listing
 from torchbce.classifier.model import FORMAT, Card, Classifier
@@ -156,23 +159,45 @@ def _read_card(path: Path) -> tuple[Card, str]:
     names = [column.name for column in card.columns]
     if len(set(names)) != len(names) or not names:
         raise _damaged(path, "it must name at least one column, and each column once")
-    for column in [part for c in card.columns for part in (c, *getattr(c, "parts", ()))]:
-        lists = [getattr(column, "categories", [])]
-        if isinstance(column, TextColumn):
-            lists += [units.vocabulary for units in column.units]
-            if not column.width:
-                raise _damaged(path, f"column {column.name!r} has no features")
-        for values in lists:
-            if len(set(values)) != len(values):
-                raise _damaged(path, f"column {column.name!r} lists a value twice")
-        edges = getattr(column, "edges", [])
-        if any(low >= high for low, high in itertools.pairwise(edges)):
-            raise _damaged(path, f"the edges of column {column.name!r} do not increase")
+    if card.target.positive == card.target.negative:
+        raise _damaged(path, "the two values of the target must differ")
+    for column in card.columns:
+        if fault := _fault(column):
+            raise _damaged(path, f"column {listing([column.name])} {fault}")
     return card, header.weights_sha256
 
 
+def _fault(column: Column) -> str:
+    """What is wrong with a column of a card; "" if nothing."""
+    numeric: list[NumericColumn] = []
+    lists: list[list[str]] = []
+    if isinstance(column, NumericColumn):
+        numeric = [column]
+    elif isinstance(column, CategoricalColumn):
+        lists = [column.categories]
+        if not column.codes:
+            return "has no features"
+    elif isinstance(column, TextColumn):
+        lists = [units.vocabulary for units in column.units]
+        if not lists or not all(lists):
+            return "has no features"
+    elif isinstance(column, DateColumn):
+        numeric, parts = column.parts, [part.name for part in column.parts]
+        lists = [parts]
+        if not parts or not {*parts} <= {*PARTS}:
+            return f"must have parts, and no others than {listing(PARTS)}"
+        if column.written not in FORMATS:
+            return f"must have dates written as one of {', '.join(FORMATS)}"
+    if any(len(set(values)) != len(values) for values in lists):
+        return "lists a value twice"
+    edges = [itertools.pairwise(one.edges) for one in numeric]
+    if any(low >= high for low, high in itertools.chain.from_iterable(edges)):
+        return "has edges that do not increase"
+    return ""
+
+
 def _read_arrays(path: Path, checksum: str) -> dict[str, np.ndarray]:
-    """The arrays of a file, all of them finite."""
+    """The arrays of a file, none of which holds NaN."""
     content = _read(path)
     try:
         arrays = load_arrays(content)
@@ -181,7 +206,7 @@ def _read_arrays(path: Path, checksum: str) -> dict[str, np.ndarray]:
         raise _damaged(path, str(error)) from error
     for name, array in arrays.items():
         if array.dtype.kind == "f" and np.isnan(array).any():
-            raise _damaged(path, f"tensor {name!r} holds NaN")
+            raise _damaged(path, f"tensor {listing([name])} holds NaN")
     if _checksum(content) != checksum:
         raise InputError(
             f"{str(path)!r} does not belong to {CARD}, or is damaged: its SHA-256 is not the "

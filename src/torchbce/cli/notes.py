@@ -8,6 +8,7 @@ from torchbce.classifier.errors import listing, name_columns
 from torchbce.classifier.files import appended_names
 from torchbce.classifier.quality.baseline import no_better_than_base_rate
 from torchbce.classifier.quality.leaks import find_leaks
+from torchbce.cli.errors import flag
 from torchbce.cli.streams import visible, warn
 from torchbce.cli.terminal import print_choices
 
@@ -28,7 +29,7 @@ def before_training(
     """
     if not quiet:
         print_choices(choices, target)
-    warnings = [leak.sentence(target.column) for leak in find_leaks(table, choices, target)]
+    warnings = [leak.sentence(target.column, flag) for leak in find_leaks(table, choices, target)]
     for sentence in warnings:
         warn(sentence)
     if not quiet:

@@ -108,6 +108,9 @@ def align_weight(name: str, weight: Tensor | float | None, input: Tensor) -> Ten
         )
     if weight.is_complex():
         raise TypeError(f"{name} must be real, got {weight.dtype}")
+    if weight.dtype == torch.float64 and weight.dim() == 0:
+        # A number that a module keeps. Kernels are compiled for it in the dtype of computation.
+        return weight.to(reference.compute_dtype(input.dtype))
     if broadcasts_into(weight.shape, input.shape):
         return weight
     if _without_trailing_ones(weight.shape) == _without_trailing_ones(input.shape):
@@ -292,6 +295,9 @@ def align_constant(name: str, value: Tensor, input: Tensor) -> Tensor:
     moved: Any = value
     if not torch.compiler.is_compiling():
         moved = scalar_to_device(kinds.plain(value), input)
+    if moved.dim() == 0:
+        scalar: Tensor = moved
+        return scalar
     aligned = align_weight(name, moved, input)
     assert aligned is not None  # for the type checker: only None gives None
     return aligned
@@ -346,7 +352,10 @@ def value_range(
     values = values.detach() if valid is None else torch.where(valid, values.detach(), 0)
     if torch.compiler.is_compiling() or _pytorch.is_traced_by_proxies():
         if check or values.device.type == "cpu":
-            _check_range_when_run(values, name)
+            # An operator of the shard: it has no rule for how a DTensor is distributed.
+            own: Any = kinds.local_part(values) if kinds.is_distributed(values) else values
+            if own is not None:
+                _check_range_when_run(own, name)
         return
     plain = readable(values, anywhere=bool(check))
     if plain is None:

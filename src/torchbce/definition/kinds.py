@@ -92,12 +92,14 @@ def local_part(tensor: Any) -> Tensor | None:
 def check_distributed(tensors: Mapping[str, object]) -> None:
     """Raise if some tensors are DTensors and others are not, except for those of one element."""
     distributed = {name: is_distributed(tensor) for name, tensor in tensors.items()}
-    if not any(distributed.values()) or _pytorch.replicates_implicitly():
+    if not any(distributed.values()):
         return
     first: Any
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or distributed[name] or tensor.numel() == 1:
             continue
+        if _pytorch.replicates_implicitly():  # last, since torch.compile cannot trace it
+            return
         other, first = next((n, t) for n, t in tensors.items() if distributed[n])
         if name == "input":
             raise TypeError(
@@ -139,10 +141,13 @@ def check_kinds(
             )
         if tensor.is_nested:
             padding = 0.0 if tensor.is_floating_point() else -1
+            lists = ""
+            if name in _MAY_BE_SPARSE and not tensor.is_floating_point():
+                lists = f"; for a head, torchbce.positives_from({name}) makes label lists"
             raise TypeError(
                 f"{name} is a nested tensor, which losses do not take. Pad it, "
                 f"torch.nested.to_padded_tensor({name}, {padding}), and mask or ignore the "
-                f"padding; or give the values of all rows, {name}.values() for a jagged one"
+                f"padding; or give the values of all rows, {name}.values() for a jagged one{lists}"
             )
         if tensor.layout is not torch.strided and name not in may_be_sparse:
             raise TypeError(

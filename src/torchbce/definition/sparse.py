@@ -45,14 +45,21 @@ def sparse_entries(
 
 
 def refuse_in_compiled_code(target: Tensor, name: str = "target") -> None:
-    """Raise for a sparse tensor where torch.compile traces the functions that are called."""
-    if target.layout is not torch.strided and _pytorch.is_in_compiled_code():
-        lists = ", or label lists to a layer that takes them (int64, padded with -1)"
-        raise ValueError(
-            f"torch.compile cannot trace a sparse {name}. Give a dense one"
-            + ("" if name == "input" else lists)
-            + "; or compute the loss in a function decorated with torch.compiler.disable"
-        )
+    """Raise for a sparse tensor where torch.compile or an exporter traces what is called."""
+    if target.layout is torch.strided:
+        return
+    to_onnx = torch.onnx.is_in_onnx_export()  # in the older exporter, which does not use Dynamo
+    if not (to_onnx or _pytorch.is_in_compiled_code()):
+        return
+    remedy = "Give a mask" if name == "ignored" else "Give a dense one"
+    if name != "input":
+        remedy += ", or label lists to a layer that takes them (int64, padded with -1)"
+    if to_onnx:
+        raise ValueError(f"ONNX has no sparse tensors, and {name} is one. {remedy}")
+    raise ValueError(
+        f"torch.compile cannot trace a sparse {name}, and torch.export neither. {remedy}; or "
+        "compute the loss in a function decorated with torch.compiler.disable"
+    )
 
 
 def check_row_pointers(target: Tensor, name: str) -> None:

@@ -29,6 +29,7 @@ def check(
     checks.fraction("label_smoothing", options.label_smoothing)
     check_chunk("chunk_labels", options.chunk_labels)
     check_head(input, weight, bias)
+    _labels_type("target", target)
     checks.target_dtype(target)
     batch = input.shape[:-1]
     logits = torch.Size((*batch, labels))
@@ -119,6 +120,19 @@ def check_finite(input: Tensor, name: str = "input") -> None:
     )
 
 
+def _labels_type(name: str, labels: object) -> None:
+    """Raise for labels in a form that has to be converted first."""
+    if isinstance(labels, Tensor):
+        return
+    remedy = ""
+    if hasattr(labels, "__len__"):
+        remedy = (
+            f"; torchbce.positives_from({name}) makes label lists from lists, SciPy matrices and "
+            f"NumPy arrays. Convert one value per label with torch.as_tensor({name})"
+        )
+    raise TypeError(f"{name} must be a torch.Tensor, got {type(labels).__name__}{remedy}")
+
+
 def _target_shape(target: Tensor, input: Tensor, logits: torch.Size) -> None:
     if target.layout is torch.strided and target.dtype == torch.int64:
         _label_lists("target", target, logits)
@@ -183,9 +197,17 @@ def _mask(mask: Tensor, logits: torch.Size) -> None:
 
 
 def _ignored(ignored: Tensor, logits: torch.Size) -> None:
-    if not isinstance(ignored, Tensor) or ignored.dtype != torch.int64:
+    _labels_type("ignored", ignored)
+    if ignored.layout is not torch.strided:
+        if ignored.shape != logits:
+            raise ValueError(
+                f"ignored is sparse and has shape {tuple(ignored.shape)}; the logits have shape "
+                f"{tuple(logits)}, and a sparse tensor of ignored labels must have it too"
+            )
+        return
+    if ignored.dtype != torch.int64:
         raise TypeError(
-            "ignored must be an int64 tensor that lists the labels of each row, padded with -1; "
-            "for one value per element use mask"
+            "ignored must be an int64 tensor that lists the labels of each row, padded with -1, or "
+            f"a sparse tensor, got {ignored.dtype}; for one value per element use mask"
         )
     _label_lists("ignored", ignored, logits)

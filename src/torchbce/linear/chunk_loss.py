@@ -11,15 +11,20 @@ from torchbce.backends.request import KernelInputs, LossSpec, loss_spec
 from torchbce.definition.arguments import Options, aligned
 from torchbce.definition.dense import dense_loss
 from torchbce.definition.family import CROSS_ENTROPY, CROSS_ENTROPY_SLOPE
-from torchbce.linear.records import ChunkRequest, InvalidTargetError
+from torchbce.linear.records import ChunkRequest, InvalidTargetError, LinearOperands
 from torchbce.linear.slices import Chunk
+
+#: One thread may write gradients that begin this many elements in front of the logits that it
+#: reads: the kernel's `staging.BLOCK`. In the place of the logits themselves it would take 4 times
+#: as long, without vector instructions, which are for memory that does not overlap in a block.
+SHIFT = 1024
 
 
 class ChunkLoss(Protocol):
     """The losses of logits [labels, rows], summed over all elements or per row.
 
     Writes into `out`, of the logits' shape, the gradient by the logits; or the losses, where they
-    are summed per row.
+    are summed per row. If one thread computes it, `out` may overlap the logits, see `SHIFT`.
     """
 
     def __call__(
@@ -27,12 +32,29 @@ class ChunkLoss(Protocol):
     ) -> float | Tensor: ...
 
 
-def chunk_loss(logits: Tensor, chunk: Chunk, request: ChunkRequest) -> ChunkLoss:
-    """What computes the losses of chunks like this one."""
-    operands = chunk.target, chunk.weight, chunk.pos_weight, chunk.mask
-    if selection.chosen(logits, *operands) is selection.NUMBA:
-        return functools.partial(_by_kernel, loss_spec(CROSS_ENTROPY, request.smoothing))
+def chunk_loss(
+    x: Tensor, operands: LinearOperands, request: ChunkRequest, most_threads: int | None
+) -> ChunkLoss:
+    """What computes the losses of chunks of these operands.
+
+    To be called in the thread of the caller, which may have chosen a backend.
+    """
+    target = operands.values if operands.dense is None else operands.dense
+    assert target is not None  # None on a GPU only
+    weights = operands.label_weight, operands.pos_weight, operands.mask
+    backend = selection.chosen(x, target, *weights, row_weight=operands.row_weight)
+    if backend is selection.NUMBA:
+        spec = loss_spec(CROSS_ENTROPY, request.smoothing)
+        return functools.partial(_by_kernel, spec, most_threads)
     return _by_definition
+
+
+def compile_kernel(loss: ChunkLoss, logits: Tensor, chunk: Chunk) -> None:
+    """Compile the kernel of a loss, if it has one that is new."""
+    if isinstance(loss, functools.partial):
+        from torchbce.backends.cpu import launch as cpu_launch
+
+        cpu_launch.kernel_for(loss.args[0], _inputs(logits, chunk))
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
@@ -40,22 +62,32 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def _inputs(logits: Tensor, chunk: Chunk) -> KernelInputs:
+    weights = chunk.weight, chunk.pos_weight, chunk.mask
+    return KernelInputs(logits, chunk.target, *weights, chunk.positions)
+
+
 def _by_kernel(
-    spec: LossSpec, logits: Tensor, chunk: Chunk, request: ChunkRequest, out: Tensor | None
+    spec: LossSpec,
+    most_threads: int | None,
+    logits: Tensor,
+    chunk: Chunk,
+    request: ChunkRequest,
+    out: Tensor | None,
 ) -> float | Tensor:
     from torchbce.backends.cpu import launch as cpu_launch  # loads Numba
 
     losses, gradient = (out, None) if request.per_row else (None, out)
     upstream = None if request.upstream is None else request.upstream[None, :]
-    operands = chunk.weight, chunk.pos_weight, chunk.mask, chunk.positions
     total, _, _, invalid = cpu_launch.launch(
         spec,
-        KernelInputs(logits, chunk.target, *operands),
+        _inputs(logits, chunk),
         losses,
         gradient,
         float(request.scale),
         upstream,
         not request.per_row,
+        most_threads,
     )
     if invalid and request.checked:
         raise InvalidTargetError

@@ -67,6 +67,18 @@ def valid_labels_on_gpu(
     return (shape.labels if counts is None else counts) - counted.sum(1)
 
 
+def valid_labels_of_keys_on_gpu(mask: Tensor | None, ignored: Tensor, shape: LogitsShape) -> Tensor:
+    """As `valid_labels_on_gpu`, from distinct keys, of which those below 0 are none."""
+    row = ignored % max(shape.rows, 1)
+    counted = ignored >= 0
+    if mask is not None:
+        counted &= mask[row, (ignored // max(shape.rows, 1)).clamp(min=0)]
+        of_rows = _true_per_row(mask)
+    else:
+        of_rows = torch.full((shape.rows,), shape.labels, device=ignored.device)
+    return of_rows.index_add(0, row, counted.to(of_rows.dtype), alpha=-1)
+
+
 def _true_per_row(mask: Tensor) -> Tensor:
     """The number of true values in each row, by blocks: PyTorch's sum converts a bool to int64."""
     if mask.stride(0) == 0 and len(mask):

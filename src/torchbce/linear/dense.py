@@ -7,6 +7,7 @@ from torch import Tensor
 from torchbce._contract import evaluate
 from torchbce.definition import checks, family, reference
 from torchbce.definition.arguments import INTEGERS
+from torchbce.definition.sparse import sparse_entries
 from torchbce.linear import targets
 from torchbce.linear.precision import no_autocast
 from torchbce.linear.records import LinearOptions, LogitsShape
@@ -28,7 +29,7 @@ def dense_loss(
         if target.dtype == torch.int64:
             targets.check_label_lists("target", target, shape, options.check_targets)
         target = dense_target(target, shape)
-    if options.ignored is not None:
+    if options.ignored is not None and options.ignored.layout is torch.strided:
         targets.check_label_lists("ignored", options.ignored, shape, options.check_targets)
     mask = valid_mask(options, shape)
     u, v = (w if w is None else w.to(dtype) for w in (options.label_weight, options.row_weight))
@@ -66,9 +67,20 @@ def valid_mask(options: LinearOptions, shape: LogitsShape) -> Tensor | None:
     if mask is not None:
         mask = mask.expand(shape.dense)
     if options.ignored is not None:
-        valid = ~dense_target(options.ignored, shape)
+        valid = ~_dense_ignored(options.ignored, shape, options.check_targets)
         mask = valid if mask is None else valid & mask
     return mask
+
+
+def _dense_ignored(ignored: Tensor, shape: LogitsShape, check: bool | None) -> Tensor:
+    """True where an element is ignored, [..., labels]."""
+    if ignored.layout is torch.strided:
+        return dense_target(ignored, shape)
+    logits = torch.empty(shape.dense, device="meta")
+    index, values = sparse_entries(ignored, logits, check, "ignored")
+    dense = torch.zeros(shape.dense, dtype=torch.bool, device=ignored.device)
+    dense[tuple(index)] = values != 0
+    return dense
 
 
 def check_dense_target(target: Tensor, options: LinearOptions, shape: LogitsShape) -> None:

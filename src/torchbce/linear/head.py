@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from torchbce import imbalance
 from torchbce.definition import checks, kinds
+from torchbce.definition.buffers import ModuleWithWeights
 from torchbce.linear import arguments, sharding, topk
+from torchbce.linear.fused import FusedOptimizer
 from torchbce.linear.loss import linear_loss
-from torchbce.linear.optimizers import FusedOptimizer
 from torchbce.linear.records import LinearOptions
 
 __all__ = ["LinearBCELoss"]
 
+#: The names in the state of `torch.nn.Linear`.
+_OF_LINEAR = frozenset(("weight", "bias"))
 
-class LinearBCELoss(nn.Module):
+
+class LinearBCELoss(ModuleWithWeights):
     r"""A linear layer with binary cross-entropy, for so many labels that the logits exceed memory.
 
     .. math::
@@ -25,7 +29,9 @@ class LinearBCELoss(nn.Module):
 
     The loss is that of `torchbce.linear_binary_cross_entropy`. The parameters `weight` and `bias`
     have the names and shapes of those of `torch.nn.Linear`, whose `state_dict` can be loaded into a
-    head without `pos_weight`, `label_weight` and `fused_optimizer`.
+    head, which keeps its own `pos_weight`, `label_weight` and state of the fused optimizer. The
+    `state_dict` of a head without these can be loaded into `torch.nn.Linear`, and that of
+    `head.to_linear()` always.
 
     Args:
         in_features: D, the size of the input's last dimension.
@@ -42,12 +48,13 @@ class LinearBCELoss(nn.Module):
         chunk_labels: the number of labels per chunk; None for a size that suits the device.
         check_targets: whether a label or a target out of range raises an error. None means true on
             the CPU, where it costs nothing, and false on a GPU, where the host would have to wait.
-        fused_optimizer: a `FusedSGD` or `FusedRowwiseAdagrad`, which updates weight and bias during
-            `backward`, chunk by chunk. They get no gradient, so that other optimizers skip them.
-            Every backward pass through the loss is a step, even that of `torch.autograd.grad` with
-            respect to the input only: gradients do not accumulate. They are not clipped, not
-            averaged over processes (keep the head out of DistributedDataParallel) and not unscaled
-            (use no GradScaler). The weights must be float32 or float64.
+        fused_optimizer: a `FusedSGD`, `FusedAdagrad` or `FusedRowwiseAdagrad`, which updates weight
+            and bias during `backward`, chunk by chunk. They get no gradient, so that other
+            optimizers skip them. Every backward pass through the loss is a step, even that of
+            `torch.autograd.grad` with respect to the input only: gradients do not accumulate. They
+            are not clipped, not averaged over processes (keep the head out of
+            DistributedDataParallel) and not unscaled (use no GradScaler). The weights must be
+            float32 or float64.
         device: the device of the parameters.
         dtype: the dtype of the parameters, floating.
 
@@ -113,9 +120,9 @@ class LinearBCELoss(nn.Module):
         if fused_optimizer is not None:
             if not isinstance(fused_optimizer, FusedOptimizer):
                 raise TypeError(
-                    "fused_optimizer must be a torchbce.FusedSGD or FusedRowwiseAdagrad, got "
-                    f"{type(fused_optimizer).__name__}; give an optimizer of torch.optim the "
-                    "parameters of the head, head.parameters(), instead"
+                    "fused_optimizer must be a torchbce.FusedSGD, FusedAdagrad or "
+                    f"FusedRowwiseAdagrad, got {type(fused_optimizer).__name__}; give an optimizer "
+                    "of torch.optim the parameters of the head, head.parameters(), instead"
                 )
             fused_optimizer.attach(self.weight, self.bias)
         self.reset_parameters()
@@ -123,16 +130,16 @@ class LinearBCELoss(nn.Module):
     def _register_weights(
         self, pos_weight: Tensor | float | None, label_weight: Tensor | None
     ) -> None:
-        """Register the weights as buffers, a number as a 0-dimensional one."""
+        """Register the weights as buffers on the device of the layer."""
         if label_weight is not None and not isinstance(label_weight, Tensor):
             raise TypeError(
                 f"label_weight must be a real tensor of shape ({self.out_features},), got "
                 f"{type(label_weight).__name__}; convert it with torch.as_tensor(label_weight)"
             )
-        if pos_weight is not None and not isinstance(pos_weight, Tensor):
-            pos_weight = checks.align_weight("pos_weight", pos_weight, self.weight.detach())
         for name, value in (("pos_weight", pos_weight), ("label_weight", label_weight)):
-            self.register_buffer(name, value if value is None else value.to(self.weight.device))
+            self._register_weight(name, value)
+            if value is not None:
+                setattr(self, name, getattr(self, name).to(self.weight.device))
 
     def _check_options(self) -> None:
         """Raise for options that the loss would refuse, by checking them with an empty batch."""
@@ -196,7 +203,8 @@ class LinearBCELoss(nn.Module):
                 [..., L].
             row_weight: of input's shape without the last dimension.
             mask: bool, broadcasts to [..., L]: false where an element is ignored.
-            ignored: int64 [..., K]: the labels of each row that are ignored, padded with -1.
+            ignored: the labels of each row that are ignored: lists, int64 [..., K], padded with
+                -1 or -100; or sparse, [..., L], where entries that are not 0 are ignored.
 
         Returns:
             The loss: 0-dimensional, or for the reduction "none" of input's shape without the last
@@ -245,6 +253,46 @@ class LinearBCELoss(nn.Module):
             input = sharding.replicated(input, weight.device_mesh)
         return F.linear(input, weight, self.bias)
 
+    def to_linear(self) -> nn.Linear:
+        """The layer without its loss, to export, to serve or to save for other libraries.
+
+        The layer shares the head's parameters: it needs no memory, and follows further training.
+        `copy.deepcopy(head.to_linear())` does not. A weight that a parametrization computes is
+        copied. The parameters of a sharded head are DTensors, and so is then the layer's input.
+
+        Returns:
+            A `torch.nn.Linear`, whose outputs are `head.logits`.
+
+        Example:
+            >>> import torch, torchbce
+            >>> head = torchbce.LinearBCELoss(8, 1000, pos_weight=3.0)
+            >>> linear = head.to_linear()
+            >>> linear, linear.weight is head.weight, list(linear.state_dict())
+            (Linear(in_features=8, out_features=1000, bias=True), True, ['weight', 'bias'])
+        """
+        linear = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device="meta"
+        )
+        linear.train(self.training)
+        for name in ("weight", "bias"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, nn.Parameter):
+                value = nn.Parameter(value.detach().clone())
+            setattr(linear, name, value)
+        return linear
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any, **options: Any
+    ) -> None:
+        """As `load_state_dict` calls it; what `torch.nn.Linear` does not have stays as it is."""
+        names = {key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
+        if "weight" in names and names <= _OF_LINEAR:
+            own = self.state_dict(prefix=prefix)
+            state_dict.update(
+                (key, own[key]) for key in own if key.removeprefix(prefix) not in _OF_LINEAR
+            )
+        super()._load_from_state_dict(state_dict, prefix, *others, **options)
+
     def probabilities(self, input: Tensor) -> Tensor:
         """The sigmoid of all logits at once.
 
@@ -260,6 +308,10 @@ class LinearBCELoss(nn.Module):
 
     def topk(self, input: Tensor, k: int) -> Any:
         """The k largest logits of each row and their labels, without storing the other logits.
+
+        Of each chunk of labels, only logits above the k largest so far are kept. Logits that take
+        no more than 4 MiB are computed at once. docs/linear.md has the time for several sizes, next
+        to that of all logits and `torch.topk`. A graph that is compiled or exported has all logits.
 
         Args:
             input: x, [..., D].
@@ -278,7 +330,7 @@ class LinearBCELoss(nn.Module):
         """Distribute the labels over the processes of a mesh, in place.
 
         Parameters, and the state of a fused optimizer, are replaced by DTensors. Create optimizers
-        afterwards.
+        afterwards. `torchbce.LabelParallel` does this in a plan of `parallelize_module`.
 
         Args:
             mesh: a `torch.distributed.device_mesh.DeviceMesh`.

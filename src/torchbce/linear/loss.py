@@ -72,8 +72,10 @@ def linear_binary_cross_entropy(
         label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
         mask: bool, broadcasts to [..., L]: false where an element is ignored. It has no loss and no
             gradient, and does not count in the denominator of a mean.
-        ignored: int64 [..., K]: the labels of each row that are ignored (unknown), each once,
-            padded with -1 or -100. A label that is both positive and ignored is ignored.
+        ignored: the labels of each row that are ignored (unknown): lists, int64 [..., K], each
+            label once, padded with -1 or -100; or a sparse COO or CSR tensor, [..., L], whose
+            entries that are not 0 are ignored (not under torch.compile). A label that is both
+            positive and ignored is ignored.
         reduction: "mean", the sum divided by the number of valid elements; "sum"; "batch_mean", the
             sum divided by the size of input's first dimension, not counting entries of which every
             element is ignored; "none", the sum over the labels of each row.
@@ -148,6 +150,8 @@ def linear_loss(
         value: Tensor = disable(_eager_loss)(input, weight, target, bias, options, make_update)
         return value
     refuse_in_compiled_code(target)
+    if options.ignored is not None:
+        refuse_in_compiled_code(options.ignored, "ignored")
     arguments.check(input, weight, bias, target, weight.shape[0], options)
     return compiled.operator_loss(Head(input, weight, bias), target, options)
 

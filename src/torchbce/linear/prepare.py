@@ -90,6 +90,8 @@ def _denominator(
     """The denominator; warns of a mean over no elements, if the host knows the number."""
     if options.reduction in ("sum", "none"):
         valid = None  # not needed
+    elif on_gpu and ignored is not None and _is_sparse(options.ignored):
+        valid = counts.valid_labels_of_keys_on_gpu(mask, ignored, shape)
     elif on_gpu:
         valid = counts.valid_labels_on_gpu(mask, options.ignored, shape)
     else:
@@ -101,6 +103,10 @@ def _denominator(
         warn_of_empty_mean(options.reduction)
     divisor = denominator(options.reduction, elements, rows)
     return divisor.double() if isinstance(divisor, Tensor) else divisor
+
+
+def _is_sparse(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.layout is not torch.strided
 
 
 def _weights(

@@ -113,6 +113,7 @@ class LinearOperands(NamedTuple):
 
 #: Called with the first label of a chunk, the label after its last, G = d loss / d logits of the
 #: chunk, [labels, rows], and the input, [rows, features]: updates weight and bias of these labels.
+#: On the CPU several threads call it at once, for different labels, in any order.
 Update = Callable[[int, int, Tensor, Tensor], None]
 
 #: Makes the update of a weight and a bias, of which some may be frozen.
@@ -133,7 +134,8 @@ class ChunkRequest(NamedTuple):
         update: called with each chunk's part of the gradients instead of storing those of weight
             and bias, after the chunk is added to the input's gradient.
         on_input_gradient: called with the input's gradient as soon as it is complete, before the
-            last chunk's part of the weight's gradient is computed.
+            part of the weight's gradient is computed of the chunk that completes it. On the CPU by
+            the thread that computes this chunk.
         checked: whether a dense target outside [0, 1] raises `InvalidTargetError`, on the CPU.
     """
 

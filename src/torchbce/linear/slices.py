@@ -1,5 +1,6 @@
-"""Targets and weights of one chunk of labels after the other."""
+"""Targets and weights of each chunk of labels."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -27,18 +28,24 @@ class Chunk(NamedTuple):
 
 
 class ChunkSlices:
-    """The operands of each chunk of `size` labels, in buffers that all chunks share."""
+    """The operands of each chunk of `size` labels."""
 
     def __init__(self, operands: LinearOperands, rows: int, labels: int, size: int):
-        self._operands, self._rows = operands, rows
+        self._operands, self._rows, self._size = operands, rows, size
         self._edges = [min(start, labels) * rows for start in range(0, labels + size, size)]
         self._target_edges = self._edges_in(operands.keys)
         self._ignored_edges = self._edges_in(operands.ignored)
-        self._mask, self._weight = None, None
+        self._mask: Tensor | None = None
+        self._weight: Tensor | None = None
+
+    def with_buffers(self) -> "ChunkSlices":
+        """The same, with buffers of their own for one chunk after the other."""
+        own, operands, elements = copy.copy(self), self._operands, self._size * self._rows
         if operands.ignored is not None:
-            self._mask = operands.ignored.new_empty(size * rows, dtype=torch.bool)
+            own._mask = operands.ignored.new_empty(elements, dtype=torch.bool)
         if operands.label_weight is not None and operands.row_weight is not None:
-            self._weight = operands.row_weight.new_empty(size * rows)
+            own._weight = operands.row_weight.new_empty(elements)
+        return own
 
     def chunk(self, number: int, start: int, stop: int) -> Chunk:
         """The chunk of this number, which has the labels from `start` to `stop` - 1."""

@@ -43,7 +43,7 @@ def run_chunks(
     labels, rows = head.weight.shape[0], head.input.shape[0]
     size = min(matrix.width * matrix.panels_per_chunk(request, labels), max(labels, 1))
     plain = operands._replace(pos_weight=None, label_weight=None, row_weight=None)
-    slices = ChunkSlices(plain, rows, labels, size)
+    slices = ChunkSlices(plain, rows, labels, size).with_buffers()
     weights = _Weights(head, operands, request)
     gradients = _Gradients(head, matrix, request)
     total = torch.zeros(rows if request.per_row else (), dtype=torch.float64)

@@ -53,11 +53,15 @@ def ignored_keys(
     if ignored is None:
         return None, None
     first_key = shape.first * shape.rows
-    if on_gpu:
+    if ignored.layout is not torch.strided:
+        keys = _sparse_ignored_keys(ignored, shape, check, on_gpu)
+    elif on_gpu:
         check_label_lists("ignored", ignored, shape, check)
         keys = padded_keys(ignored, shape)
+    else:
+        keys = checked_keys("ignored", ignored, shape, check)
+    if on_gpu:
         return keys, keys - first_key
-    keys = checked_keys("ignored", ignored, shape, check)
     low, high = _local_range(keys, shape)
     return keys, keys[low:high] - first_key
 
@@ -106,15 +110,29 @@ def _label_keys(lists: Tensor, shape: LogitsShape) -> Tensor:
     return keys
 
 
-def _sparse_keys(target: Tensor, shape: LogitsShape, check: bool | None) -> tuple[Tensor, Tensor]:
+def _sparse_keys(
+    target: Tensor, shape: LogitsShape, check: bool | None, name: str = "target"
+) -> tuple[Tensor, Tensor]:
     logits = torch.empty(shape.dense, device="meta")
-    index, values = sparse_entries(target, logits, check)
-    checks.value_range("target", values, None, index, check)
+    index, values = sparse_entries(target, logits, check, name)
+    if name == "target":
+        checks.value_range("target", values, None, index, check)
     row = torch.zeros_like(index[0])
     for index_of_dimension, size in zip(index[:-1], shape.batch, strict=True):
         row = row * size + index_of_dimension
     keys, order = torch.sort(index[-1] * shape.rows + row)
     return keys, values[order]
+
+
+def _sparse_ignored_keys(
+    ignored: Tensor, shape: LogitsShape, check: bool | None, on_gpu: bool
+) -> Tensor:
+    """Sorted keys of the entries that are not 0; on a GPU those that are 0 have keys below 0."""
+    keys, values = _sparse_keys(ignored, shape, check, "ignored")
+    if on_gpu:  # where selecting them would make the host wait
+        marked: Tensor = torch.where(values != 0, keys, -1).sort().values
+        return marked
+    return keys[values != 0]
 
 
 def _local_range(keys: Tensor, shape: LogitsShape) -> tuple[int, int]:

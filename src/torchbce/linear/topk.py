@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
+from torchbce import _pytorch
 from torchbce.definition import kinds, reference
 from torchbce.linear import arguments, sharding
 from torchbce.linear.candidates import Candidates, largest
 from torchbce.linear.precision import no_autocast
 from torchbce.linear.records import Head
 
+#: So few logits, 4 MiB in float32, are computed at once and searched by torch.topk, which finds the
+#: largest in about 1 ms: what chunks add to that took up to a third of the time of a call.
+_AT_ONCE = 2**20
 #: Logits per chunk, and its rows if there are more labels than fit: on the CPU 16 MiB in float32,
 #: elsewhere more, so that each product fills the device.
 _LOGITS, _ROWS = 2**22, 128
@@ -40,24 +44,25 @@ def topk(
     chunk_labels = arguments.check_chunk("chunk_labels", chunk_labels)
     local = sharding.local_head(input, weight, bias)
     arguments.check_head(local.input, local.weight, local.bias)
+    labels, first, _, group = local.shard
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= labels:
+        raise ValueError(f"k must be an integer from 1 to the number of labels, {labels}; got {k}")
+    k = int(k)
+    if group is None and _is_traced():
+        with torch.no_grad(), no_autocast(input.device):
+            values, indices = _at_once(Head(input, weight, bias), k)
+            # torch.jit.trace does not record that gradients are off.
+            return torch.return_types.topk((values.detach(), indices))
     arguments.check_finite(local.input)
     with torch.no_grad(), no_autocast(input.device):
-        labels, first, _, group = local.shard
-        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= labels:
-            raise ValueError(
-                f"k must be an integer from 1 to the number of labels, {labels}; got {k}"
-            )
-        k = int(k)
         x = local.input.reshape(input.shape[:-1].numel(), input.shape[-1])
         values, indices = _topk_of_chunks(Head(x, local.weight, local.bias), k, chunk_labels)
         if first:
             indices += first
         if group is not None:
-            # A process with fewer than k labels is padded with -inf.
-            missing = k - values.shape[1]
-            values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
-            indices = torch.nn.functional.pad(indices, (0, missing))
-            values, indices = _largest(_gathered(values, group), _gathered(indices, group), k)
+            sharding.check_shard_size(local)
+            found = [_of_all_processes(t, k, local.shard) for t in (values, indices)]
+            values, indices = _largest(found[0], found[1], k)
         shape = (*input.shape[:-1], k)
         return torch.return_types.topk((values.view(shape), indices.view(shape)))
 
@@ -68,6 +73,8 @@ def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tenso
     x = x.to(reference.compute_dtype(x.dtype))
     rows, labels = x.shape[0], weight.shape[0]
     k = min(k, labels)
+    if chunk_labels is None and rows * labels <= _AT_ONCE and weight.dtype == x.dtype:
+        return _at_once(Head(x, weight, bias), k)
     shape = _chunk_shape(head, k, chunk_labels)
     memory, (rows_of_chunk, size) = x.new_empty(shape.numel()), shape
     if shape == (rows, labels) and k:
@@ -88,6 +95,21 @@ def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tenso
             found.add(_logits(Head(x[part], w, b), memory))
     for part, found in zip(parts, candidates, strict=True):
         values[part], indices[part] = found.largest()
+    return values, indices
+
+
+def _is_traced() -> bool:
+    """Whether a graph is recorded, in which there are neither chunks nor checks of values."""
+    jit: Any = torch.jit
+    return torch.compiler.is_compiling() or jit.is_tracing() or _pytorch.is_traced_by_proxies()
+
+
+def _at_once(head: Head, k: int) -> tuple[Tensor, Tensor]:
+    """The largest of all logits and their labels, [..., k], in the dtype of computation."""
+    dtype = reference.compute_dtype(head.input.dtype)
+    b = None if head.bias is None else head.bias.to(dtype)
+    z = torch.nn.functional.linear(head.input.to(dtype), head.weight.to(dtype), b)
+    values, indices = torch.topk(z, k)
     return values, indices
 
 
@@ -136,6 +158,14 @@ def _largest(values: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best.values, indices.gather(1, best.indices)
 
 
-def _gathered(per_process: Tensor, group: Any) -> Tensor:
-    """The columns of all processes next to each other, [rows, processes * k]."""
-    return sharding.all_gather(per_process, group).transpose(0, 1).flatten(1)
+def _of_all_processes(found: Tensor, k: int, shard: sharding.LabelShard) -> Tensor:
+    """The columns of all processes next to each other, [rows, columns].
+
+    A process with fewer than k labels fills up what it sends, and nothing of that is kept: logits
+    may be -inf, and cannot be told from any padding.
+    """
+    filled = torch.nn.functional.pad(found, (0, k - found.shape[1]))
+    parts = sharding.all_gather(filled, shard.group)
+    part = -(-shard.labels // len(parts))
+    counts = [min(max(shard.labels - i * part, 0), part, k) for i in range(len(parts))]
+    return torch.cat([p[:, :count] for p, count in zip(parts, counts, strict=True)], 1)

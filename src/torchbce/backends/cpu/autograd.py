@@ -93,7 +93,7 @@ _is_usual: Callable[[Tensor], bool] = _is_never
 
 def _compute(request: Request, with_gradient: bool) -> tuple[Tensor, Tensor | None, float, float]:
     """The loss, the gradient, a factor to multiply it by later, and the count of valid elements."""
-    call, inputs, denominator, _ = request
+    call, inputs, denominator, *_ = request
     element_wise = call.reduction == "none"
     losses = cpu_launch.memory_for_losses(inputs) if element_wise else None
     gradient = cpu_launch.memory_for_gradient(inputs) if with_gradient else None

@@ -60,8 +60,12 @@ def launch(
     scale: float = 1.0,
     upstream: Tensor | None = None,
     sums: bool = True,
+    most_threads: int | None = None,
 ) -> Sums:
     """One pass over the elements.
+
+    One thread reads and writes blocks of `staging.BLOCK` elements in the order of memory, so that
+    the memory that it writes may begin a block in front of the memory that it reads.
 
     Args:
         loss_spec: the loss and its options.
@@ -71,21 +75,19 @@ def launch(
         scale: a number that multiplies the gradient.
         upstream: a tensor that multiplies it too, of input's dtype, broadcasting to its shape.
         sums: whether the sums of losses and weights are wanted.
+        most_threads: how many threads to use at most; None for as many as PyTorch uses.
     """
-    x, y, weight, pos_weight, mask, *_ = inputs
+    x, y, mask = inputs.input, inputs.target, inputs.mask
     loss, constants, smoothing, ignore_index = loss_spec
-    n, input_code, target_code = x.numel(), CODES[x.dtype], CODES[y.dtype]
+    n = x.numel()
     flags = (staging.SUMS if sums else 0) | (0 if gradient is None else staging.GRADIENT)
     marker = 0.0
     if ignore_index is not None:
         flags |= staging.IGNORE | (staging.IGNORE_NAN if math.isnan(ignore_index) else 0)
         marker = as_in(ignore_index, y.dtype)
     ignores = mask is not None or ignore_index is not None
-    weight_codes: tuple[int, int] | None = None
     by_element = reads_constants(loss)
-    if not (weight is pos_weight is None) or ignores or smoothing or by_element:
-        weight_codes = _code(weight), _code(pos_weight)
-    count = min(torch.get_num_threads(), n // ELEMENTS_PER_THREAD) or 1
+    count = min(most_threads or torch.get_num_threads(), n // ELEMENTS_PER_THREAD) or 1
     chunks = -(-n // staging.CHUNK)
     table, width = _table(inputs, upstream, by_element)
     work = staging.TABLE_AT + _WORD * len(table)
@@ -104,7 +106,7 @@ def launch(
     )
     words = 1 + count + staging.SUMS_PER_CHUNK * chunks
     record = array("q", header + table.tobytes() + bytes(_WORD * words))
-    kernel = compiled_kernel(loss, input_code, target_code, weight_codes)
+    kernel = kernel_for(loss_spec, inputs)
     # Pass the tensors too, since the record has only their addresses.
     threads.run(kernel, record, count, (inputs, losses, gradient, upstream))
     start = work + _WORD * (1 + count)
@@ -114,6 +116,17 @@ def launch(
         sum(per_chunk[i :: staging.SUMS_PER_CHUNK], 0.0) for i in range(staging.SUMS_PER_CHUNK)
     )
     return Sums(loss_sum, weight_sum, valid if ignores else n, wrong != 0)
+
+
+def kernel_for(loss_spec: LossSpec, inputs: KernelInputs) -> threads.Kernel:
+    """The kernel that `launch` runs, compiled now if it is new."""
+    x, y, weight, pos_weight, mask, *_ = inputs
+    loss, _, smoothing, ignore_index = loss_spec
+    ignores = mask is not None or ignore_index is not None
+    weight_codes: tuple[int, int] | None = None
+    if not (weight is pos_weight is None) or ignores or smoothing or reads_constants(loss):
+        weight_codes = _code(weight), _code(pos_weight)
+    return compiled_kernel(loss, CODES[x.dtype], CODES[y.dtype], weight_codes)
 
 
 class SmallRecord(NamedTuple):

@@ -14,6 +14,7 @@ import functools
 import os
 import threading
 from array import array
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,9 +50,9 @@ def run(kernel: Kernel, record: "array[int]", threads: int, memory: tuple[object
     if threads == 1:
         kernel(address)
         return
-    parallel = None if _forked else _openmp()
-    if parallel is not None:
-        parallel(kernel, address, threads, 0)
+    library = None if _forked else _openmp()
+    if library is not None:
+        library.GOMP_parallel(kernel, address, threads, 0)
         return
     futures = _submit(threads - 1, kernel, address, (record, memory))
     kernel(address)
@@ -61,9 +62,27 @@ def run(kernel: Kernel, record: "array[int]", threads: int, memory: tuple[object
             future.result()
 
 
+def has_flat_openmp() -> bool:
+    """Whether `call_in_openmp` can run, and one thread computes each operation in it.
+
+    With OMP_NESTED=true several would.
+    """
+    library = None if _forked else _openmp()
+    return library is not None and not library.omp_get_nested()
+
+
+def call_in_openmp(function: Callable[[int], None], threads: int) -> None:
+    """Call a function in this thread and others of OpenMP, at the same time.
+
+    Its argument has no meaning. It must not raise: ctypes would print the exception and go on.
+    """
+    callback = _PROTOTYPE(function)
+    _openmp().GOMP_parallel(callback, None, threads, 0)
+
+
 @functools.cache
 def _openmp() -> Any:
-    """`GOMP_parallel(function, data, threads, flags)` of the library that PyTorch has loaded."""
+    """The library with `GOMP_parallel(function, data, threads, flags)` that PyTorch has loaded."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.so*")):
         # One that is loaded already: another would be a second OpenMP with threads of its own.
         if path.name in _loaded():
@@ -72,7 +91,7 @@ def _openmp() -> Any:
                 function = library.GOMP_parallel
                 function.argtypes = [_PROTOTYPE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
                 function.restype = None
-                return function
+                return library
     return None
 
 

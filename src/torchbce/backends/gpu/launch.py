@@ -1,15 +1,14 @@
 """Launch the Triton kernels on PyTorch tensors. The host never waits for the device."""
 
-import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 import triton
 from torch import Tensor
 
 from torchbce.backends.gpu import formulas, kernels, tiles
+from torchbce.backends.gpu.calls import Launch, PreparedLaunch
 from torchbce.backends.gpu.operands import (
     BY_NUMBER,
     BY_TENSOR,
@@ -20,7 +19,6 @@ from torchbce.backends.gpu.operands import (
     IGNORE_NONE,
     SPARSE,
     Flags,
-    Layout,
     LinearInputs,
     Operands,
     Outputs,
@@ -43,30 +41,10 @@ _LOSSES: dict[str, int] = {
 }
 _NO_LINEAR = LinearInputs()
 _WARPS = 4
+#: The place of `first_key` among the arguments of the loss kernel; it is another one per chunk.
+_FIRST_KEY = 3
 #: Partial sums that `sum_kernel` adds up at a time: 8 per thread of the largest program.
 _SUM_BLOCK = 8192
-
-
-class Kernel(Protocol):
-    """A function compiled by Triton: `kernel[grid](*arguments, **options)` launches it."""
-
-    def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., object]: ...
-
-
-class Launch(NamedTuple):
-    """A kernel, its number of programs, and its arguments.
-
-    Attributes:
-        kernel: one of `kernels`.
-        programs: the number of programs.
-        arguments: tensors, records of them, and numbers.
-        options: parameters that are known at compile time, and options of Triton's compiler.
-    """
-
-    kernel: Kernel
-    programs: int
-    arguments: tuple[object, ...]
-    options: dict[str, object]
 
 
 def new_output(inputs: KernelInputs) -> Tensor:
@@ -81,6 +59,7 @@ def value_and_gradient(
     gradient: Tensor | None,
     denominator: Denominator | None = 1.0,
     weighted: bool = False,
+    outside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The sum of the losses over a denominator, and the gradient of that value.
 
@@ -92,6 +71,7 @@ def value_and_gradient(
         denominator: a number, a tensor of one element, or None if the kernel computes it: the
             number of valid elements or, if `weighted`, the sum of their weights.
         weighted: see `denominator`.
+        outside: see `Outputs`.
 
     Returns:
         The value, 0-dimensional, and the denominator if the kernel computed it.
@@ -106,11 +86,11 @@ def value_and_gradient(
     computed = input.new_empty((), dtype=dtype) if denominator is None else None
     programs = tiles.count_programs(n, tiles.block_size(loss_spec, inputs))
     if programs == 1:
-        outputs = Outputs(gradient=gradient, value=value, denominator=computed)
+        outputs = Outputs(None, gradient, None, value, computed, outside)
         launch_loss(loss_spec, inputs, outputs, denominator=denominator, weighted=weighted)
         return value, computed
     sums = input.new_empty((1 if denominator is not None else 2, programs), dtype=dtype)
-    outputs = Outputs(gradient=gradient, sums=sums)
+    outputs = Outputs(gradient=gradient, sums=sums, outside=outside)
     launch_loss(loss_spec, inputs, outputs, denominator=denominator, weighted=weighted)
     launch_sum(sums, value, denominator, weighted, computed)
     return value, computed
@@ -149,11 +129,76 @@ def launch_loss(
     if n == 0:
         return
     block = tiles.block_size(loss_spec, inputs, linear is not None)
-    linear = linear or _NO_LINEAR
-    keys, sparse_values = _sparse_keys(inputs, linear, block)
-    tensors, kinds, layout = _operands(inputs, linear, upstream, keys.target, sparse_values)
-    ignore, ignore_index = _ignored_targets(loss_spec.ignore_index, inputs.target)
+    further = linear or _NO_LINEAR
+    keys, sparse_values = _sparse_keys(inputs, further, block)
+    tensors = _operands(inputs, further, upstream, keys.target, sparse_values)
     source, on_device, number = _denominator(denominator, weighted)
+    kinds = [None if t is None else (t.dtype, t.shape, t.stride()) for t in tensors]
+    others = *keys, *outputs, on_device
+    dtypes = [None if t is None else t.dtype for t in others]
+    device = inputs.input.device
+    given = loss_spec, inputs.target.dtype, source, number, scale, skip_if_one, exact
+    key = "loss", device, linear is None, inputs.positions is None, *given, *kinds, *dtypes
+
+    def describe() -> Launch:
+        return describe_loss(
+            loss_spec,
+            inputs,
+            outputs,
+            tensors,
+            keys,
+            further.first_key,
+            (source, on_device, number),
+            scale,
+            skip_if_one,
+            exact,
+            block,
+        )
+
+    present = [t for t in (*tensors, *others) if t is not None]
+    _run(key, present, describe, device, further.first_key)
+
+
+def describe_plain(
+    loss_spec: LossSpec, inputs: KernelInputs, outputs: Outputs, denominator: float
+) -> Launch:
+    """The launch of `launch_loss` for an input and a target without options."""
+    return describe_loss(
+        loss_spec,
+        inputs,
+        outputs,
+        _operands(inputs, _NO_LINEAR, None, None, None),
+        SparseKeys(None, None, None, None),
+        0,
+        _denominator(denominator, False),
+        1.0,
+        False,
+        None,
+        tiles.block_size(loss_spec, inputs),
+    )
+
+
+def describe_loss(
+    loss_spec: LossSpec,
+    inputs: KernelInputs,
+    outputs: Outputs,
+    tensors: Operands[Tensor | None],
+    keys: SparseKeys,
+    first_key: int,
+    denominator: tuple[int, Tensor | None, float],
+    scale: float,
+    skip_if_one: bool,
+    exact: bool | None,
+    block: int,
+) -> Launch:
+    """A launch of the loss kernel; the arguments are those of `launch_loss`, sorted."""
+    n = inputs.input.numel()
+    dense = tensors if keys.target is None else tensors._replace(target=None)
+    kinds, layout = layout_of(dense, inputs)
+    if keys.target is not None:
+        kinds = kinds._replace(target=SPARSE)
+    ignore, ignore_index = _ignored_targets(loss_spec.ignore_index, inputs.target)
+    source, on_device, number = denominator
     flags = Flags(
         kinds=kinds,
         loss=_LOSSES[loss_spec.loss],
@@ -166,6 +211,7 @@ def launch_loss(
         exact=_exceeds_16_bits(inputs.input, outputs) if exact is None else exact,
         short=tuple(size < block for size in layout.sizes),
         wide_index=n >= 2**31 - block * tiles.tiles_per_program(n),
+        whole=n % (block * tiles.tiles_per_program(n)) == 0,
         even=n % 16 == 0,
         denominator=source,
         skip_if_one=skip_if_one,
@@ -176,7 +222,7 @@ def launch_loss(
         tensors,
         layout,
         keys,
-        linear.first_key,
+        first_key,
         outputs,
         on_device,
         n,
@@ -187,12 +233,12 @@ def launch_loss(
         number,
     )
     options: dict[str, object] = {"FLAGS": flags, "num_warps": _WARPS}
-    if not flags.even and torch.version.hip is None:
-        # Such a kernel holds the code of a tile twice. Without this limit ptxas spills a few
-        # bytes instead of using one more register.
+    if not (flags.even and keys.target is None) and torch.version.hip is None:
+        # Such a kernel holds the code of a tile twice, or searches for keys. Without this limit
+        # ptxas spills a few bytes instead of using one more register.
         options["maxnreg"] = 255
-    programs = tiles.count_programs(n, block)
-    _run(Launch(kernels.loss_kernel, programs, arguments, options), inputs.input)
+    programs = -(-n // block) if skip_if_one else tiles.count_programs(n, block)
+    return Launch(kernels.loss_kernel, programs, arguments, options, skip_if_one, _FIRST_KEY)
 
 
 def launch_sum(
@@ -211,6 +257,25 @@ def launch_sum(
         weighted: as in `launch_loss`.
         computed: where the denominator goes that the kernel computes, 0-dimensional.
     """
+    source, on_device, number = _denominator(denominator, weighted)
+    tensors = [t for t in (sums, value, computed, on_device) if t is not None]
+    device = sums.device
+    key = "sum", device, source, number, sums.shape[-1], *(t.dtype for t in tensors)
+
+    def describe() -> Launch:
+        return describe_sum(sums, value, denominator, weighted, computed)
+
+    _run(key, tensors, describe, device)
+
+
+def describe_sum(
+    sums: Tensor,
+    value: Tensor,
+    denominator: Denominator | None = 1.0,
+    weighted: bool = False,
+    computed: Tensor | None = None,
+) -> Launch:
+    """The launch of `launch_sum`, with the same arguments."""
     programs = sums.shape[-1]
     block = min(max(triton.next_power_of_2(programs), 128), _SUM_BLOCK)
     source, on_device, number = _denominator(denominator, weighted)
@@ -220,16 +285,65 @@ def launch_sum(
         "BLOCK": block,
         "num_warps": tiles.sum_warps(block, sums.device),
     }
-    _run(Launch(kernels.sum_kernel, 1, arguments, options), sums)
+    return Launch(kernels.sum_kernel, 1, arguments, options)
 
 
-def launch_scale(values: Tensor, factor: Tensor) -> None:
-    """Multiply contiguous memory in place by a tensor of one element."""
+def launch_scale(
+    values: Tensor, factor: Tensor, divisor: Denominator = 1.0, ignores: bool = False
+) -> None:
+    """Multiply contiguous memory in place by `factor / divisor`.
+
+    Args:
+        values: the memory; may be of any shape whose elements fill it.
+        factor: of one element.
+        divisor: a number, or a tensor of one element.
+        ignores: whether a value may be 0 for being ignored. It stays 0 then, even if the factor is
+            infinite or NaN.
+    """
     n = values.numel()
-    if n:
-        options: dict[str, object] = {"BLOCK": tiles.BLOCK, "num_warps": _WARPS}
+    if n == 0:
+        return
+    _, on_device, number = _denominator(divisor, False)
+    tensors = [t for t in (values, factor, on_device) if t is not None]
+    device = values.device
+    key = "scale", device, n, number, ignores, *(t.dtype for t in tensors)
+
+    def describe() -> Launch:
+        options: dict[str, object] = {
+            "IGNORES": ignores,
+            "BLOCK": tiles.BLOCK,
+            "num_warps": _WARPS,
+        }
+        arguments = values, factor, on_device, n, number
         programs = -(-n // tiles.BLOCK)
-        _run(Launch(kernels.scale_kernel, programs, (values, factor, n), options), values)
+        return Launch(kernels.scale_kernel, programs, arguments, options, persistent=True)
+
+    _run(key, tensors, describe, device)
+
+
+#: Launches by everything that their arguments depend on, except for addresses.
+_prepared: dict[Hashable, PreparedLaunch] = {}
+_MOST_PREPARED = 1024
+
+
+def _run(
+    key: Hashable,
+    tensors: Sequence[Tensor],
+    describe: Callable[[], Launch],
+    device: torch.device,
+    varying: int = 0,
+) -> None:
+    """Launch a kernel that `describe` describes the first time."""
+    prepared = _prepared.get(key)
+    if prepared is not None:
+        prepared(tensors, varying)
+        return
+    prepared = PreparedLaunch(describe(), device)
+    prepared(tensors, varying)
+    if prepared.is_compiled:
+        if len(_prepared) >= _MOST_PREPARED:
+            _prepared.clear()
+        _prepared[key] = prepared
 
 
 def _sparse_keys(
@@ -253,12 +367,12 @@ def _operands(
     upstream: Tensor | None,
     keys: Tensor | None,
     sparse_values: Tensor | None,
-) -> tuple[Operands[Tensor | None], Operands[int], Layout]:
-    """The tensors that the kernel reads, their kinds, and their strides."""
+) -> Operands[Tensor | None]:
+    """The tensors that the kernel reads; as the target, the values of a sparse one."""
     input, target, weight, pos_weight, mask, _, *constants = inputs
-    tensors = Operands[Tensor | None](
+    return Operands(
         input,
-        target if keys is None else None,
+        target if keys is None else sparse_values,
         weight,
         pos_weight,
         mask,
@@ -267,11 +381,6 @@ def _operands(
         linear.weight,
         *constants,
     )
-    kinds, layout = layout_of(tensors, inputs)
-    if keys is not None:
-        kinds = kinds._replace(target=SPARSE)
-        tensors = tensors._replace(target=sparse_values)
-    return tensors, kinds, layout
 
 
 def _ignored_targets(ignore_index: float | None, target: Tensor) -> tuple[int, float]:
@@ -297,15 +406,3 @@ def _denominator(
     if isinstance(denominator, Tensor):
         return BY_TENSOR, denominator, 1.0
     return BY_NUMBER, None, float(denominator)
-
-
-def _run(launch: Launch, tensor: Tensor) -> None:
-    """Launch on the device of a tensor."""
-    # Contraction to fused multiply-adds would break the remainders that `formulas` computes.
-    kernel = functools.partial(launch.kernel[(launch.programs,)], enable_fp_fusion=False)
-    device = tensor.device
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            kernel(*launch.arguments, **launch.options)
-    else:
-        kernel(*launch.arguments, **launch.options)

@@ -94,6 +94,7 @@ class Outputs(NamedTuple):
             computes, [2, programs].
         value: the sum over the denominator, 0-dimensional; of a single program only.
         denominator: the one that the kernel computed, 0-dimensional.
+        outside: 0, int32, 0-dimensional; set to 1 if an input or a target is outside [0, 1].
     """
 
     losses: Tensor | None = None
@@ -101,6 +102,7 @@ class Outputs(NamedTuple):
     sums: Tensor | None = None
     value: Tensor | None = None
     denominator: Tensor | None = None
+    outside: Tensor | None = None
 
 
 #: Strides of one operand, in elements; None for a stride of 0, which costs no instruction.
@@ -129,6 +131,7 @@ class Flags(NamedTuple):
         exact: false where the accuracy of 16 bits is enough.
         short: for each of `Layout.sizes`, whether it is shorter than a tile.
         wide_index: whether coordinates need 64 bits.
+        whole: whether the elements fill all tiles.
         even: whether the number of elements is a multiple of 16.
         denominator: where the denominator comes from.
         skip_if_one: whether to do nothing if the upstream gradient is 1.
@@ -147,6 +150,7 @@ class Flags(NamedTuple):
     exact: bool
     short: tuple[bool, ...]
     wide_index: bool
+    whole: bool
     even: bool
     denominator: int
     skip_if_one: bool

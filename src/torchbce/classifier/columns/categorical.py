@@ -19,8 +19,8 @@ def least_rows(rows: int) -> int:
 class CategoricalColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="categorical"):
     """A categorical column: a code for each category.
 
-    A missing value has a code of its own, after the categories, if the training rows had any. A
-    category that they did not have has the code -1.
+    A missing value has a code of its own, after the categories, if as many training rows had one as
+    a category needs. A category that they did not have has the code -1.
     """
 
     name: str
@@ -68,4 +68,5 @@ def fit_categorical(values: pl.Series) -> CategoricalColumn:
     categories = frequent["value"].sort().to_list()
     if {*categories} <= {"true", "false", "1", "0"} and {*categories} & {"true", "false"}:
         categories = sorted({{"1": "true", "0": "false"}.get(c, c) for c in categories})
-    return CategoricalColumn(values.name, categories, bool(text.null_count()))
+    flag_missing = text.null_count() >= least_rows(len(values))
+    return CategoricalColumn(values.name, categories, flag_missing)

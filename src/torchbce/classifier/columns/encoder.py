@@ -99,11 +99,12 @@ class Encoder:
         """
         self._check(table)
         text = [self._vectorizers[c.name].features(table[c.name]) for c in self.texts if len(table)]
-        return self._arrays(table, text)
+        return self._arrays(table, text, _plain_columns(table, self.columns))
 
-    def _arrays(self, table: pl.DataFrame, text: Sequence[sp.csr_matrix]) -> Encoded:
+    def _arrays(
+        self, table: pl.DataFrame, text: Sequence[sp.csr_matrix], plain: dict[str, pl.Series]
+    ) -> Encoded:
         rows = len(table)
-        plain = _plain_columns(table, self.columns)
         numbers = []
         for column in self.columns:
             if isinstance(column, NumericColumn):
@@ -198,7 +199,7 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
         if column is not None:
             columns.append(column)
     encoder = Encoder(columns, idf)
-    encoded = encoder._arrays(table, text)
+    encoded = encoder._arrays(table, text, plain)
     if not _varies(encoded):
         used = [choice.name for choice in choices if choice.kind != "dropped"]
         raise InputError(

@@ -22,7 +22,7 @@ class Notation:
     """
 
     decimal: Literal[".", ","] = "."
-    thousands: str = ""
+    thousands: Literal["", ",", ".", " ", "'", "_"] = ""
     before: str = ""
     after: str = ""
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from torchbce.classifier.columns.bins import bin_edges
+from torchbce.classifier.columns.categorical import least_rows
 from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import InputError
@@ -22,7 +23,7 @@ class NumericColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="numeric"
     """A numeric column: its mean and scale, and the edges of its bins.
 
     The codes of its values are their bins; a missing value has a code of its own, after the bins,
-    if the training rows had any.
+    if as many training rows had one as a category needs.
     """
 
     name: str
@@ -71,8 +72,10 @@ def fit_numeric(values: pl.Series, written: Notation = PLAIN) -> NumericColumn |
     """The description of a numeric column; None if it is constant and has no missing values."""
     numbers = as_numbers(values, written)
     present = numbers[~np.isnan(numbers)]
+    # A single row with a missing value says nothing about others: see `least_rows`.
+    flag_missing = len(numbers) - len(present) >= least_rows(len(numbers))
     if len(present) == 0 or present.min() == present.max():
-        if len(present) in (0, len(numbers)):
+        if len(present) == 0 or not flag_missing:
             return None
         return NumericColumn(values.name, float(present[0]), 1.0, True, [], written)
     with warnings.catch_warnings():
@@ -84,5 +87,4 @@ def fit_numeric(values: pl.Series, written: Notation = PLAIN) -> NumericColumn |
             f"{present.min():g} to {present.max():g}; rescale the column or drop it"
         )
     edges: list[float] = bin_edges(present).tolist()
-    flag_missing = len(present) < len(numbers)
     return NumericColumn(values.name, mean, scale, flag_missing, edges, written)

@@ -77,7 +77,9 @@ def explanations(classifier: Classifier, table: pl.DataFrame, most: int) -> list
     for start, part in explainer.parts(encoded):
         order = np.argsort(-np.abs(part.values), axis=1, kind="stable")[:, :most]
         found = np.take_along_axis(part.values, order, axis=1)
-        for rank, (source, value) in enumerate(zip(order.T.tolist(), found.T.tolist(), strict=True)):
+        for rank, (source, value) in enumerate(
+            zip(order.T.tolist(), found.T.tolist(), strict=True)
+        ):
             ranks[rank] += [
                 None if abs(v) < ROUNDS_TO_0 else f"{labels.of(columns[s], row, v)} {signed(v)}"
                 for row, (s, v) in enumerate(zip(source, value, strict=True), start)

@@ -44,7 +44,9 @@ class Labels:
         start = 0
         for column in classifier.encoder.texts:
             units = [(units.unit, len(units.vocabulary)) for units in column.units]
-            words = np.repeat([unit.startswith("words") for unit, _ in units], [n for _, n in units])
+            words = np.repeat(
+                [unit.startswith("words") for unit, _ in units], [n for _, n in units]
+            )
             end = start + column.width
             # Pieces of words say little to a reader, unless there are no words.
             own = np.where(words, weights[start:end], 0) if words.any() else weights[start:end]

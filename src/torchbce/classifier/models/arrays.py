@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchbce.classifier.columns.encoder import Encoder
+from torchbce.classifier.errors import listing
 from torchbce.classifier.models.features import Layout
 from torchbce.classifier.models.members import (
     LinearModel,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torchbce.classifier.models.network import Network
 
 Arrays = dict[str, np.ndarray]
+
+#: Far larger than any fitted weight, and small enough that no logit overflows to NaN.
+LARGEST = {np.dtype(np.float64): 1e30, np.dtype(np.float32): 1e8}
 
 
 class BadArraysError(ValueError):
@@ -83,7 +87,7 @@ def model_of(name: str, arrays: Arrays, encoder: Encoder) -> Model:
     else:
         raise BadArraysError(f"there is no model {name!r}")
     if own:
-        raise BadArraysError(f"tensor {name}.{min(own)!r} is not one of the model's")
+        raise BadArraysError(f"tensor {listing([f'{name}.{min(own)}'])} is not one of the model's")
     return made
 
 
@@ -111,20 +115,25 @@ class _Reader:
         )
         wanted = np.dtype(dtype)
         self.need(fits and found.dtype == wanted, name, f"must be {wanted} of shape {shape}")
-        return found
+        # A copy can be written to, as fitted arrays can, so that Numba compiles its loop once.
+        return found.copy()
+
+    def numbers(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        """An array without NaN, infinite values, or values too large for a sum of products."""
+        values = self.array(name, dtype, shape)
+        most = LARGEST[values.dtype]
+        self.need(bool((np.abs(values) <= most).all()), name, f"must be from {-most:g} to {most:g}")
+        return values
 
     def need(self, fine: bool, name: str, sentence: str) -> None:
         """Raise unless something holds."""
         if not fine:
-            raise BadArraysError(f"tensor {f'{self._model}.{name}'!r} {sentence}")
+            raise BadArraysError(f"tensor {listing([f'{self._model}.{name}'])} {sentence}")
 
     def linear(self, prefix: str, width: int) -> Linear:
         """Weights and a bias, all finite."""
-        weight = self.array(f"{prefix}weight", "f8", (width,))
-        bias = self.array(f"{prefix}bias", "f8", (1,))
-        for name, values in (("weight", weight), ("bias", bias)):
-            self.need(bool(np.isfinite(values).all()), f"{prefix}{name}", "must be finite")
-        return Linear(weight, float(bias[0]))
+        weight = self.numbers(f"{prefix}weight", "f8", (width,))
+        return Linear(weight, float(self.numbers(f"{prefix}bias", "f8", (1,))[0]))
 
     def crosses(self, encoder: Encoder) -> Crosses:
         """The groups and cells of the pairs model."""
@@ -159,15 +168,21 @@ class _Reader:
 
     def _part(self, prefix: str, encoder: Encoder) -> tuple[Trees, Linear | None]:
         starts = self.array(f"{prefix}starts", "i8", (None,))
-        ascending = len(starts) > 0 and starts[0] == 0 and bool((np.diff(starts) > 0).all())
+        ascending = len(starts) > 0 and starts[0] == 0
+        # Not their difference, which may overflow.
+        ascending = ascending and bool((starts[1:] > starts[:-1]).all())
         self.need(ascending, f"{prefix}starts", "must ascend from 0")
         nodes = int(starts[-1])
         node = {
-            name: self.array(f"{prefix}{name}", dtype, (nodes,))
+            # A threshold may be infinite: where only missing values go right.
+            name: (self.numbers if name == "value" else self.array)(
+                f"{prefix}{name}", dtype, (nodes,)
+            )
             for name, dtype in _NODE_DTYPES.items()
         }
+        self.need(not np.isnan(node["threshold"]).any(), f"{prefix}threshold", "holds NaN")
         sets = self.array(f"{prefix}sets", "u4", (None, 8))
-        baseline = self.array(f"{prefix}baseline", "f8", (1,))
+        baseline = self.numbers(f"{prefix}baseline", "f8", (1,))
         reader = None
         if encoder.texts:
             reader = self.linear(f"{prefix}text_", encoder.text_width)
@@ -185,8 +200,6 @@ class _Reader:
         fine = bool((node["categories"] < len(sets)).all())
         fine &= bool((node["feature"][by_set] < len(encoder.categorical)).all())
         self.need(fine, f"{prefix}categories", "must be sets of categorical columns")
-        fine = bool(np.isfinite(node["value"]).all() and np.isfinite(baseline).all())
-        self.need(fine, f"{prefix}value", "must be finite")
         self.need(bool((node["cover"] > 0).all()), f"{prefix}cover", "must be above 0")
         return Trees(starts, **node, sets=sets, baseline=float(baseline[0])), reader
 
@@ -199,10 +212,8 @@ class _Reader:
         with torch.device("meta"):  # shapes without memory; load_state_dict assigns the values
             network = Network(width)
         state = {
-            name: torch.from_numpy(self.array(name, "f4", tuple(value.shape)).copy())
+            name: torch.from_numpy(self.numbers(name, "f4", tuple(value.shape)))
             for name, value in network.state_dict().items()
         }
-        for name, value in state.items():
-            self.need(bool(value.isfinite().all()), name, "must be finite")
         network.load_state_dict(state, assign=True)
         return network.eval()

@@ -70,7 +70,9 @@ def search(data: Data) -> Found:
     chosen, weights = _choose(fits, y, every, base)
     if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
         weights = dict.fromkeys(fits, 1.0) | weights
-    shares = _shares({name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}, weights)
+    shares = _shares(
+        {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}, weights
+    )
     tried = [
         Tried(
             name,

@@ -1,10 +1,15 @@
 """Boosted trees as plain arrays, and the loop that evaluates them."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+
+#: Rows that a thread evaluates at a time, and the most threads.
+SHARE, MOST_THREADS = 4096, 8
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,26 @@ class Trees:
         nodes = {name: getattr(self, name)[:end] for name in NODE_FIELDS}
         return replace(self, starts=self.starts[: trees + 1], **nodes)
 
-    def staged(self, table: np.ndarray, every: int) -> Iterator[np.ndarray]:
-        """The logits before the first tree and after each `every` trees; see `logits`."""
-        total = np.full(len(table), self.baseline)
-        yield total.copy()
-        for tree in range(0, len(self), every):
+    def staged(
+        self, table: np.ndarray, every: int, known: Sequence[np.ndarray] = ()
+    ) -> list[np.ndarray]:
+        """The logits before the first tree and after each `every` trees; see `logits`.
+
+        Args:
+            table: as in `logits`.
+            every: how many trees are between two results.
+            known: the first results, from when there were fewer trees; they are not returned.
+        """
+        if known:
+            total = known[-1].copy()
+            found = []
+        else:
+            total = np.full(len(table), self.baseline)
+            found = [total.copy()]
+        for tree in range(max(len(known) - 1, 0) * every, len(self), every):
             self._add(table, tree, min(tree + every, len(self)), total)
-            yield total.copy()
+            found.append(total.copy())
+        return found
 
     def logits(self, table: np.ndarray) -> np.ndarray:
         """The logits of some rows.
@@ -137,7 +155,19 @@ class Trees:
         from torchbce.classifier.models.tree_loop import add_trees
 
         nodes = [getattr(self, name) for name in LOOP_FIELDS]
-        add_trees(np.ascontiguousarray(table), self.starts, first, last, *nodes, self.sets, total)
+        table = np.ascontiguousarray(table)
+
+        def add(begin: int) -> None:
+            rows = slice(begin, begin + SHARE)
+            add_trees(table[rows], self.starts, first, last, *nodes, self.sets, total[rows])
+
+        shares = range(0, len(table), SHARE)
+        if len(shares) < 2:
+            for begin in shares:
+                add(begin)
+            return
+        with ThreadPoolExecutor(min(len(shares), MOST_THREADS, os.cpu_count() or 1)) as threads:
+            list(threads.map(add, shares))
 
 
 #: The arrays that the loops read, in the order of the fields.

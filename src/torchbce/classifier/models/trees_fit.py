@@ -28,7 +28,7 @@ LARGE = (
 MIDDLE_ROWS, RACE_ROWS, RACE_TREES = 20_000, 50_000, 50
 
 #: From this many rows on, two threads grow a tree; before, they would wait for each other.
-THREADED_ROWS = 50_000
+THREADED_ROWS = 200_000
 
 
 class Work(NamedTuple):
@@ -95,6 +95,7 @@ class _Part:
         self._threads = 2 if len(columns) >= THREADED_ROWS else 1
         self._unweighted = data.unweighted
         self._reader: Linear | None = None
+        self._boosters: dict[Growth, Booster] = {}
 
     def read_text(self, l2: float) -> None:
         """Add the logits of the text to the columns.
@@ -135,16 +136,19 @@ class _Part:
             return MIDDLE
         if effort == "low":
             return LARGE[0]
-        return min(LARGE, key=lambda growth: self._loss(self._booster(growth).grow(RACE_TREES)))
+        self._boosters = {growth: self._booster(growth) for growth in LARGE}
+        return min(LARGE, key=lambda growth: self._loss(self._boosters[growth].grow(RACE_TREES)))
 
     def grow(self, growth: Growth, work: Work) -> GrownPart:
         """Grow trees until the loss of the rows held out stops falling."""
-        booster = self._booster(growth)
+        booster = self._boosters.pop(growth, None) or self._booster(growth)
         trees = 0
+        logits: list[np.ndarray] = []
         while True:
             trees += work.chunk
             grown = booster.grow(trees)
-            stages = np.array(list(grown.staged(self._held_columns, STAGE)))
+            logits += grown.staged(self._held_columns, STAGE, logits)
+            stages = np.array(logits)
             loss = losses(self._unweighted(stages), self._held_targets).mean(axis=1)
             best = int(loss.argmin()) * STAGE
             self._progress.tried(f"{trees} trees", float(loss.min()))

@@ -1,8 +1,7 @@
 """Columns that alone predict the target almost perfectly, as copies of it do."""
 
 import math
-import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.numbers import Notation, numbers_of
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import as_text
+from torchbce.classifier.errors import Argument
 from torchbce.classifier.quality.ranking import roc_auc
 
 #: From this ROC-AUC on, a single column is named.
@@ -38,18 +38,22 @@ class Leak:
     column: str
     roc_auc: float
 
-    def sentence(self, target: str) -> str:
+    def sentence(self, target: str, write_argument: Callable[[Argument], str] = str) -> str:
         """What it may mean and what to do.
+
+        Args:
+            target: the name of the target column.
+            write_argument: returns what to write for an argument.
 
         Example:
             >>> print(Leak("repaid", 0.9991).sentence("default"))
             column 'repaid' alone predicts 'default' almost perfectly (ROC-AUC 0.9991); if it is \
-known only after 'default' is, leave it out: --drop repaid
+known only after 'default' is, leave it out: drop='repaid'
         """
         return (
             f"column {self.column!r} alone predicts {target!r} almost perfectly (ROC-AUC "
             f"{self.roc_auc:.4f}); if it is known only after {target!r} is, leave it out: "
-            f"--drop {shlex.quote(self.column)}"
+            f"{write_argument(Argument('drop', self.column))}"
         )
 
 

@@ -34,9 +34,9 @@ def separator_of(source: Source, separator: str | None) -> str:
         return check_separator(separator)
     usual = source.format.separator
     with source.open() as file, unlimited_fields():
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")
         try:
-            lines = list(itertools.islice(text, LINES))
+            with io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n") as text:
+                lines = list(itertools.islice(text, LINES))
         except (UnicodeDecodeError, EOFError, OSError, zlib.error):
             return usual  # the check of all lines names the fault
     if _columns(lines, usual):
