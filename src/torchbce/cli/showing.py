@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchbce.classifier.explanations.labels import signed
 from torchbce.cli.streams import visible
 from torchbce.cli.terminal import metrics_lines, tried_lines
 
@@ -92,16 +93,19 @@ def _lines(classifier: "Classifier", directory: Path, most: int, width: int) -> 
 
 
 def _explanation_lines(explanation: "Explanation", positive: str, width: int) -> Iterator[str]:
-    yield f"What weighs most, in log-odds of {positive!r}; the base rate is {explanation.base:+.2f}:"
+    if not explanation.models:
+        yield f"No model is better than the base rate, {signed(explanation.base)} in log-odds."
+        return
+    yield f"What weighs most, in log-odds of {positive!r}; the base rate is {signed(explanation.base)}:"
     if explanation.words:
         yield "words and n-grams, per unit of TF-IDF"
         yield from _aligned(
-            (f"  {word.log_odds:+.2f}", word.column, repr(word.text)) for word in explanation.words
+            (f"  {signed(word.log_odds)}", word.column, repr(word.text)) for word in explanation.words
         )
     if explanation.categories:
         yield "categories"
         yield from _aligned(
-            (f"  {one.log_odds:+.2f}", one.column, one.value) for one in explanation.categories
+            (f"  {signed(one.log_odds)}", one.column, one.value) for one in explanation.categories
         )
     if explanation.curves:
         yield "numbers"
@@ -147,7 +151,7 @@ def _aligned(rows: Any) -> list[str]:
 
 def _curve_lines(curve: "Curve", width: int) -> list[str]:
     shown = _shown_bins(curve)
-    points = [f"{curve.bins[at]}: {curve.log_odds[at]:+.2f}" for at in shown]
+    points = [f"{curve.bins[at]}: {signed(curve.log_odds[at])}" for at in shown]
     more = "" if len(shown) == len(curve.bins) else f" ({len(shown)} of {len(curve.bins)} bins)"
     return [f"  {visible(curve.column)}{more}", *_wrapped(points, width)]
 
@@ -175,12 +179,12 @@ def _pair_lines(table: "PairTable", width: int) -> list[str]:
     if len(table.columns) <= CELL_COLUMNS:
         rows = [["", *table.columns]]
         for label, cells in zip(table.rows, table.log_odds, strict=True):
-            rows.append([label, *("" if cell is None else f"{cell:+.2f}" for cell in cells)])
+            rows.append([label, *("" if cell is None else signed(cell) for cell in cells)])
         lines = [f"  {line}" for line in _aligned(rows)]
         if max(map(len, lines)) <= width:
             return lines
     cells = [
-        (f"  {cell:+.2f}", f"{row} & {column}", abs(cell))
+        (f"  {signed(cell)}", f"{row} & {column}", abs(cell))
         for row, values in zip(table.rows, table.log_odds, strict=True)
         for column, cell in zip(table.columns, values, strict=True)
         if cell is not None

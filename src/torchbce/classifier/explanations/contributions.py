@@ -16,7 +16,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder
-from torchbce.classifier.explanations.labels import Labels
+from torchbce.classifier.explanations.labels import Labels, signed
 from torchbce.classifier.explanations.sources import Sources, free_name
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.models.features import SparseRows, linear_features
@@ -81,7 +81,7 @@ def explanations(classifier: Classifier, table: pl.DataFrame, most: int) -> list
             zip(order.T.tolist(), found.T.tolist(), strict=True)
         ):
             ranks[rank] += [
-                None if abs(v) < ROUNDS_TO_0 else f"{labels.of(columns[s], row, v)} {v:+.2f}"
+                None if abs(v) < ROUNDS_TO_0 else f"{labels.of(columns[s], row, v)} {signed(v)}"
                 for row, (s, v) in enumerate(zip(source, value, strict=True), start)
             ]
     return [pl.Series(rank or [None] * len(table), dtype=pl.String) for rank in ranks]

@@ -124,7 +124,8 @@ def _pairs(encoder: Encoder, crosses: Crosses, weights: np.ndarray) -> list[Pair
         ]
         names = coded[pair.first].name, coded[pair.second].name
         tables.append(_without_empty(PairTable(*names, *labels, cells)))
-    return sorted(tables, key=lambda table: -_largest_cell(table))
+    with_weights = [table for table in tables if _largest_cell(table)]
+    return sorted(with_weights, key=lambda table: -_largest_cell(table))
 
 
 def _without_empty(table: PairTable) -> PairTable:

@@ -17,6 +17,16 @@ LONGEST = 40
 WORDS = 3
 
 
+def signed(log_odds: float) -> str:
+    """Log-odds with their sign, of two decimals.
+
+    Example:
+        >>> signed(0.414), signed(-0.002)
+        ('+0.41', '+0.00')
+    """
+    return f"{round(log_odds, 2) + 0.0:+.2f}"  # -0.0 + 0.0 is 0.0
+
+
 class Labels:
     """Labels of contributions: `age=39 & sex=Male`, and `review (great fun, great)` of a text.
 
@@ -91,7 +101,7 @@ def explained_words(classifier: Classifier, table: pl.DataFrame, most: int) -> l
     order = np.lexsort((text.indices, -np.abs(added)))[:most].tolist()
     vocabulary = column.vocabulary
     words: list[str | None] = [
-        f"{vocabulary[text.indices[at]]!r} {added[at]:+.2f}" for at in order if added[at]
+        f"{vocabulary[text.indices[at]]!r} {signed(added[at])}" for at in order if added[at]
     ]
     return words + [None] * (most - len(words))
 

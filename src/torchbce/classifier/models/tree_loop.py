@@ -9,29 +9,6 @@ import numpy as np
 BLOCK = 256
 
 
-@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
-def _child(
-    x: float,
-    node: int,
-    threshold: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    missing_left: np.ndarray,
-    categories: np.ndarray,
-    sets: np.ndarray,
-) -> Any:
-    """The child that a row with the value x goes to."""
-    if np.isnan(x):
-        goes_left = missing_left[node]
-    elif categories[node] >= 0:
-        code = np.int64(x)
-        word = sets[categories[node], code >> 5]
-        goes_left = (word >> np.uint32(code & 31)) & np.uint32(1) != 0
-    else:
-        goes_left = x <= threshold[node]
-    return left[node] if goes_left else right[node]
-
-
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def add_trees(
     table: np.ndarray,
@@ -58,10 +35,20 @@ def add_trees(
                 node = root
                 while feature[node] >= 0:
                     x = table[row, feature[node]]
-                    node = _child(x, node, threshold, left, right, missing_left, categories, sets)
+                    if np.isnan(x):
+                        goes_left = missing_left[node]
+                    elif categories[node] >= 0:
+                        code = np.int64(x)
+                        word = sets[categories[node], code >> 5]
+                        goes_left = (word >> np.uint32(code & 31)) & np.uint32(1) != 0
+                    else:
+                        goes_left = x <= threshold[node]
+                    node = left[node] if goes_left else right[node]
                 total[row] += value[node]
 
 
+# The comparison is written twice: in a function of its own, also an inlined one, `add_trees` took 3 to
+# 5 times as long (1.3 and 2.0 s instead of 0.4 s for 40,000 rows and 300 trees).
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def add_paths(
     table: np.ndarray,
@@ -76,24 +63,27 @@ def add_paths(
     sets: np.ndarray,
     total: np.ndarray,
 ) -> Any:
-    """Add what each split on the way of each row changes to the column of the split in `total`."""
+    """Add what each split on the way of a row changes to the column of the split in `total`.
+
+    The arrays are those of `Trees`; total is [rows, columns].
+    """
     rows = len(table)
     for begin in range(0, rows, BLOCK):
         end = min(begin + BLOCK, rows)
-        for root in starts[:-1]:
+        for tree in range(len(starts) - 1):
+            root = starts[tree]
             for row in range(begin, end):
                 node = root
                 while feature[node] >= 0:
-                    column = feature[node]
-                    child = _child(
-                        table[row, column],
-                        node,
-                        threshold,
-                        left,
-                        right,
-                        missing_left,
-                        categories,
-                        sets,
-                    )
-                    total[row, column] += node_values[child] - node_values[node]
+                    x = table[row, feature[node]]
+                    if np.isnan(x):
+                        goes_left = missing_left[node]
+                    elif categories[node] >= 0:
+                        code = np.int64(x)
+                        word = sets[categories[node], code >> 5]
+                        goes_left = (word >> np.uint32(code & 31)) & np.uint32(1) != 0
+                    else:
+                        goes_left = x <= threshold[node]
+                    child = left[node] if goes_left else right[node]
+                    total[row, feature[node]] += node_values[child] - node_values[node]
                     node = child
