@@ -41,8 +41,8 @@ class Curve(msgspec.Struct, frozen=True):
         column: the numeric column, or a part of a date, as "day, month".
         bins: the bins from low to high, as "12 to 40", and "missing" if training rows had missing
             values. For a number without bins its mean, and one standard deviation below and above.
-        log_odds: what a value in each bin adds to the logit: the weight of the bin, and the slope of
-            the number at the middle of the bin; in the first and in the last bin at their one edge.
+        log_odds: what a value in each bin adds to the logit: the weight of the bin, and the slope
+            of the number at the middle of the bin; in the first and last bin at their one edge.
     """
 
     column: str
