@@ -30,7 +30,8 @@ from torchbce.classifier.tables.reading import read
 from torchbce.classifier.tables.writing import row_writer
 
 TABLE = reviews(24)
-FAST = ("--epochs", "2")
+#: Where any model will do.
+FAST = ("--model", "linear", "--effort", "low")
 PROCESS = [sys.executable, "-m", "torchbce.cli"]
 
 
@@ -71,7 +72,7 @@ def refused(result: Result, *words: str, table_first: bool = False) -> str:
 
 
 def test_fit(place: Path, here: Path) -> None:
-    result = done("fit", place / "t.csv", "--target", "kind", "--output", "m", *FAST)
+    result = done("fit", place / "t.csv", "--target", "kind", "--output", "m")
     assert names_in(here) == {"m"}
     assert "used as" in "".join(result.stderr.splitlines()[:2])
     for line in (
@@ -81,15 +82,13 @@ def test_fit(place: Path, here: Path) -> None:
         r"^ ?kind +target +'yes' is positive, 'no' negative: yes against no",
     ):
         assert re.search(line, result.stderr, re.MULTILINE), line
-    stages = re.findall(
-        r"^held out \d/5: epoch 2, loss 0\.\d{4}, held-out loss 0\.\d{4}$",
-        result.stderr,
-        re.MULTILINE,
-    )
-    assert len(stages) == 5  # one line each, and not one per epoch
-    assert re.search(r"^all rows: epoch [12], loss 0\.\d{4}$", result.stderr, re.MULTILINE)
-    assert "epoch" not in result.stdout.split("m: linear model")[0]
-    assert re.search(r"^m: linear model of \d+ features, 24 rows, \d epochs", result.stdout, re.M)
+    stages = re.findall(r"^(\w+): .*, held-out loss 0\.\d{4}$", result.stderr, re.MULTILINE)
+    assert {*stages} <= {"linear", "pairs"}
+    assert stages.count("linear") == 1  # one line each, and not one for each setting
+    heading, linear = result.stdout.splitlines()[:2]
+    assert heading.split() == ["model", "held-out", "loss", "weight", "seconds", "best", "of"]
+    assert re.fullmatch(r"linear +0\.\d{4} +\d\.\d\d +\d+\.\d  \d+: L2 [\d.]+", linear)
+    assert re.search(r"^m: (linear|pairs|the base rate).*; 24 rows, ", result.stdout, re.MULTILINE)
     assert "log loss (nats)" in result.stdout
 
 
@@ -105,7 +104,11 @@ def test_fit_json(place: Path, here: Path) -> None:
         ("stars", "numeric"),
     ]
     assert list(answer["held_out"]) == METRICS
-    assert load(here / "m").encoder.width == answer["features"]
+    assert answer["models"] == load(here / "m").card.models == {"linear": 1.0}
+    (tried,) = answer["tried"]
+    assert list(tried) == ["model", "setting", "settings", "held_out_loss", "weight", "seconds"]
+    assert (tried["model"], tried["weight"]) == ("linear", 1.0)
+    assert 0 < tried["held_out_loss"] < 1
 
 
 def test_fit_uses_the_options_of_the_user(here: Path) -> None:
@@ -123,12 +126,13 @@ def test_fit_options_reach_the_training(here: Path) -> None:
     csv_of(numbers(), here / "t.csv")
     arguments = (
         "--model mlp --pos-weight 2.5 --epochs 3 --batch-size 7 --learning-rate 0.01 "
-        "--weight-decay 0.1 --patience 2 --seed 9 --precision 64-true"
+        "--weight-decay 0.1 --patience 2 --seed 9 --precision 64-true --effort low"
     )
     done("fit", "t.csv", "--target", "y", "--output", "m", *shlex.split(arguments))
     card = load(here / "m").card
-    assert card.training == {
+    assert card.options == {
         "model": "mlp",
+        "effort": "low",
         "pos_weight": 2.5,
         "epochs": 3,
         "batch_size": 7,
@@ -139,9 +143,18 @@ def test_fit_options_reach_the_training(here: Path) -> None:
         "device": "cpu",
         "precision": "64-true",
     }
-    assert (card.architecture, card.pos_weight) == ("mlp", 2.5)
+    assert (list(card.models), card.pos_weight) == (["mlp"], 2.5)
+    for model in ("linear", "pairs", "trees"):
+        table = ("t.csv", "--target", "y", "--output", model)
+        done("fit", *table, "--model", model, "--effort", "low", "-q")
+        # Where no pair of columns matters, the pairs model is the linear one.
+        assert {*load(here / model).card.models} <= {model, "linear"}
+    refused(
+        torchbce("fit", "t.csv", "--target", "y", "--output", "o", "--model", "forest"),
+        "'--model'",
+    )
     done("fit", "t.csv", "--target", "y", "--output", "n", "--pos-weight", "balanced", *FAST)
-    assert load(here / "n").card.training["pos_weight"] == "balanced"
+    assert load(here / "n").card.options["pos_weight"] == "balanced"
 
 
 def test_evaluate(place: Path) -> None:
@@ -563,7 +576,11 @@ def test_the_model_directory_is_damaged(place: Path, here: Path) -> None:
         "model.safetensors' is damaged": (card, weights[:-9]),
         "from a newer torchbce": ({**card, "format": FORMAT + 1}, weights),
         "model.json' is damaged": ({**card, "columns": 7}, weights),
-        "do not fit model.json": ({**card, "columns": card["columns"][:1]}, weights),
+        "is damaged: tensor 'linear.weight' must be": (
+            {**card, "columns": card["columns"][:1]},
+            weights,
+        ),
+        "do not fit model.json": ({**card, "models": {}}, weights),
     }
     for number, (words, (json_, tensors)) in enumerate(cases.items()):
         directory = here / f"m{number}"
@@ -660,7 +677,7 @@ def test_an_internal_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_table_of_choices_counts_plain_numbers(here: Path) -> None:
     wide = {f"n{i}": [(i + j) % 7 + 0.5 for j in range(24)] for i in range(1, 60)}
-    words = {f"w{i}": ["a", "b"] * 12 for i in range(12)}
+    words = {f"w{i}": ["a", "b", "b", "a"] * 6 for i in range(12)}
     price = {"price": [f"${j % 5}" for j in range(24)]}
     csv_of(pl.DataFrame({**wide, **words, **price, "y": [0, 1] * 12}), here / "t.csv")
     shown = done("fit", "t.csv", "--target", "y", "--output", "m", *FAST).stderr
@@ -700,7 +717,7 @@ def test_commands_in_separate_processes(place: Path, here: Path) -> None:
     out, err = good.communicate(timeout=60)
     assert good.returncode == 0
     assert json.loads(out)["output"] == "m"
-    shown = r"^( ?(column|review|place|stars|kind) |[ ─]*$|held out \d/5: epoch |all rows: epoch )"
+    shown = r"^( ?(column|review|place|stars|kind) |[ ─]*$|linear: L2 .*, held-out loss )"
     assert [line for line in err.splitlines() if not re.match(shown, line)] == []
 
     out, err = bad.communicate(timeout=60)

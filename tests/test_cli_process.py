@@ -24,6 +24,8 @@ from torchbce.classifier.storage import CARD
 PROCESS = [sys.executable, "-m", "torchbce"]
 TABLE = reviews(24)
 NUMBERS = TABLE.select("place", "stars", "kind")
+#: Where any model will do.
+FAST = ("--model", "linear", "--effort", "low")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a table of numbers and categories, and a linear model of it."""
     folder = tmp_path_factory.mktemp("place")
     csv_of(NUMBERS, folder / "t.csv")
-    done("fit", folder / "t.csv", "--target", "kind", "-o", folder / "m", "--epochs", "2")
+    done("fit", folder / "t.csv", "--target", "kind", "-o", folder / "m", *FAST)
     return folder
 
 
@@ -125,7 +127,7 @@ def test_completion() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit"], ["missing argument 'TABLE'", "See torchbce fit --help"]),
+        (["fit"], ["missing argument 'TABLE...'", "See torchbce fit --help"]),
         (["fit", "t.csv", "--modle", "x"], ["no such option: --modle"]),
         (["fot"], ["no such command 'fot'", "See torchbce --help"]),
         (["fit", "t.csv", "--target", "y", "-o", "m", "--epochs", "x"], ["--epochs"]),
@@ -139,7 +141,7 @@ def test_wrong_arguments(arguments: list[str], words: list[str]) -> None:
 
 def test_quiet(tmp_path: Path) -> None:
     table = csv_of(numbers(60), tmp_path / "t.csv")
-    fit = ["fit", table, "--target", "y", "--epochs", "3", "-q"]
+    fit = ["fit", table, "--target", "y", *FAST, "-q"]
     silent = done(*fit, "-o", tmp_path / "m")
     assert (silent.stdout, silent.stderr) == ("", "")
     spoken = done(*fit, "-o", tmp_path / "n", "--json")
@@ -227,7 +229,7 @@ def test_a_folder_whose_name_is_not_utf8(place: Path, tmp_path: Path) -> None:
     os.mkdir(folder)
     table = (place / "t.csv").read_bytes()
     Path(os.fsdecode(folder), "t.csv").write_bytes(table)
-    fit = ["fit", "t.csv", "--target", "kind", "-o", "m", "--epochs", "2"]
+    fit = ["fit", "t.csv", "--target", "kind", "-o", "m", *FAST]
     assert run(*fit, cwd=folder).returncode == 0
     assert run("predict", "m", "t.csv", "-o", "o.csv", cwd=folder).returncode == 0
     one_sentence(run(*fit, cwd=folder), "'m' exists")
@@ -238,7 +240,7 @@ def test_a_folder_whose_name_is_not_utf8(place: Path, tmp_path: Path) -> None:
 def test_locales(tmp_path: Path, locale: str) -> None:
     csv_of(NUMBERS.rename({"place": "plâce 🎬"}), tmp_path / "t-é.csv")
     environment = {**os.environ, "LC_ALL": locale, "LANG": locale}
-    fit = ["fit", "t-é.csv", "--target", "kind", "-o", "m-é", "--epochs", "2"]
+    fit = ["fit", "t-é.csv", "--target", "kind", "-o", "m-é", *FAST]
     ended = run(*fit, cwd=tmp_path, env=environment)
     assert ended.returncode == 0
     assert "m-" in ended.stdout
@@ -284,7 +286,7 @@ def test_control_characters_are_shown_as_escapes(tmp_path: Path) -> None:
     table = NUMBERS.with_columns(kind=NUMBERS["kind"].replace_strict(kinds))
     table = table.with_columns(place=table["place"] + EVIL).rename({"place": f"place{EVIL}"})
     csv_of(table, tmp_path / "t.csv")
-    fit = ["fit", tmp_path / "t.csv", "--epochs", "2", "--target"]
+    fit = ["fit", tmp_path / "t.csv", *FAST, "--target"]
     model = tmp_path / f"m{EVIL}"
     good = [*fit, "kind", "--positive", kinds["yes"], "-o", model]
     results = [done(*good), done("predict", model, tmp_path / "t.csv", "-o", f"{model}.csv")]
@@ -316,7 +318,7 @@ def test_a_narrow_terminal_cuts_no_figure(
     monkeypatch.setenv("COLUMNS", "10")
     narrow = done("evaluate", place / "m", place / "t.csv")
     assert narrow.stdout == wide.stdout
-    fit = ["fit", place / "t.csv", "--target", "kind", "-o", tmp_path / "m", "--epochs", "2"]
+    fit = ["fit", place / "t.csv", "--target", "kind", "-o", tmp_path / "m", *FAST]
     ended = done(*fit)
     assert "…" not in ended.stdout + ended.stderr
     assert "categorical" in ended.stderr

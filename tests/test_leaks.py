@@ -80,7 +80,18 @@ def test_fit_warns_of_a_leak(tmp_path: Path) -> None:
     table = numbers(200)
     table = table.with_columns(out_come=table["y"] * 2 + 0.001)
     csv_of(table, tmp_path / "t.csv")
-    fit = ["fit", tmp_path / "t.csv", "--target", "y", "--epochs", "2", "--overwrite", "--json"]
+    fit = [
+        "fit",
+        tmp_path / "t.csv",
+        "--target",
+        "y",
+        "--model",
+        "linear",
+        "--effort",
+        "low",
+        "--overwrite",
+        "--json",
+    ]
     result = done(*fit, "-o", tmp_path / "m")
     (warning,) = json.loads(result.stdout)["warnings"]
     assert re.match("column 'out_come' alone predicts 'y' almost perfectly", warning)
