@@ -818,6 +818,8 @@ BAD_NODES: dict[str, tuple[str, Any]] = {
     "beyond": ("left", LAST),
     "sets beyond": ("categories", 100_000),
     "the last set": ("categories", LAST),
+    "no rows": ("cover", 0),
+    "fewer than no rows": ("cover", -LAST),
 }
 
 

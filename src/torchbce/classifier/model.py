@@ -230,11 +230,6 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
 
-        References:
-            Saabas, Interpreting random forests, 2014; Strumbelj and Kononenko, Explaining
-            prediction models and individual predictions with feature contributions, 2014 (orders of
-            the columns).
-
         Example:
             >>> from torchbce.classifier import fit
             >>> columns = {"x": ["a", "b", "c"] * 40, "y": [1, 0, 0] * 40}
@@ -244,6 +239,11 @@ class Classifier:
             (['base', 'x'], True)
             >>> bool(np.allclose(parts.sum_horizontal(), classifier.logits({"x": ["a", "b"]})))
             True
+
+        References:
+            Saabas, Interpreting random forests, 2014; Strumbelj and Kononenko, Explaining
+            prediction models and individual predictions with feature contributions, 2014 (orders of
+            the columns).
         """
         from torchbce.classifier.explanations.contributions import contributions_table
 

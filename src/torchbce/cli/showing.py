@@ -96,11 +96,13 @@ def _explanation_lines(explanation: "Explanation", positive: str, width: int) ->
     if not explanation.models:
         yield f"No model is better than the base rate, {signed(explanation.base)} in log-odds."
         return
-    yield f"What weighs most, in log-odds of {positive!r}; the base rate is {signed(explanation.base)}:"
+    base = signed(explanation.base)
+    yield f"What weighs most, in log-odds of {positive!r}; the base rate is {base}:"
     if explanation.words:
         yield "words and n-grams, per unit of TF-IDF"
         yield from _aligned(
-            (f"  {signed(word.log_odds)}", word.column, repr(word.text)) for word in explanation.words
+            (f"  {signed(word.log_odds)}", word.column, repr(word.text))
+            for word in explanation.words
         )
     if explanation.categories:
         yield "categories"
@@ -183,11 +185,11 @@ def _pair_lines(table: "PairTable", width: int) -> list[str]:
         lines = [f"  {line}" for line in _aligned(rows)]
         if max(map(len, lines)) <= width:
             return lines
-    cells = [
-        (f"  {signed(cell)}", f"{row} & {column}", abs(cell))
+    largest = [
+        (cell, f"{row} & {column}")
         for row, values in zip(table.rows, table.log_odds, strict=True)
         for column, cell in zip(table.columns, values, strict=True)
         if cell is not None
     ]
-    cells.sort(key=lambda cell: -cell[2])
-    return _aligned(cell[:2] for cell in cells[:LARGEST_CELLS])
+    largest.sort(key=lambda one: -abs(one[0]))
+    return _aligned((f"  {signed(cell)}", label) for cell, label in largest[:LARGEST_CELLS])

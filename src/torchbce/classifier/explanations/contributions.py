@@ -1,10 +1,10 @@
 r"""What each column adds to the logit of a row.
 
 The combined logit is :math:`b + \sum_m w_m (z_m - b)`. The logit of a model, :math:`z_m`, is a
-constant and the sum of what each column adds: exactly so in the linear and the pairs model. In trees
-each split on the way of a row adds the difference between the mean of the side that it takes and
-the mean before the split. In a network, columns are put in one after the other, from the first to
-the last and from the last to the first; what a column changes, on average of the two, is its
+constant and the sum of what each column adds: exactly so in the linear and the pairs model. In
+trees each split on the way of a row adds the difference between the mean of the side that it takes
+and the mean before the split. In a network, columns are put in one after the other, from the first
+to the last and from the last to the first; what a column changes, on average of the two, is its
 contribution.
 """
 

@@ -1,7 +1,8 @@
-"""What weighs most in a classifier: the weights of its linear models, and the columns of its trees."""
+"""What weighs most: the weights of the linear models, and the columns of the trees."""
 
 import numpy as np
 
+from torchbce.classifier.columns.categorical import CategoricalColumn
 from torchbce.classifier.columns.encoder import Encoder
 from torchbce.classifier.columns.numeric import CLIP, NumericColumn
 from torchbce.classifier.explanations.records import (
@@ -118,12 +119,12 @@ def _pairs(encoder: Encoder, crosses: Crosses, weights: np.ndarray) -> list[Pair
             [None if cell < 0 else float(weights[cell]) for cell in row]
             for row in pair.cells.tolist()
         ]
-        labels = [
+        one, other = (
             _group_labels(coded[position], crosses.groups[position])
             for position in (pair.first, pair.second)
-        ]
-        names = coded[pair.first].name, coded[pair.second].name
-        tables.append(_without_empty(PairTable(*names, *labels, cells)))
+        )
+        first, second = coded[pair.first].name, coded[pair.second].name
+        tables.append(_without_empty(PairTable(first, second, one, other, cells)))
     with_weights = [table for table in tables if _largest_cell(table)]
     return sorted(with_weights, key=lambda table: -_largest_cell(table))
 
@@ -146,7 +147,7 @@ def _largest_cell(table: PairTable) -> float:
     return max((abs(cell) for row in table.log_odds for cell in row if cell is not None), default=0)
 
 
-def _group_labels(column: object, group: np.ndarray) -> list[str]:
+def _group_labels(column: NumericColumn | CategoricalColumn, group: np.ndarray) -> list[str]:
     """What each group of a column's codes stands for; the last code is that of no value."""
     labels = []
     for number in range(int(group.max()) + 1):
@@ -154,7 +155,7 @@ def _group_labels(column: object, group: np.ndarray) -> list[str]:
         if isinstance(column, NumericColumn):
             labels.append(_range_label(column, codes))
         else:
-            known = column.labels  # type: ignore[attr-defined]
+            known = column.labels
             single = len(codes) == 1 and codes[0] < len(known)
             labels.append(known[codes[0]] if single else "other")
     return labels
@@ -163,7 +164,7 @@ def _group_labels(column: object, group: np.ndarray) -> list[str]:
 def _range_label(column: NumericColumn, codes: list[int]) -> str:
     """The range of some bins that follow one another."""
     edges = column.edges
-    if not edges or codes[0] > len(edges):
+    if not codes or codes[0] > len(edges) or not edges:
         return "missing"
     low = f"{edges[codes[0] - 1]:g}" if codes[0] else None
     high = f"{edges[codes[-1]]:g}" if codes[-1] < len(edges) else None

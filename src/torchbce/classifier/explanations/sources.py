@@ -18,8 +18,10 @@ class Sources:
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        self._positions = {(column.name,): at for at, column in enumerate(encoder.columns)}
         self._encoder = encoder
+        self._positions: dict[tuple[str, ...], int] = {}
+        for column in encoder.columns:
+            self._position(column.name)
         numeric = [c.name for c in encoder.columns if isinstance(c, NumericColumn)]
         numeric += [date.name for date in encoder.dates for _ in date.parts]
         self.numeric = [self._position(name) for name in numeric]
@@ -65,7 +67,8 @@ class Sources:
 
 def tree_features(encoder: Encoder) -> list[str]:
     """The names of the columns that trees read."""
-    names = [column.name for column in [*encoder.categorical, *encoder.numeric]]
+    names = [column.name for column in encoder.categorical]
+    names += [column.name for column in encoder.numeric]
     texts = [column.name for column in encoder.texts]
     return [*names, TOGETHER.join(texts)] if texts else names
 
