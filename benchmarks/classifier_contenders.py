@@ -252,8 +252,12 @@ class Contender:
 
 CONTENDERS = {
     "torchbce": Contender(lambda task: torchbce(task, "auto", "medium"), ("table", "text")),
-    "torchbce, effort low": Contender(lambda task: torchbce(task, "auto", "low"), ("table", "text")),
-    "torchbce, linear": Contender(lambda task: torchbce(task, "linear", "medium"), ("table", "text")),
+    "torchbce, effort low": Contender(
+        lambda task: torchbce(task, "auto", "low"), ("table", "text")
+    ),
+    "torchbce, linear": Contender(
+        lambda task: torchbce(task, "linear", "medium"), ("table", "text")
+    ),
     "logistic regression": Contender(logistic_regression, ("table",)),
     "HistGradientBoosting": Contender(hist_gradient_boosting, ("table",)),
     "LightGBM": Contender(lightgbm, ("table",), "lightgbm"),

@@ -70,7 +70,9 @@ def test_a_random_split_is_stratified(module: Any, tmp_path: Path) -> None:
 def test_matrices_have_numbers_then_codes_that_mean_the_same(module: Any, tmp_path: Path) -> None:
     contenders = module("classifier_contenders")
     train, test = tmp_path / "train.csv", tmp_path / "test.csv"
-    pl.DataFrame({"k": ["b", "a", None], "x": [1.5, None, 3.0], "label": [0, 1, 0]}).write_csv(train)
+    pl.DataFrame({"k": ["b", "a", None], "x": [1.5, None, 3.0], "label": [0, 1, 0]}).write_csv(
+        train
+    )
     pl.DataFrame({"k": ["a", "c"], "x": [2.0, 4.0], "label": [0, 1]}).write_csv(test)
     matrices = contenders.Matrices(contenders.Task(train, test))
     np.testing.assert_array_equal(matrices.train, [[1.5, 1], [np.nan, 0], [3.0, np.nan]])
