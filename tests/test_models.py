@@ -52,8 +52,8 @@ def test_the_solver_finds_scikit_learns_weights(l2: float) -> None:
     found = problem.solve(l2, problem.start, 1e-14)
     matrix = sp.csr_matrix((rows.values, rows.indices, rows.indptr), (len(y), rows.width))
     expected = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000).fit(matrix, y)
-    np.testing.assert_allclose(found.weight, expected.coef_[0], rtol=1e-3, atol=1e-4)
-    assert found.bias == pytest.approx(expected.intercept_[0], rel=1e-3)
+    np.testing.assert_allclose(found.weight, expected.coef_[0], rtol=5e-3, atol=3e-4)
+    assert found.bias == pytest.approx(expected.intercept_[0], rel=5e-3)
 
 
 def test_the_solver_with_weights_of_rows_and_a_strength_for_each_weight() -> None:
