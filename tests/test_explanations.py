@@ -26,6 +26,7 @@ from torchbce.classifier.explanations.labels import signed
 from torchbce.classifier.explanations.sources import Sources
 from torchbce.classifier.models.boosting import Booster, Growth
 from torchbce.classifier.models.members import TreesModel, tree_columns
+from torchbce.classifier.models.search import shares_of
 from torchbce.classifier.models.trees import Trees
 from torchbce.classifier.tables.reading import read
 
@@ -316,6 +317,7 @@ def test_effects_are_the_weights_of_the_combined_logit(fitted: dict[str, Classif
 
 def test_main_effects_of_linear_and_pairs_are_added(fitted: dict[str, Classifier]) -> None:
     alone = {name: fitted[name].explain(10**6).categories for name in ("linear", "pairs")}
+    assert [len(found) for found in alone.values()] == [2, 2]
     both = {(c.column, c.value): c.log_odds for c in fitted["all"].explain(10**6).categories}
     weights = fitted["all"].card.models
     for key, value in both.items():
@@ -374,6 +376,14 @@ def test_shares_of_the_models() -> None:
     assert classifier.explain().models == {name: shares[name] for name in classifier.card.models}
     again = {one.model: one.share for one in fit(table, "y").tried}
     assert again == shares
+
+
+def test_the_share_is_that_of_the_spread() -> None:
+    logits = {"a": np.array([0.0, 2.0]), "b": np.array([5.0, 1.0]), "c": np.array([9.0, 0.0])}
+    # Standard deviations of 1 and 2, times the weights; c has none.
+    assert shares_of(logits, {"a": 3.0, "b": 0.5}) == {"a": 0.75, "b": 0.25}
+    assert shares_of(logits, {}) == {}
+    assert shares_of({"a": np.ones(3)}, {"a": 1.0}) == {"a": 0.0}
 
 
 def test_most_limits_every_list(fitted: dict[str, Classifier]) -> None:
