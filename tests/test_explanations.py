@@ -558,6 +558,17 @@ def test_show_escapes_control_characters(tmp_path: Path) -> None:
     assert "--explain" in output
 
 
+def test_show_of_many_columns(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 50))
+    table = pl.DataFrame({f"x{i}": x[:, i] for i in range(50)} | {"y": (x[:, 0] > 0).astype(int)})
+    save(fit(table, "y", options=TrainingOptions(model="linear")), tmp_path / "m")
+    output = done("show", tmp_path / "m", "--most", "1").stdout
+    assert sum(line.startswith("x") for line in output.splitlines()) == 8
+    assert "(42 more)  numeric" in output
+    columns = json.loads(done("show", tmp_path / "m", "--json").stdout)["columns"]
+    assert len(columns) == 50
+
+
 def test_show_of_a_model_that_found_nothing(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=200)
     classifier = fit(pl.DataFrame({"x": x, "y": [0, 1] * 100}), "y")
