@@ -155,7 +155,10 @@ def scores(
 def summary(found: Sequence[Scored]) -> dict[str, float]:
     """Means over fits. Of the memory, the most; of the calibration error, that of all rows."""
     metrics = [evaluate_logits(fit.logits, fit.targets) for fit in found]
-    every = evaluate_logits(*(np.concatenate(part) for part in zip(*pairs(found), strict=True)))
+    every = evaluate_logits(
+        np.concatenate([fit.logits for fit in found]),
+        np.concatenate([fit.targets for fit in found]),
+    )
     rows = sum(len(fit.targets) for fit in found)
     return {
         **{name: statistics.fmean(getattr(of, name) for of in metrics) for name in METRICS},
@@ -166,10 +169,6 @@ def summary(found: Sequence[Scored]) -> dict[str, float]:
         "peak_bytes": max(fit.cost["peak_bytes"] for fit in found),
         "predicted_rows_per_second": rows / sum(fit.cost["predict_seconds"] for fit in found),
     }
-
-
-def pairs(found: Sequence[Scored]) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(fit.logits, fit.targets) for fit in found]
 
 
 def missing(contender: Contender) -> bool:

@@ -200,11 +200,14 @@ def chart(data: Any) -> Any:
 
     shown = [name for name in LOOKS if name in set(data["classifier"])]
     colours, shapes = ([LOOKS[name][index] for name in shown] for index in (0, 1))
+    ticks = alt.Axis(values=[step * 10**power for power in range(4) for step in (1, 2, 5)])
     return (
         alt.Chart(data)
         .mark_point(filled=True, size=90, opacity=0.9)
         .encode(
-            x=alt.X("seconds:Q", title="CPU seconds of a fit").scale(type="log", padding=15),
+            x=alt.X("seconds:Q", axis=ticks, title="CPU seconds of a fit").scale(
+                type="log", nice=False, padding=15
+            ),
             y=alt.Y("log loss:Q", title="log loss").scale(zero=False, padding=12),
             color=alt.Color("classifier:N", sort=shown, title=None).scale(
                 domain=shown, range=colours

