@@ -106,7 +106,8 @@ def test_fit_json(place: Path, here: Path) -> None:
     assert list(answer["held_out"]) == METRICS
     assert answer["models"] == load(here / "m").card.models == {"linear": 1.0}
     (tried,) = answer["tried"]
-    assert list(tried) == ["model", "setting", "settings", "held_out_loss", "weight", "seconds"]
+    names = ["model", "setting", "settings", "held_out_loss", "weight", "seconds", "share"]
+    assert list(tried) == names
     assert (tried["model"], tried["weight"]) == ("linear", 1.0)
     assert 0 < tried["held_out_loss"] < 1
 

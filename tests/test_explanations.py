@@ -26,6 +26,7 @@ from torchbce.classifier.explanations.labels import signed
 from torchbce.classifier.explanations.sources import Sources
 from torchbce.classifier.models.boosting import Booster, Growth
 from torchbce.classifier.models.members import TreesModel, tree_columns
+from torchbce.classifier.models.search import shares_of
 from torchbce.classifier.models.trees import Trees
 from torchbce.classifier.tables.reading import read
 
@@ -316,6 +317,7 @@ def test_effects_are_the_weights_of_the_combined_logit(fitted: dict[str, Classif
 
 def test_main_effects_of_linear_and_pairs_are_added(fitted: dict[str, Classifier]) -> None:
     alone = {name: fitted[name].explain(10**6).categories for name in ("linear", "pairs")}
+    assert [len(found) for found in alone.values()] == [2, 2]
     both = {(c.column, c.value): c.log_odds for c in fitted["all"].explain(10**6).categories}
     weights = fitted["all"].card.models
     for key, value in both.items():
@@ -374,6 +376,14 @@ def test_shares_of_the_models() -> None:
     assert classifier.explain().models == {name: shares[name] for name in classifier.card.models}
     again = {one.model: one.share for one in fit(table, "y").tried}
     assert again == shares
+
+
+def test_the_share_is_that_of_the_spread() -> None:
+    logits = {"a": np.array([0.0, 2.0]), "b": np.array([5.0, 1.0]), "c": np.array([9.0, 0.0])}
+    # Standard deviations of 1 and 2, times the weights; c has none.
+    assert shares_of(logits, {"a": 3.0, "b": 0.5}) == {"a": 0.75, "b": 0.25}
+    assert shares_of(logits, {}) == {}
+    assert shares_of({"a": np.ones(3)}, {"a": 1.0}) == {"a": 0.0}
 
 
 def test_most_limits_every_list(fitted: dict[str, Classifier]) -> None:
@@ -546,6 +556,17 @@ def test_show_escapes_control_characters(tmp_path: Path) -> None:
     assert r"q\nr" in output
     output = done("predict", tmp_path / "m", "--help").stdout
     assert "--explain" in output
+
+
+def test_show_of_many_columns(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 50))
+    table = pl.DataFrame({f"x{i}": x[:, i] for i in range(50)} | {"y": (x[:, 0] > 0).astype(int)})
+    save(fit(table, "y", options=TrainingOptions(model="linear")), tmp_path / "m")
+    output = done("show", tmp_path / "m", "--most", "1").stdout
+    assert sum(line.startswith("x") for line in output.splitlines()) == 8
+    assert "(42 more)  numeric" in output
+    columns = json.loads(done("show", tmp_path / "m", "--json").stdout)["columns"]
+    assert len(columns) == 50
 
 
 def test_show_of_a_model_that_found_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from making import numbers, reviews
 from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
+from torchbce.classifier.models.candidates import losses as losses_of
 from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.members import NetworkModel
 from torchbce.classifier.models.network import HIDDEN, Network, predict_logits
@@ -186,12 +187,13 @@ def test_patience() -> None:
     """Training waits for `patience` epochs; a second one repeats the first."""
     recorded = Recorded()
     rows = rows_of(numbers(60, effect=2.0))
-    options = TrainingOptions("mlp", epochs=30, patience=2, learning_rate=0.02)
+    options = TrainingOptions("mlp", epochs=30, patience=2, learning_rate=0.005)
     parts = rows.take(np.arange(40)), rows.take(np.arange(40, 60))
     trained = train(*parts, 30, 1.0, options, recorded, "stage")
     losses = [loss or 0.0 for _, _, loss in recorded.epochs]
     assert len(trained.stages) == len(losses) + 1
-    gained_at, lowest = 0, math.inf
+    first = losses_of(trained.stages[0], parts[1].targets).mean()
+    gained_at, lowest = 0, first
     for epoch, loss in enumerate(losses, start=1):
         if loss < lowest * (1 - MIN_GAIN):
             lowest, gained_at = loss, epoch

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchbce.classifier.explanations.labels import signed
 from torchbce.cli.streams import visible
-from torchbce.cli.terminal import metrics_lines, tried_lines
+from torchbce.cli.terminal import ALL_CHOICES, SHOWN_CHOICES, metrics_lines, tried_lines
 
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier
@@ -77,7 +77,7 @@ def _lines(classifier: "Classifier", directory: Path, most: int, width: int) -> 
     yield ""
     used = [(column.name, _kind(column), _features(column)) for column in card.columns]
     used += [(name, "dropped", reason) for name, reason in card.dropped.items()]
-    yield from _aligned([("column", "used as", "features"), *used])
+    yield from _aligned([("column", "used as", "features"), *_in_part(used)])
     yield ""
     yield "On rows held out, with settings and weights chosen on other rows:"
     yield from metrics_lines(card.held_out, of_base_rate(card.held_out))
@@ -121,6 +121,19 @@ def _explanation_lines(explanation: "Explanation", positive: str, width: int) ->
         yield from _aligned((f"  {share:.1%}", name) for name, share in explanation.trees.items())
     if "mlp" in explanation.models:
         yield "The mlp has no weights to list; predict --explain names its columns for each row."
+
+
+def _in_part(used: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The columns; of many, some of each kind, and how many others there are."""
+    if len(used) <= ALL_CHOICES:
+        return used
+    shown = []
+    for kind in dict.fromkeys(column[1] for column in used):
+        own = [column for column in used if column[1] == kind]
+        shown += own[:SHOWN_CHOICES]
+        if len(own) > SHOWN_CHOICES:
+            shown.append((f"({len(own) - SHOWN_CHOICES:,} more)", kind, ""))
+    return shown
 
 
 def _kind(column: "Column") -> str:

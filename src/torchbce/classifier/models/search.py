@@ -73,7 +73,7 @@ def search(data: Data) -> Found:
     chosen, weights = _choose(fits, y, every, base)
     if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
         weights = dict.fromkeys(fits, 1.0) | weights
-    shares = _shares(
+    shares = shares_of(
         {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}, weights
     )
     tried = [
@@ -99,7 +99,7 @@ def search(data: Data) -> Found:
     )
 
 
-def _shares(logits: dict[str, np.ndarray], weights: dict[str, float]) -> dict[str, float]:
+def shares_of(logits: dict[str, np.ndarray], weights: dict[str, float]) -> dict[str, float]:
     """How much of the spread of the combined logit each model gives; see `Tried`."""
     spread = {name: weight * float(logits[name].std()) for name, weight in weights.items()}
     total = sum(spread.values())
