@@ -27,8 +27,8 @@ def session() -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-    # A terminal shows a progress bar that disappears, a pipe one line per epoch.
-    lines = [line.rstrip() for line in ran.stdout.splitlines() if ": epoch " not in line]
+    # A terminal shows a progress bar that disappears, a pipe some lines for each model.
+    lines = [line.rstrip() for line in ran.stdout.splitlines() if ", held-out loss " not in line]
     columns = [i for i, line in enumerate(lines) if re.search(r" numeric +numbers", line)]
     lines[columns[SHOWN] : columns[-1]] = ["..."]
     text = re.sub(r"\n{2,}", "\n\n", "\n".join(lines).strip())

@@ -104,9 +104,7 @@ def by_command_line(reviews: list[str], labels: list[int]) -> None:
             writer.writerow(["text", "label"])
             writer.writerows(zip(reviews, labels, strict=True))
 
-        # An epoch has two batches only, so the learning rate is higher than usual.
         fit = ["fit", "reviews.csv", "--target", "label", "--output", "model"]
-        fit += ["--model", "mlp", "--learning-rate", "0.01"]
         torchbce_command(fit, directory)
         for review in NEW:
             torchbce_command(["predict", "model", "--text", review], directory)

@@ -11,8 +11,9 @@ from torchbce.classifier.models.features import Layout
 from torchbce.classifier.models.members import LinearModel
 from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
 
-#: The path begins here, and goes on to weaker penalties; or to stronger ones, if those are better.
-FIRST = STRENGTHS.index(10.0)
+# The path begins here, and goes on to weaker penalties; or to stronger ones, if those are better.
+# Rows of text have a norm of 1, so that their weights are larger and want a weaker penalty.
+FIRST, FIRST_OF_TEXT = STRENGTHS.index(10.0), STRENGTHS.index(1.0)
 
 #: The path ends where the next strength lowers the held-out loss by less than this share.
 GAIN = 5e-4
@@ -73,8 +74,9 @@ def linear_path(data: Data) -> LinearPath:
         data.progress.tried(f"L2 {l2:g}", loss)
         return loss
 
-    first = loss_of(STRENGTHS[FIRST], [problem.start for problem in problems])
-    for strengths in (STRENGTHS[FIRST + 1 :], STRENGTHS[FIRST - 1 :: -1]):
+    at = FIRST_OF_TEXT if data.encoder.texts else FIRST
+    first = loss_of(STRENGTHS[at], [problem.start for problem in problems])
+    for strengths in (STRENGTHS[at + 1 :], STRENGTHS[at - 1 :: -1]):
         lowest, models = first, weights[0]
         for l2 in strengths:
             loss = loss_of(l2, models)
