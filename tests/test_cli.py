@@ -768,7 +768,7 @@ def test_a_progress_bar_on_a_terminal(here: Path) -> None:
     csv_of(numbers(2400), here / "t.csv")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*PROCESS, "fit", "t.csv", "--target", "y", "--output", "m", "--epochs", "6", "--json"],
+        [*PROCESS, "fit", "t.csv", "--target", "y", "--output", "m", "--json"],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
@@ -790,9 +790,9 @@ def test_a_progress_bar_on_a_terminal(here: Path) -> None:
     assert process.wait(timeout=60) == 0
     text = seen.decode()
     assert "\x1b[" in text
-    assert re.search(r"held out.*━.*\d+%.*loss .*0\.\d{4}", text)
-    assert "all rows" in text
-    assert "epoch 1, loss" not in text
+    for model, setting in (("linear", r"L2 [\d.]+"), ("trees", r"\d+ trees")):
+        assert re.search(rf"{model}.*━.*\d+%.*{setting}: .*0\.\d{{4}}", text)
+    assert "held-out loss" not in text
     assert b"\x1b" not in out
     assert json.loads(out)["rows"] == 2400
 
@@ -801,11 +801,12 @@ def test_a_progress_bar_on_a_terminal(here: Path) -> None:
 @pytest.mark.parametrize("missing", ["typer", "polars", "sklearn"])
 def test_a_library_is_missing(here: Path, missing: str) -> None:
     """Only `pip install torchbce`: a sentence says what to install."""
+    csv_of(numbers(40), here / "t.csv")
     script = f"""
 import sys
 sys.modules[{missing!r}] = None
 from torchbce.cli import main
-sys.argv = ["torchbce", "evaluate", "m", "t.csv"]
+sys.argv = ["torchbce", "fit", "t.csv", "--target", "y", "--output", "m"]
 main()
 """
     ended = subprocess.run(

@@ -1,8 +1,8 @@
 """The models that a classifier is made of, and the weights that combine their logits.
 
-- `search` fits the models that suit a table, by `data`, chooses their settings among `candidates` on
-  the rows that `parts` holds out, and combines them by the weights of `mixture`.
-- `linear` fits the linear model, on the sparse `features` and by the `solver`; `pairs_fit` the model
+- `search` fits the models that suit a table, by `data`, chooses their settings among `candidates`
+  on the rows that `parts` holds out, and combines them by the weights of `mixture`.
+- `linear` fits the linear model, on the sparse `features` and by the `solver`; `pairs_fit` the one
   of `pairs` of columns; `trees_fit` boosted trees, which `boosting` grows with scikit-learn;
   `network_fit` the `network`.
 - `members` has the fitted models, `trees` the trees as arrays, evaluated by `tree_loop`; `arrays`
