@@ -12,6 +12,9 @@ FEW_ROWS, REPEATS, FOLDS_OF_FEW = 1000, 3, 5
 PARTS = ((300_000, 10), (2_000_000, 5), (8_000_000, 2))
 FOLDS = 10
 
+#: Of these models, alone, so many: one strength needs no more, and the network takes long.
+FEW_PARTS = {"linear": 2, "mlp": 1}
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -39,7 +42,8 @@ def make_parts(
         features: the number of stored features of all rows.
         seed: of the shuffling; scikit-learn uses its lowest 32 bits.
         effort: "low" is one part of at least 1,000 rows; "high" twice as many parts.
-        model: "mlp", whose training takes long, has one part, and below 1,000 rows one repetition.
+        model: "linear" alone has two parts at most, and "mlp" one, and below 1,000 rows one
+            repetition.
 
     Returns:
         Below 1,000 rows three times five folds; else up to ten of ten folds, the fewer the more
@@ -55,7 +59,8 @@ def make_parts(
         parts = folds
     else:
         parts = next((parts for most, parts in PARTS if features <= most), 1)
-        parts = 1 if model == "mlp" else {"low": 1, "medium": parts, "high": 2 * parts}[effort]
+        parts = {"low": 1, "medium": parts, "high": 2 * parts}[effort]
+        parts = min(parts, FEW_PARTS.get(model, parts))
     pairs = []
     for repeat in range(repeats):
         state = np.random.RandomState((seed + repeat) % 2**32)
