@@ -2,7 +2,7 @@
 
     python benchmarks/cost.py [import] [rt_polarity] [long_documents] [report]
 
-import: the median milliseconds of the losses of torchbce, imported in new processes that have imported torch.
+import: the median milliseconds of importing a loss, in new processes that have imported torch.
 rt_polarity: medians of five runs of `torchbce fit`; needs the data set in DIR.
 long_documents: one run of `torchbce fit` on 25,000 generated documents with more than a million
     distinct n-grams. Word k of the vocabulary has a frequency proportional to 1 / k, and one word
@@ -62,7 +62,7 @@ def fit(table: Path, runs: int) -> Cost:
 IMPORT = """
 import torch, time
 start = time.perf_counter()
-from torchbce import BCEWithLogitsLoss, LinearBCELoss
+from torchbce import BCEWithLogitsLoss
 print(time.perf_counter() - start)
 """
 

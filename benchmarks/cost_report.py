@@ -8,7 +8,7 @@ from common.report import Report, Results
 def import_goal(found: Results) -> list[str]:
     milliseconds = found["milliseconds"]
     return goal(
-        "`from torchbce import BCEWithLogitsLoss, LinearBCELoss` after `import torch`",
+        "`from torchbce import BCEWithLogitsLoss` after `import torch`",
         f"{milliseconds:.0f} ms",
         "<= 50 ms",
         milliseconds <= 50,
