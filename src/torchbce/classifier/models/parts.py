@@ -55,7 +55,7 @@ def make_parts(
     few = len(y) < FEW_ROWS
     repeats = REPEATS if few and effort != "low" and model != "mlp" else 1
     folds = min(FOLDS_OF_FEW if few else FOLDS, fewest)
-    if few:
+    if few or folds < FOLDS:  # few rows of one value are all held out once
         parts = folds
     else:
         parts = next((parts for most, parts in PARTS if features <= most), 1)
