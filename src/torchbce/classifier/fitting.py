@@ -19,6 +19,7 @@ from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
 from torchbce.classifier.quality.metrics import evaluate_logits
 from torchbce.classifier.tables.frames import TableLike, as_table
+from torchbce.imbalance import pos_weight_from_counts
 
 LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
 
@@ -122,5 +123,5 @@ def _check_counts(target: Target, positives: int, negatives: int) -> None:
 
 def _pos_weight(options: TrainingOptions, positives: int, rows: int) -> float:
     if options.pos_weight == "balanced":
-        return (rows - positives) / positives
+        return pos_weight_from_counts(positives, rows - positives).item()
     return float(options.pos_weight or 1.0)

@@ -18,9 +18,10 @@ FIRST, FIRST_OF_TEXT = STRENGTHS.index(10.0), STRENGTHS.index(1.0)
 #: The path ends where the next strength lowers the held-out loss by less than this share.
 GAIN = 5e-4
 
-# Few rows do not tell the strengths apart, and 1 suits most tables: the loss of another one must be
-# lower by this many nats per row and e-fold. With 60 rows of three Gaussian features the loss on
-# new rows fell from 0.4179 to 0.415 (0.4121 with a strength of 1 throughout).
+# Few rows do not tell the strengths apart, and 1 suits most tables: another strength, l2, is chosen
+# only if its mean loss is lower by PRIOR |log(l2)| / rows. On 40 tables of 60 rows with three Gaussian
+# features the mean log loss of new rows fell from 0.4211 to 0.4165; that of scikit-learn's
+# `LogisticRegression`, whose strength is 1, is 0.4132.
 PRIOR = 0.4
 
 #: While strengths are compared, L-BFGS stops earlier than for the final weights.

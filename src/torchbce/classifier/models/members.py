@@ -7,7 +7,7 @@ import numpy as np
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder
 from torchbce.classifier.models.boosting import MOST_CATEGORIES
-from torchbce.classifier.models.features import Layout, SparseRows, linear_features
+from torchbce.classifier.models.features import SparseRows, linear_features
 from torchbce.classifier.models.pairs import Crosses
 from torchbce.classifier.models.solver import Linear
 from torchbce.classifier.models.trees import Trees
@@ -121,15 +121,3 @@ def text_rows(encoded: Encoded) -> SparseRows:
     return SparseRows(
         text.indptr.astype(np.int64), text.indices.astype(np.int32), text.data, text.shape[1]
     )
-
-
-def feature_names(encoder: Encoder) -> list[tuple[str, str]]:
-    """The column and the value that each feature of the linear model stands for."""
-    names: list[tuple[str, str]] = []
-    for column in encoder.coded:
-        names += [(column.name, label) for label in column.labels]
-    names += [(column.name, "per standard deviation") for column in encoder.numeric]
-    for text in encoder.texts:
-        names += [(text.name, gram) for gram in text.vocabulary]
-    assert len(names) == Layout.of(encoder).width
-    return names

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder
-from torchbce.classifier.models.features import Layout, SparseRows, linear_features
+from torchbce.classifier.models.features import Layout, SparseRows, beside, linear_features
 
 #: Units of each of the two hidden layers, and the share of them that is dropped in training.
 HIDDEN, DROPOUT = 256, 0.1
@@ -108,8 +108,6 @@ def network_features(encoder: Encoder, encoded: Encoded) -> SparseRows:
         return SparseRows(indptr, indices, values, rows.width)
     at = np.concatenate(extra_rows)
     order = np.argsort(at, kind="stable")
-    from torchbce.classifier.models.features import beside
-
     counts = np.bincount(at, minlength=len(encoded))
     return beside(
         SparseRows(indptr, indices, values, rows.width),
