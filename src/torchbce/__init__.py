@@ -8,12 +8,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from torchbce import classifier as classifier
+    from torchbce import diagnosis as diagnosis
     from torchbce import dropin as dropin
     from torchbce import functional as functional
     from torchbce import imbalance as imbalance
     from torchbce import linear as linear
     from torchbce.backends.cpu.memory import empty_cache
     from torchbce.backends.selection import backend, backend_for
+    from torchbce.diagnosis.diagnose import diagnose
+    from torchbce.diagnosis.watch import watch
     from torchbce.linear.head import LinearBCELoss
     from torchbce.linear.loss import linear_binary_cross_entropy
     from torchbce.linear.optimizers import FusedAdagrad, FusedRowwiseAdagrad, FusedSGD
@@ -46,6 +49,7 @@ __all__ = [
     "backend",
     "backend_for",
     "collate_positives",
+    "diagnose",
     "dropin",
     "empty_cache",
     "functional",
@@ -53,6 +57,7 @@ __all__ = [
     "linear_binary_cross_entropy",
     "pairwise_sigmoid_loss",
     "positives_from",
+    "watch",
 ]
 __version__ = "0.1.0"
 
@@ -76,6 +81,8 @@ _LAZY = {
     "backend_for": "torchbce.backends.selection",
     "classifier": None,
     "collate_positives": "torchbce.linear.positives",
+    "diagnose": "torchbce.diagnosis.diagnose",
+    "diagnosis": None,
     "dropin": None,
     "empty_cache": "torchbce.backends.cpu.memory",
     "functional": None,
@@ -84,6 +91,7 @@ _LAZY = {
     "linear_binary_cross_entropy": "torchbce.linear.loss",
     "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
     "positives_from": "torchbce.linear.positives",
+    "watch": "torchbce.diagnosis.watch",
 }
 
 
