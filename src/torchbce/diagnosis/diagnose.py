@@ -69,7 +69,7 @@ def diagnose(
         >>> found.codes
         ('probabilities-as-logits',)
         >>> round(found["probabilities-as-logits"].evidence["loss"], 3)
-        0.557
+        0.601
         >>> torchbce.diagnose(z.sigmoid(), y, domain="probabilities").ok
         True
 

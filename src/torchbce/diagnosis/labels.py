@@ -65,7 +65,7 @@ def flipped(sample: Sample) -> Iterator[Finding]:
         return
     what = "The AUC is"
     if sample.columns > 1:
-        what = f"{len(found)} of {judged} outputs have an AUC well below 0.5; of output {found[0]} it is"
+        what = f"{len(found)} of {judged} outputs have an AUC well below 0.5; of {found[0]} it is"
     yield Finding(
         "flipped-labels",
         "error",
@@ -202,8 +202,8 @@ def mislabelled_rows(sample: Sample) -> Iterator[Finding]:
     yield Finding(
         "mislabelled-rows",
         "warning",
-        f"About {share:.1%} of the labels look flipped: {len(suspects):,} of the {int(sure.sum()):,}"
-        " surest predictions are wrong, as no calibration of the others explains.",
+        f"About {share:.1%} of the labels look flipped: {len(suspects):,} of the "
+        f"{int(sure.sum()):,} surest predictions are wrong, which calibration does not explain.",
         "Look at these rows and their labels; if many are wrong, train with label_smoothing, and "
         "judge the model on rows labelled again.",
         {

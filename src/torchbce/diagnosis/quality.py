@@ -46,7 +46,8 @@ def finite_logits(sample: Sample) -> np.ndarray:
     z = sample.logits()
     finite = z[np.isfinite(z)]
     limit = max(float(np.abs(finite).max(initial=0)), math.log(2 * len(z))) + math.log(2)
-    return np.clip(z, -limit, limit)
+    clipped: np.ndarray = np.clip(z, -limit, limit)
+    return clipped
 
 
 def base_losses(sample: Sample, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -83,8 +83,8 @@ def _outer(sample: Sample, shape: tuple[int, ...]) -> Iterator[Finding]:
 
 def _broadcast_shape(shape: tuple[int, ...], other: tuple[int, ...]) -> str:
     try:
-        return str(tuple(torch.broadcast_shapes(shape, other)))
-    except RuntimeError:
+        return str(np.broadcast_shapes(shape, other))
+    except ValueError:
         return "an error"
 
 
@@ -165,8 +165,8 @@ def pos_weight_inverted(sample: Sample) -> Iterator[Finding]:
     yield Finding(
         "pos-weight-inverted",
         "warning",
-        f"pos_weight{where} is {p:.3g}, about positives / negatives = {1 / ratio:.3g}: it makes the "
-        "rarer class rarer still.",
+        f"pos_weight{where} is {p:.3g}, with positives / negatives = {1 / ratio:.3g}: it makes "
+        "the rarer class rarer still.",
         f"For classes that weigh the same, pos_weight is negatives / positives = {ratio:.3g}: "
         "torchbce.imbalance.pos_weight_from_counts(positives, negatives).",
         {
@@ -228,8 +228,8 @@ def _first(
 def vanishing_gradients(sample: Sample) -> Iterator[Finding]:
     """Gradients that PyTorch's loss rounds to 0 in half precision.
 
-    It computes sigmoid(z) - y with sigmoid(z) rounded, and sigmoid(6.3) is 1 in bfloat16. The losses
-    of torchbce compute in float32 and round the gradient once, which keeps its relative precision.
+    It computes sigmoid(z) - y with sigmoid(z) rounded, and sigmoid(6.3) is 1 in bfloat16. Those of
+    torchbce compute in float32 and round the gradient once, which keeps its relative precision.
     """
     if sample.dtype not in HIGHEST or sample.domain != "logits":
         return

@@ -35,8 +35,8 @@ def target_range(sample: Sample) -> Iterator[Finding]:
     yield Finding(
         "target-range",
         "error",
-        f"{number:,} of {len(y):,} targets are outside [0, 1], the first is {y[at]:g}{sample.place(at)}; "
-        f"cross-entropy has no lower limit there.",
+        f"{number:,} of {len(y):,} targets are outside [0, 1], the first is {y[at]:g}"
+        f"{sample.place(at)}; cross-entropy has no lower limit there.",
         _target_remedy(sample, values, low, high),
         {
             "outside": number,
@@ -46,6 +46,19 @@ def target_range(sample: Sample) -> Iterator[Finding]:
             "largest": high,
         },
     )
+
+
+def target_extremes(low: float, high: float) -> Iterator[Finding]:
+    """Targets outside [0, 1] of which only the smallest and the largest are known."""
+    if not (low >= 0 and high <= 1):
+        yield Finding(
+            "target-range",
+            "error",
+            f"Some targets are outside [0, 1]: they are in [{low:g}, {high:g}], and cross-entropy "
+            "has no lower limit there.",
+            "Give check_targets=True to a loss of torchbce, which raises and says where.",
+            {"smallest": low, "largest": high},
+        )
 
 
 def _target_remedy(sample: Sample, outside: np.ndarray, low: float, high: float) -> str:

@@ -48,6 +48,8 @@ class Call(NamedTuple):
         number: of the call, from 1.
         shapes: of the whole input and target.
         rounds: whether the gradient is computed in the dtype of the input.
+        extremes: the smallest and the largest target of the whole call, float32, [2]; None where
+            some are ignored.
     """
 
     input: Tensor
@@ -58,6 +60,7 @@ class Call(NamedTuple):
     number: int
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     rounds: bool
+    extremes: Tensor | None
 
 
 class Watch:
@@ -78,6 +81,7 @@ class Watch:
         self._own = type(module).__module__.startswith("torchbce.")
         self._kept: deque[Call] = deque(maxlen=CALLS)
         self._first: Call | None = None
+        self._extremes: Tensor | None = None
         self._handle: Any = module.register_forward_pre_hook(self._look, with_kwargs=True)
 
     def __enter__(self) -> "Watch":
@@ -125,6 +129,12 @@ class Watch:
         if call is None:
             return
         self._kept.append(call)
+        if call.extremes is not None:
+            both = call.extremes
+            if self._extremes is not None:
+                low, high = self._extremes.unbind()
+                both = torch.stack((torch.minimum(low, both[0]), torch.maximum(high, both[1])))
+            self._extremes = both
         if self._first is None:
             self._first = call
         if call.shapes[0] != call.shapes[1]:
@@ -166,6 +176,9 @@ class Watch:
             return
         wrong = [*values.target_range(sample), *values.input_values(sample)]
         yield from wrong
+        if not wrong and self._extremes is not None:
+            low, high = self._extremes.tolist()
+            yield from values.target_extremes(low, high)
         if any(finding.code != "input-nan" for finding in wrong):
             return
         sample = _without_nan(sample)
@@ -262,7 +275,7 @@ def _kept(
         return None
     shapes = tuple(input.shape), tuple(target.shape)
     try:
-        every = [input, checks.align_target(input, target)]
+        every: list[Any] = [input, checks.align_target(input, target)]
         for name in ("weight", "pos_weight"):
             every.append(_weight(name, getattr(module, name, None), input))
         every.append(None if mask is None else checks.align_mask(mask, input))
@@ -277,7 +290,10 @@ def _kept(
     copied: list[Any] = [None if one is None else one.clone() for one in every]
     if input.dtype in (torch.bfloat16, torch.float16):
         rounds = rounds and not torch.is_autocast_enabled(input.device.type)
-    return Call(*copied, number, shapes, rounds)
+    extremes = None
+    if mask is None and getattr(module, "ignore_index", None) is None and target.numel():
+        extremes = torch.stack(torch.aminmax(target.float()))
+    return Call._make((*copied, number, shapes, rounds, extremes))
 
 
 def _weight(name: str, weight: Tensor | None, input: Tensor) -> Tensor | None:
