@@ -54,7 +54,7 @@ __all__ = [
     "pairwise_sigmoid_loss",
     "positives_from",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: The module of each name (None for a module itself), imported with the name's first use: the
 #: command line answers `--help` without PyTorch, whose import takes 2 s, and the losses need none
