@@ -21,6 +21,7 @@ LEVELS = [
     ["diagnosis"],
     ["modules"],
     ["functional"],
+    ["ranking"],
     ["linear", "dropin"],
     ["_contract", "imbalance"],
     ["backends"],
