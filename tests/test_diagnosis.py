@@ -122,6 +122,8 @@ BAD: dict[str, list[Callable[[Random], Case]]] = {
         changed(lambda random, z, y: (sigmoid(z), y), middle=-3.0),
         changed(lambda random, z, y: (torch.sigmoid(torch.from_numpy(z).bfloat16()), y)),
         changed(lambda random, z, y: ((z > 0).astype(float), y)),
+        # After training through both sigmoids, the outputs have saturated.
+        changed(lambda random, z, y: (sigmoid(12 * z), y)),
     ],
     "logits-as-probabilities": [
         changed(lambda random, z, y: (z, y, AS_PROBABILITIES)),
@@ -131,6 +133,7 @@ BAD: dict[str, list[Callable[[Random], Case]]] = {
         changed(lambda random, z, y: (sigmoid(sigmoid(z)), y, AS_PROBABILITIES)),
         changed(lambda random, z, y: (sigmoid(sigmoid(z)), y)),
         changed(lambda random, z, y: (sigmoid(sigmoid(z)), y, AS_PROBABILITIES), middle=-3.0),
+        changed(lambda random, z, y: (sigmoid(sigmoid(12 * z)), y, AS_PROBABILITIES)),
     ],
     "broadcast": [
         changed(lambda random, z, y: (z[:, None], y)),
@@ -257,6 +260,11 @@ def uniform_logits(random: Random) -> Case:
     return z, drawn(random, z), {}
 
 
+def bell_in_the_unit_interval(random: Random) -> Case:
+    z = random.beta(6, 6, 2000)
+    return z, drawn(random, z), {}
+
+
 def narrow_probabilities(random: Random) -> Case:
     p = random.uniform(0.5, 0.731, 2000)
     return p, (random.random(2000) < p) * 1.0, AS_PROBABILITIES
@@ -310,6 +318,7 @@ GOOD: dict[str, Callable[[Random], Case]] = {
     "float16": changed(lambda r, z, y: (torch.from_numpy(z).half(), y), spread=1.0),
     "bfloat16": changed(lambda r, z, y: (torch.from_numpy(z).bfloat16(), y)),
     "logits in [0, 1]": uniform_logits,
+    "a bell in [0, 1]": bell_in_the_unit_interval,
     "narrow probabilities": narrow_probabilities,
     "perfect": perfect,
     "perfect and saturated": lambda random: perfect(random, 30.0),

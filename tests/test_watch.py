@@ -3,7 +3,6 @@
 import copy
 import pickle
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -80,9 +79,9 @@ def test_no_false_alarm_in_good_training(loss: Any, middle: float, seed: int) ->
     model = Squeezed(linear(float(torch.logit(y.mean())) if rate < 0.4 else 0.0))
     criterion = loss()
     with watch(criterion) as watched:
-        train(model, criterion, x, y, steps=300)
+        train(model, criterion, x, y, steps=200)
     assert watched.report().codes == ()
-    assert watched.calls == 300
+    assert watched.calls == 200
 
 
 def test_no_false_alarm_in_good_training_of_a_network() -> None:
@@ -91,7 +90,7 @@ def test_no_false_alarm_in_good_training_of_a_network() -> None:
     model = Squeezed(nn.Linear(4, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 1))
     criterion = torchbce.BCEWithLogitsLoss()
     with watch(criterion) as watched:
-        train(model, criterion, x, y, steps=1100)
+        train(model, criterion, x, y, steps=1030, batch=32)
     assert watched.report().codes == ()
 
 
@@ -176,10 +175,12 @@ def test_shapes_are_told_before_pytorch_raises() -> None:
         pytest.warns(UserWarning, match=r"broadcast: .*\(64, 1\) and the target \(64,\)"),
         pytest.raises(ValueError, match="must be the same as input size"),
     ):
-        criterion(torch.zeros(64, 1), torch.zeros(64))
+        criterion(torch.zeros(64, 1), torch.arange(64.0) % 2)
     own = torchbce.BCEWithLogitsLoss()
     watched = watch(own)
-    codes = warned(lambda: [own(torch.zeros(64), torch.ones(64, 1).tril()) for _ in range(20)])
+    codes = warned(
+        lambda: [own(torch.zeros(64), torch.arange(64.0)[:, None] % 2) for _ in range(20)]
+    )
     assert codes == ["broadcast"]
     watched.close()
 
@@ -215,7 +216,7 @@ def test_nan(loss: Any) -> None:
 
 @every_logit_loss
 def test_pos_weight_the_wrong_way_round(loss: Any) -> None:
-    y = (torch.arange(640) % 20 == 0).float().reshape(64, 10)
+    y = (torch.arange(640).reshape(10, 64).T % 20 == 0).float()
     criterion = loss(pos_weight=torch.full((10,), 0.05))
     watch(criterion)
     with pytest.warns(UserWarning, match=r"pos-weight-inverted: "):
@@ -235,7 +236,7 @@ def test_ignored_elements_are_noted_and_not_warned_of() -> None:
     y = torch.where(torch.arange(200) % 5 > 0, -1, torch.arange(200) % 2).float()
     with watch(criterion) as watched:
         criterion(torch.zeros(200), y)
-        criterion(torch.zeros(200), y, mask=torch.arange(200) % 2 == 0)
+        criterion(torch.zeros(200), y, mask=torch.arange(200) < 100)
     assert watched.report().codes == ("mostly-ignored",)
     assert watched.report()["mostly-ignored"].severity == "note"
 
@@ -262,7 +263,8 @@ def test_training_that_diverges_is_worse_than_the_base_rate(loss: Any) -> None:
     x, y = torch.randn(4096, 4, generator=generator), data(4096, seed=1)[1]
     criterion = loss()
     watched = watch(criterion)
-    train(Squeezed(linear()), criterion, x, y, steps=150, rate=100.0)
+    model = Squeezed(linear())
+    warned(lambda: train(model, criterion, x, y, steps=150, rate=100.0))
     with pytest.warns(UserWarning, match="worse-than-base-rate"):
         watched.close()
 
@@ -296,14 +298,18 @@ def test_it_is_removed() -> None:
     assert len(criterion._forward_pre_hooks) == 0
 
 
-def test_an_error_in_the_block_is_not_hidden_by_warnings() -> None:
+def test_an_error_in_the_block_is_not_followed_by_warnings() -> None:
+    """A warning made an error would hide it."""
     criterion = torchbce.BCEWithLogitsLoss()
-    with pytest.raises(ZeroDivisionError), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with watch(criterion):
-            with torch.no_grad():
-                criterion(torch.zeros(3), torch.ones(3))
+
+    def fail() -> None:
+        with watch(criterion) as watched:
+            watched.calls = 31  # the next call is kept, and its values are not looked at
+            criterion(torch.zeros(100), torch.arange(100) == 0)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # warnings are errors in this suite
+        fail()
     assert len(criterion._forward_pre_hooks) == 0
 
 
@@ -334,7 +340,7 @@ def test_arguments_by_name() -> None:
     ids=["other loss", "layer", "head", "word"],
 )
 def test_other_modules_are_refused(module: Any) -> None:
-    with pytest.raises(TypeError, match="watch takes a loss of torchbce or torch.nn"):
+    with pytest.raises(TypeError, match="watch takes a loss of torchbce"):
         watch(module)
 
 
@@ -399,10 +405,9 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.fixture
-def on_another_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """No values are looked at without a report, as on a GPU."""
     monkeypatch.setattr(watching, "LOOKS", frozenset())
-    yield
 
 
 @pytest.mark.usefixtures("on_another_device")
@@ -427,7 +432,7 @@ def test_the_hook_reads_no_value(mask: bool) -> None:
 def test_calls_between_those_that_are_kept_run_nothing() -> None:
     criterion = torchbce.BCEWithLogitsLoss()
     watched = watch(criterion)
-    z, y = torch.randn(500, requires_grad=True), torch.ones(500)
+    z, y = torch.randn(500, requires_grad=True), torch.arange(500) % 2
     for _ in range(9):
         criterion(z, y)
     with Operations() as operations:
@@ -451,7 +456,7 @@ def test_vmap_and_functional_gradients() -> None:
     watch(criterion)
     z, y = torch.randn(7, 5), torch.arange(35).reshape(7, 5) % 2
     expected = torch.stack([criterion(a, b) for a, b in zip(z, y, strict=True)])
-    assert torch.equal(torch.func.vmap(criterion)(z, y.float()), expected)
+    assert torch.allclose(torch.func.vmap(criterion)(z, y.float()), expected)
     gradient = torch.func.grad(lambda z: criterion(z, y))(z)
     assert torch.allclose(gradient, (z.sigmoid() - y) / 35)
 
