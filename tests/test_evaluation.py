@@ -151,7 +151,7 @@ def test_whole_weights_are_repeated_rows() -> None:
 
 def test_soft_targets_are_votes() -> None:
     """A row with the target 1/4 is one positive and three negatives; the Brier score differs."""
-    z, y = sample(200)
+    z, _ = sample(200)
     soft = np.random.default_rng(3).integers(0, 5, size=200) / 4
     got = msgspec.to_builtins(evaluate_logits(z, soft))
     votes = np.concatenate([np.arange(4) < 4 * target for target in soft]).astype(float)
