@@ -1,0 +1,29 @@
+"""The arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelDir = Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print warnings and errors, and JSON if asked for.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a stack trace with an error.")]
+Positive = Annotated[
+    str | None,
+    typer.Option(help="The positive value of the target; not needed for yes/no, 1/0 and the like."),
+]
+TABLES = (
+    "A .csv, .tsv, .txt, .parquet or .jsonl file, a folder of .parquet files, or - for standard "
+    "input; several are one table."
+)
+Tables = Annotated[list[str] | None, typer.Argument(metavar="TABLE...", help=TABLES)]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHARACTER", help="What separates the values of a CSV, as ; or tab, if not seen."
+    ),
+]

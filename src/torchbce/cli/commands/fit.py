@@ -1,0 +1,142 @@
+"""`torchbce fit`: from a table to a model directory."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from torchbce.cli.arguments import TABLES, Debug, Json, Overwrite, Positive, Quiet, Separator
+from torchbce.cli.errors import one_sentence_errors
+from torchbce.cli.results import print_fit
+from torchbce.cli.streams import visible
+
+
+@one_sentence_errors
+def fit(
+    table: Annotated[list[str], typer.Argument(metavar="TABLE...", help=TABLES)],
+    target: Annotated[str, typer.Option(help="The column to predict, of two values.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The model directory to write.")
+    ],
+    positive: Positive = None,
+    text: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as text.")] = [],  # noqa: B006
+    numeric: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as numbers.")] = [],  # noqa: B006
+    categorical: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="Use as categories.")
+    ] = [],  # noqa: B006
+    drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave out.")] = [],  # noqa: B006
+    missing: Annotated[
+        list[str], typer.Option(metavar="WORD", help="A word that means that there is no value.")
+    ] = [],  # noqa: B006
+    decimal: Annotated[
+        str, typer.Option(metavar=".|,", help="What begins the decimals of numbers.")
+    ] = ".",
+    separator: Separator = None,
+    model: Annotated[
+        Literal["auto", "linear", "pairs", "trees", "mlp"],
+        typer.Option(help="One model, or the best combination of those that suit the table."),
+    ] = "auto",
+    effort: Annotated[
+        Literal["low", "medium", "high"],
+        typer.Option(help="How much work: low takes a fifth of the time of medium."),
+    ] = "medium",
+    pos_weight: Annotated[
+        str,
+        typer.Option(
+            metavar="balanced|NUMBER|none", help="The weight of the positives in the loss."
+        ),
+    ] = "none",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Of the mlp: passes over the rows at most.")] = 30,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Of the mlp: rows per step; by default from 16 to 512."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of the mlp: the initial one of AdamW; by default 0.002."),
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of the mlp: that of AdamW.")] = 0.0,
+    patience: Annotated[
+        int, typer.Option(help="Of the mlp: epochs without a lower held-out loss before it stops.")
+    ] = 5,
+    device: Annotated[
+        Literal["cpu", "cuda", "mps", "auto"], typer.Option(help="Where to train the mlp.")
+    ] = "cpu",
+    precision: Annotated[
+        Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"],
+        typer.Option(help="Of the mlp: the floating-point format of the training."),
+    ] = "32-true",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a classifier to TABLE and write it to a model directory.
+
+    Whether a column is text, categorical or numeric is inferred from its values; --text, --numeric,
+    --categorical and --drop override that, and may be given several times.
+
+    Example: torchbce fit reviews.csv --target liked --output liked-model
+    """
+    started = time.perf_counter()
+    from torchbce import classifier
+    from torchbce.classifier.tables.reading import scan
+    from torchbce.cli import notes
+    from torchbce.cli.terminal import training_progress
+
+    options = classifier.TrainingOptions(
+        model,
+        effort,
+        _pos_weight(pos_weight),
+        seed,
+        epochs,
+        batch_size,
+        learning_rate,
+        weight_decay,
+        patience,
+        device,
+        precision,
+    )
+    classifier.check_output(output, overwrite)
+    scanned = scan(table, separator)
+    if not quiet:
+        for note in scanned.notes:
+            print(visible(note), file=sys.stderr)
+    rows = classifier.read(scanned)
+    warnings: list[str] = []
+    with training_progress(quiet) as progress:
+        fitted = classifier.fit(
+            rows,
+            target,
+            positive=positive,
+            overrides=classifier.Overrides(text, numeric, categorical, drop),
+            missing=missing,
+            decimal=decimal,
+            options=options,
+            progress=progress,
+            on_choice=lambda choices, chosen: warnings.extend(
+                notes.before_training(rows, choices, chosen, quiet)
+            ),
+        )
+    classifier.save(fitted, output, overwrite)
+    warnings += notes.after_training(fitted.card.held_out)
+    if json_ or not quiet:
+        print_fit(fitted, output, time.perf_counter() - started, warnings, json_)
+
+
+def _pos_weight(text: str) -> float | Literal["balanced"] | None:
+    from torchbce.classifier import InputError
+
+    if text == "balanced":
+        return "balanced"
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"--pos-weight must be 'balanced', 'none' or a number, got {text!r}"
+        ) from None

@@ -1,0 +1,78 @@
+"""`torchbce predict`: probabilities for the rows of a table, or for one text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchbce.cli.arguments import Debug, ModelDir, Overwrite, Quiet, Separator, Tables
+from torchbce.cli.errors import one_sentence_errors
+from torchbce.cli.results import print_file, print_text
+
+
+@one_sentence_errors
+def predict(
+    directory: ModelDir,
+    table: Tables = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The .csv, .csv.gz, .parquet or .jsonl file to write; without it, CSV goes to "
+            "standard output.",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Predict for this one text instead of a table.")
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Begin the names of the appended columns with this.")
+    ] = "",
+    explain: Annotated[
+        int,
+        typer.Option(
+            metavar="K", min=0, help="Append the K columns that weigh most for each row, as text."
+        ),
+    ] = 0,
+    separator: Separator = None,
+    overwrite: Overwrite = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Predict for the rows of TABLE, or for one --text.
+
+    The columns `probability` and `predicted` are appended to the rows. Where TABLE has one of that
+    name already, a number is added to the appended one: `probability_2`. With --explain, columns
+    such as `explanation_1` say what weighs most for a row: `age=39 +0.41`, in log-odds.
+
+    Example: torchbce predict liked-model new.csv --output predictions.csv
+    """
+    from torchbce import classifier
+    from torchbce.classifier import files, outputs
+    from torchbce.cli import notes
+
+    if (not table) == (text is None):
+        raise classifier.InputError("give either TABLE or --text")
+    if output is not None:
+        outputs.check_file(output, overwrite)
+    fitted = classifier.load(directory)
+    if text is not None:
+        print_text(files.predict_text(fitted, text, explain), json_)
+        return
+    assert table
+    counts = files.predict_file(
+        fitted,
+        table,
+        output,
+        overwrite,
+        json_,
+        separator,
+        prefix,
+        explain,
+        on_names=lambda columns, names: notes.renamed(columns, names, prefix, explain),
+    )
+    if output is not None and str(output) != "-" and (json_ or not quiet):
+        print_file(counts, output, fitted.card.target.positive, json_)

@@ -1,0 +1,29 @@
+"""`torchbce show`: what a model reads, and what weighs most in it."""
+
+from typing import Annotated
+
+import typer
+
+from torchbce.cli.arguments import Debug, Json, ModelDir
+from torchbce.cli.errors import one_sentence_errors
+
+
+@one_sentence_errors
+def show(
+    directory: ModelDir,
+    most: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many words, values and so on to list.")
+    ] = 10,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a model reads, how good it is, and what weighs most in it.
+
+    Weights are log-odds: +0.69 doubles the odds of the positive value, and -0.69 halves them.
+
+    Example: torchbce show liked-model
+    """
+    from torchbce.classifier import load
+    from torchbce.cli.showing import print_model
+
+    print_model(load(directory), directory, most, json_)
