@@ -20,6 +20,7 @@ LEVELS = [
     ["__init__"],
     ["modules"],
     ["functional"],
+    ["ranking"],
     ["linear", "dropin"],
     ["_contract", "imbalance"],
     ["backends"],

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchbce import functional as functional
     from torchbce import imbalance as imbalance
     from torchbce import linear as linear
+    from torchbce import ranking as ranking
     from torchbce.backends.cpu.memory import empty_cache
     from torchbce.backends.selection import backend, backend_for
     from torchbce.linear.head import LinearBCELoss
@@ -53,8 +54,9 @@ __all__ = [
     "linear_binary_cross_entropy",
     "pairwise_sigmoid_loss",
     "positives_from",
+    "ranking",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: The module of each name (None for a module itself), imported with the name's first use: the
 #: command line answers `--help` without PyTorch, whose import takes 2 s, and the losses need none
@@ -84,6 +86,7 @@ _LAZY = {
     "linear_binary_cross_entropy": "torchbce.linear.loss",
     "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
     "positives_from": "torchbce.linear.positives",
+    "ranking": None,
 }
 
 

@@ -178,10 +178,8 @@ def evaluate_file(classifier: Classifier, table: Paths, separator: str | None = 
     rows = 0
     unseen = Unseen(classifier)
     for batch in batches(scan(table, separator)):
-        if target.column not in batch.columns:
-            raise unknown_name("target column", target.column, batch.columns)
         with rows_offset(rows), unseen.collected(batch):
-            targets.append(target.array(batch[target.column]))
+            targets.append(target.targets(batch))
             logits.append(classifier.logits(batch))
         rows += len(batch)
     unseen.warn()

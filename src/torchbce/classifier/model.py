@@ -12,11 +12,13 @@ import polars as pl
 from torchbce.classifier.columns.encoder import Column, Encoded, Encoder
 from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.matrix import as_matrix
+from torchbce.classifier.columns.outcomes import RowColumns
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import InputWarning, name_columns
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined
+from torchbce.classifier.models.parts import Parts
 from torchbce.classifier.models.search import Tried
 from torchbce.classifier.quality.metrics import Metrics
 from torchbce.classifier.tables.frames import TableLike, as_table
@@ -33,6 +35,29 @@ Weight = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
 FORMAT: Literal[2] = 2
 
 
+class Split(msgspec.Struct, frozen=True):
+    """How rows were held out.
+
+    Attributes:
+        kind: "random", stratified by target; "group", without dividing a group; "time", the latest.
+        folds: into how many parts the rows were divided; with times the number of windows.
+        repeats: how many times they were divided.
+        parts: how many of all these parts were held out, one after the other.
+        figures: the number of rows that the figures are of.
+    """
+
+    kind: Literal["random", "group", "time"]
+    folds: int
+    repeats: int
+    parts: int
+    figures: int
+
+
+def split_of(parts: Parts, rows: np.ndarray) -> Split:
+    """What the card says of the parts; `rows` are those that the figures are of."""
+    return Split(parts.kind, parts.folds, parts.repeats, len(parts.pairs), len(rows))
+
+
 class Card(msgspec.Struct, frozen=True):
     """Everything about a classifier that is not a tensor: the content of `model.json`.
 
@@ -46,13 +71,16 @@ class Card(msgspec.Struct, frozen=True):
             model every row has the base rate.
         pos_weight: the weight of the positives in the loss, above 0.
         rows: the number of rows that it was fitted to.
-        positives: the number of positives among them.
+        positives: the number of positives among them, or the sum of their weights.
         held_out: the metrics on the rows held out.
         options: what was asked for.
         versions: the versions of torchbce, Python and the libraries that fitted it.
         dropped: why each column that the model does not read was dropped, by name.
         columns: the columns that the model reads, in the order of their features.
         missing: more words that mean "no value".
+        row_columns: the columns of weights, groups and times.
+        weight: the sum of the weights of the rows; None without weights.
+        split: how rows were held out.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -68,13 +96,16 @@ class Card(msgspec.Struct, frozen=True):
     models: dict[ModelKey, Weight]
     pos_weight: Annotated[float, msgspec.Meta(gt=0)]
     rows: int
-    positives: int
+    positives: int | float
     held_out: Metrics
     options: dict[str, Any]
     versions: dict[str, str]
     dropped: dict[str, str]
     columns: list[Column]
     missing: list[str] = []
+    row_columns: RowColumns = RowColumns()
+    weight: float | None = None
+    split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -150,9 +181,6 @@ class Classifier:
 
         Returns:
             Logits in nats, float64, [rows].
-
-        Raises:
-            Nothing.
         """
         weights = self.card.models
         if not weights:
@@ -283,7 +311,7 @@ class Classifier:
         return contributions_table(self, self._inputs(table))
 
     def _inputs(self, table: TableLike) -> Any:
-        """The columns that the model reads, with null for words that mean "no value"; or a matrix."""
+        """The columns that the model reads, null for words of `missing`; or a matrix."""
         if self.encoder.matrix is not None:
             return as_matrix(table, self.encoder.matrix.width)
         rows = as_table(table)

@@ -129,7 +129,9 @@ def load(directory: str | Path) -> Classifier:
     card, checksum = _read_card(directory / CARD)
     arrays = _read_arrays(directory / TENSORS, checksum)
     try:
-        idf = {c.name: _of_column(arrays, key, c) for key, c in _column_arrays(card.columns).items()}
+        idf = {
+            c.name: _of_column(arrays, key, c) for key, c in _column_arrays(card.columns).items()
+        }
         encoder = Encoder(card.columns, idf)
         models = tuple(model_of(name, arrays, encoder) for name in card.models)
     except BadArraysError as error:

@@ -181,12 +181,15 @@ class Encoder:
         return {column.name: TextVectorizer(column, self.idf[column.name]) for column in texts}
 
 
-def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, Encoded]:
+def fit_encoder(
+    table: pl.DataFrame | sp.csr_matrix, choices: Sequence[Choice], all_constant: bool = False
+) -> tuple[Encoder, Encoded]:
     """Fit an encoder to the columns of a table.
 
     Args:
-        table: has the columns of `choices`.
-        choices: the kind of each column.
+        table: has the columns of `choices`; or a sparse matrix.
+        choices: the kind of each column; a matrix has none.
+        all_constant: whether rows that are all alike are no error.
 
     Returns:
         The encoder, and the table's arrays.
@@ -194,6 +197,8 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
     Raises:
         InputError: if the values of a column do not fit its kind, or no two rows differ.
     """
+    if not isinstance(table, pl.DataFrame):
+        return _matrix_encoder(table)
     columns: list[Column] = []
     idf: dict[str, np.ndarray] = {}
     text = []
@@ -222,7 +227,7 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
             columns.append(column)
     encoder = Encoder(columns, idf)
     encoded = encoder._arrays(table, text, plain)
-    if not _varies(encoded):
+    if not all_constant and not _varies(encoded):
         used = [choice.name for choice in choices if choice.kind != "dropped"]
         raise InputError(
             f"every feature is constant: every row has the same features of {name_columns(used)}, "
@@ -231,7 +236,7 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
     return encoder, encoded
 
 
-def fit_matrix_encoder(matrix: sp.csr_matrix) -> tuple[Encoder, Encoded]:
+def _matrix_encoder(matrix: sp.csr_matrix) -> tuple[Encoder, Encoded]:
     """Fit an encoder to a sparse matrix; the encoder and the matrix's arrays."""
     column, scale = fit_matrix(matrix)
     encoder = Encoder([column], {column.name: scale})

@@ -7,7 +7,7 @@ import polars as pl
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
-from torchbce.classifier.columns.target import Target, soft_target, target_of_pair
+from torchbce.classifier.columns.target import Target, target_of_pair
 from torchbce.classifier.columns.values import as_text
 from torchbce.classifier.errors import Argument, InputError
 
@@ -77,7 +77,10 @@ def classes_of(labels: np.ndarray, name: str, positive: Any) -> Classes:
         raise ValueError(f"the classes of y, {values.tolist()}, are written alike; rename one")
     said = None
     if positive is not None:
-        matches = [positive == value or str(positive) in one for value, *one in zip(values, names, written, strict=True)]
+        matches = [
+            positive == value or str(positive) in one
+            for value, *one in zip(values, names, written, strict=True)
+        ]
         if sum(matches) != 1:
             raise InputError(
                 Argument("positive", positive), f" is not a class of y, {values.tolist()}"
@@ -96,7 +99,7 @@ def classes_of_target(target: Target) -> Classes:
 
 def soft_classes(name: str) -> Classes:
     """The classes 0 and 1 of a target of probabilities."""
-    return Classes(np.array([0, 1]), 1, soft_target(name))
+    return Classes(np.array([0, 1]), 1, Target(name, "0", "1", "probabilities of 1", "soft"))
 
 
 def probabilities_of(estimator: Any, y: Any) -> np.ndarray:
@@ -138,8 +141,17 @@ def weights_of(sample_weight: Any, rows: int) -> np.ndarray | None:
     if (weights < 0).any():
         raise ValueError(f"sample_weight holds {weights.min():g}; expected weights of 0 or above")
     if not weights.any():
-        raise ValueError("sample_weight is zero in every row; at least one weight above 0 is needed")
+        raise ValueError(
+            "sample_weight is zero in every row; at least one weight above 0 is needed"
+        )
     return np.asarray(weights)
+
+
+def check_both(targets: np.ndarray, weight: np.ndarray | None) -> None:
+    """Raise `ValueError` unless rows that count have both classes."""
+    counted = targets if weight is None else targets[weight > 0]
+    if not (counted > 0).any() or not (counted < 1).any():
+        raise ValueError("y has one class in the rows of a weight above zero; two are needed")
 
 
 def groups_of(groups: Any, rows: int) -> np.ndarray | None:

@@ -18,6 +18,7 @@ from torchbce.classifier.errors import Argument, InputError
 from torchbce.classifier.estimator import updates
 from torchbce.classifier.estimator.classes import (
     Classes,
+    check_both,
     classes_of,
     classes_of_target,
     groups_of,
@@ -36,7 +37,7 @@ from torchbce.classifier.estimator.inputs import (
     read_more,
     read_rows,
 )
-from torchbce.classifier.fitting import fit_rows, untrained
+from torchbce.classifier.fitting import fit_rows
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.options import Device, Effort, ModelName, Precision, TrainingOptions
 from torchbce.classifier.storage import load
@@ -213,6 +214,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_consistent_length(X, targets)
         number = len(targets)
         weight = weights_of(sample_weight, number)
+        check_both(targets, weight)
         outcomes = Outcomes(targets, weight, groups_of(groups, number), times_of(times, number))
         classifier = fit_rows(
             self._with_nulls(rows),
@@ -404,9 +406,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The targets of y, whose classes are known."""
         return probabilities_of(self, y) if self.soft else classes.targets(labels_of(self, y))
 
-    def _start(
-        self, X: Any, y: Any, rows: Rows, names: list[str] | None, classes: Any
-    ) -> None:
+    def _start(self, X: Any, y: Any, rows: Rows, names: list[str] | None, classes: Any) -> None:
         """Before the first batch, without a fit: what the columns are, and no models."""
         options = self._options()
         if options.model not in ("auto", "linear") or options.pos_weight == "balanced":
@@ -425,14 +425,9 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("classes must be passed on the first call to partial_fit.")
         else:
             found = classes_of(np.asarray(classes), name, self.positive)
-        classifier = untrained(
-            self._with_nulls(rows),
-            found.target,
-            overrides=self._kinds(X, rows),
-            missing=self._words(),
-            decimal=self.decimal,
-            options=options,
-            all_constant=True,
+        rows, kinds = self._with_nulls(rows), self._kinds(X, rows)
+        classifier = updates.untrained(
+            rows, found.target, kinds, self._words(), self.decimal, options
         )
         self._keep(classifier, found, names)
 

@@ -1,7 +1,7 @@
 """What the command line tells the estimator beside X and y."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.outcomes import RowColumns
@@ -21,6 +21,6 @@ class Context:
     """
 
     target: Target | None = None
-    columns: RowColumns = RowColumns()
-    progress: Progress = NoProgress()
+    columns: RowColumns = field(default_factory=RowColumns)
+    progress: Progress = field(default_factory=NoProgress)
     on_choice: Callable[[list[Choice], Target], object] = lambda choices, target: None

@@ -69,7 +69,11 @@ def read_more(estimator: Any, X: Any, names: list[str] | None) -> Rows:
     table = as_table(X)
     if names is None:
         return sp.csr_matrix(_checked(estimator, table.to_numpy(), reset=False))
-    return table if table.columns == names else table.rename(dict(zip(table.columns, names, strict=True)))
+    return (
+        table
+        if table.columns == names
+        else table.rename(dict(zip(table.columns, names, strict=True)))
+    )
 
 
 def given_kinds(

@@ -4,20 +4,28 @@ The logit is that of the other models of a classifier, as they were fitted, and 
 whose weights the batches move. Without a fit there are no other models.
 """
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+import polars as pl
+import scipy.sparse as sp
 
-from torchbce.classifier.columns.encoder import Encoded
+from torchbce.classifier.columns.encoder import Encoded, fit_encoder
+from torchbce.classifier.columns.inference import Overrides, infer_columns
+from torchbce.classifier.columns.target import Target
 from torchbce.classifier.errors import InputError
-from torchbce.classifier.model import Card, Classifier
+from torchbce.classifier.fitting import versions
+from torchbce.classifier.model import FORMAT, Card, Classifier
 from torchbce.classifier.models.features import Layout, linear_features
 from torchbce.classifier.models.members import LinearModel
 from torchbce.classifier.models.online import BIAS_PRECISION, WEIGHT_PRECISION, Belief
 from torchbce.classifier.models.search import Tried, shares_of
 from torchbce.classifier.models.solver import Linear
+from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.quality.metrics import evaluate_logits
 
 #: The metrics are those of so many rows, the latest.
@@ -43,6 +51,47 @@ class State:
     targets: np.ndarray
     batches: int = 0
     seconds: float = 0.0
+
+
+def untrained(
+    rows: pl.DataFrame | sp.csr_matrix,
+    target: Target,
+    overrides: Overrides,
+    missing: Sequence[str],
+    decimal: str,
+    options: TrainingOptions,
+) -> Classifier:
+    """A classifier without models, which knows what the columns are.
+
+    Args:
+        rows: the first batch; as in `fit_rows`, and so are the others.
+        target: likewise.
+        overrides: likewise.
+        missing: likewise.
+        decimal: likewise.
+        options: likewise.
+    """
+    choices = []
+    if isinstance(rows, pl.DataFrame):
+        choices = infer_columns(rows, target.columns, overrides, decimal)
+    encoder, _ = fit_encoder(rows, choices, all_constant=True)
+    card = Card(
+        format=FORMAT,
+        target=target,
+        threshold=0.5,
+        base=0.0,
+        models={},
+        pos_weight=float(options.pos_weight or 1.0),
+        rows=0,
+        positives=0,
+        held_out=evaluate_logits(np.zeros(2), np.array([0.0, 1.0])),
+        options=dataclasses.asdict(options),
+        versions=versions(),
+        dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
+        columns=encoder.columns,
+        missing=list(missing),
+    )
+    return Classifier(card, encoder, (), tuple(choices))
 
 
 def start(classifier: Classifier) -> State:

@@ -27,10 +27,13 @@ class Data:
     Attributes:
         encoder: its columns.
         encoded: their arrays.
-        targets: 0 and 1, float64 [rows].
+        targets: in [0, 1], float64 [rows]: the probability of the positive value.
         pos_weight: the weight of the positives in the loss.
         options: how to fit.
         progress: receives each setting that is tried.
+        weight: how much each row counts, above 0, float64 [rows]; None for 1.
+        groups: the number of each row's group, which no split divides, int64 [rows].
+        times: any numbers in the order of time, of which the latest are held out, float64 [rows].
     """
 
     encoder: Encoder
@@ -39,6 +42,9 @@ class Data:
     pos_weight: float
     options: TrainingOptions
     progress: Progress
+    weight: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    times: np.ndarray | None = None
 
     @cached_property
     def rows(self) -> SparseRows:
@@ -49,7 +55,15 @@ class Data:
     def parts(self) -> Parts:
         """The rows that are held out."""
         stored, options = len(self.rows.indices), self.options
-        return make_parts(self.targets, stored, options.seed, options.effort, options.model)
+        return make_parts(
+            self.targets,
+            stored,
+            options.seed,
+            options.effort,
+            options.model,
+            self.groups,
+            self.times,
+        )
 
     @cached_property
     def held_out_targets(self) -> np.ndarray:
@@ -58,14 +72,40 @@ class Data:
         return targets
 
     @cached_property
+    def held_out_weight(self) -> np.ndarray | None:
+        """How much each row held out counts; None for 1."""
+        return None if self.weight is None else self.weight[self.parts.held_out]
+
+    @cached_property
     def row_weight(self) -> np.ndarray | None:
-        """The weight of each row, float64 [rows]; None for 1."""
-        return None if self.pos_weight == 1 else np.where(self.targets > 0, self.pos_weight, 1.0)
+        """The weight of each row in the loss, float64 [rows]; None for 1.
+
+        With w the row's own weight, y its target and p the weight of the positives, w (p y + 1 - y)
+        here and p y / (p y + 1 - y) in `training_targets` are the loss
+        w [p y (-log s(z)) + (1 - y) (-log s(-z))].
+        """
+        if self.pos_weight == 1:
+            return self.weight
+        share = self.pos_weight * self.targets + (1 - self.targets)
+        weight: np.ndarray = share if self.weight is None else self.weight * share
+        return weight
+
+    @cached_property
+    def training_targets(self) -> np.ndarray:
+        """The targets with the weight of the positives in them, see `row_weight`."""
+        if self.pos_weight == 1:
+            return self.targets
+        positive = self.pos_weight * self.targets
+        targets: np.ndarray = positive / (positive + (1 - self.targets))
+        return targets
 
     @property
     def base(self) -> float:
         """The logit of the base rate."""
-        return float(np.log(self.targets.sum()) - np.log((1 - self.targets).sum()))
+        positive, negative = self.targets, 1 - self.targets
+        if self.weight is not None:
+            positive, negative = self.weight * positive, self.weight * negative
+        return float(np.log(positive.sum()) - np.log(negative.sum()))
 
     @property
     def threads(self) -> int:

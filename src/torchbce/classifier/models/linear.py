@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torchbce.classifier.columns.categorical import least_rows
-from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import Layout
 from torchbce.classifier.models.members import LinearModel
@@ -54,7 +54,12 @@ def linear_path(data: Data) -> LinearPath:
     Each strength starts from the weights of the one before, so that it takes a few steps.
     """
     problems = [
-        Problem(data.rows.take(train), data.targets[train], data.weight_of(train), data.threads)
+        Problem(
+            data.rows.take(train),
+            data.training_targets[train],
+            data.weight_of(train),
+            data.threads,
+        )
         for train, _ in data.parts.pairs
     ]
     held_out = [data.rows.take(index) for _, index in data.parts.pairs]
@@ -71,7 +76,7 @@ def linear_path(data: Data) -> LinearPath:
         ]
         candidates.add(l2, data.unweighted(np.concatenate(logits)))
         weights.append(models)
-        loss = float(losses(candidates.logits[-1], data.held_out_targets).mean())
+        loss = mean_loss(candidates.logits[-1], data.held_out_targets, data.held_out_weight)
         data.progress.tried(f"L2 {l2:g}", loss)
         return loss
 
@@ -87,9 +92,11 @@ def linear_path(data: Data) -> LinearPath:
         if lowest < first:
             break
     data.progress.end()
-    rows = len(data.targets)
+    rows = len(data.targets) if data.weight is None else float(data.weight.sum())
     candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
-    return LinearPath(candidates, weights, candidates.best(data.held_out_targets))
+    return LinearPath(
+        candidates, weights, candidates.best(data.held_out_targets, data.held_out_weight)
+    )
 
 
 def fit_linear(data: Data, path: LinearPath) -> Fitted:
@@ -108,7 +115,7 @@ def solve_all(data: Data, path: LinearPath, at: int) -> Linear:
     start = Linear(
         np.mean([part.weight for part in parts], axis=0), float(np.mean([p.bias for p in parts]))
     )
-    problem = Problem(data.rows, data.targets, data.row_weight, data.threads)
+    problem = Problem(data.rows, data.training_targets, data.row_weight, data.threads)
     return problem.solve(path.candidates.settings[at], start)
 
 
@@ -124,10 +131,11 @@ def centred(linear: Linear, data: Data) -> Linear:
     codes, starts = data.encoded.codes, Layout.of(data.encoder).starts
     few = least_rows(len(codes))
     for start, column, own in zip(starts, data.encoder.coded, codes.T, strict=True):
-        known = own[own >= 0]
-        if len(known) and len(own) - len(known) < few:
+        known = own >= 0
+        if known.any() and len(own) - known.sum() < few:
             of_column = weight[start : start + column.codes]
-            mean = float(of_column[known].mean())
+            rows = None if data.weight is None else data.weight[known]
+            mean = float(np.average(of_column[own[known]], weights=rows))
             of_column -= mean
             bias += mean
     return Linear(weight, bias)

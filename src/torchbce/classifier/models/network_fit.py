@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from torchbce import backend
 from torchbce.classifier.errors import Argument, InputError
-from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.members import NetworkModel
@@ -37,14 +37,25 @@ MIN_GAIN = 1e-3
 
 
 class Rows(NamedTuple):
-    """Features, and targets of 0 and 1, float32 [rows]."""
+    """Features, targets in [0, 1], float32 [rows], and weights, float32 [rows]; None for 1."""
 
     features: SparseRows
     targets: np.ndarray
+    weight: np.ndarray | None = None
 
     def take(self, index: np.ndarray) -> "Rows":
         """The rows at some indices, in their order."""
-        return Rows(self.features.take(index), self.targets[index])
+        weight = None if self.weight is None else self.weight[index]
+        return Rows(self.features.take(index), self.targets[index], weight)
+
+    def positives(self) -> tuple[float, float]:
+        """The weights of all positives and of all negatives."""
+        if self.weight is None:
+            positives = float(self.targets.sum())
+            return positives, len(self.targets) - positives
+        weight = self.weight.astype(np.float64)
+        positives = float(weight @ self.targets)
+        return positives, float(weight.sum()) - positives
 
 
 class Trained(NamedTuple):
@@ -61,7 +72,10 @@ class Trained(NamedTuple):
 
 def fit_network(data: Data) -> Fitted:
     """The network: trained on each part until its rows held out get worse, and then on all rows."""
-    rows = Rows(network_features(data.encoder, data.encoded), data.targets.astype(np.float32))
+    # A mean of 1, because the learning rate is made for losses that are means over rows.
+    weight = None if data.weight is None else (data.weight / data.weight.mean()).astype(np.float32)
+    features = network_features(data.encoder, data.encoded)
+    rows = Rows(features, data.targets.astype(np.float32), weight)
     stages = []
     for number, (train_on, held_out) in enumerate(data.parts.pairs, start=1):
         trained = train(
@@ -138,8 +152,7 @@ def train(
     count = len(rows.targets)
 
     network = Network(rows.features.width)
-    positives = float(rows.targets.sum())
-    bias = prior_bias(positives, count - positives, pos_weight).item()
+    bias = prior_bias(*rows.positives(), pos_weight).item()
     network.initialise(bias, len(rows.features.indices) / max(count, 1), generator)
     optimizer = torch.optim.AdamW(
         network.parameters(),
@@ -163,7 +176,12 @@ def train(
             # Dropout draws from the global generator, whose state is restored afterwards.
             logits = module(*row_tensors(batch.features, fabric.device))
             loss = binary_cross_entropy_with_logits(
-                logits, torch.from_numpy(batch.targets).to(fabric.device), pos_weight=pos_weight
+                logits,
+                torch.from_numpy(batch.targets).to(fabric.device),
+                weight=None
+                if batch.weight is None
+                else torch.from_numpy(batch.weight).to(fabric.device),
+                pos_weight=pos_weight,
             )
             stepper.zero_grad()
             fabric.backward(loss)
@@ -178,7 +196,7 @@ def train(
     def held_out_loss(held_out: Rows) -> float:
         logits = predict_logits(network, held_out.features, fabric.autocast)
         stages.append(logits - np.log(pos_weight))
-        return float(losses(stages[-1], held_out.targets).mean())
+        return mean_loss(stages[-1], held_out.targets, held_out.weight)
 
     lowest, lowest_at = np.inf, 0
     if held_out is not None:
@@ -187,17 +205,17 @@ def train(
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         for epoch in range(1, epochs + 1):
-            mean_loss = run_epoch()
-            if not np.isfinite(mean_loss):
+            epoch_loss = run_epoch()
+            if not np.isfinite(epoch_loss):
                 raise InputError(
-                    f"training diverged in epoch {epoch}: the loss is {mean_loss}; lower the ",
+                    f"training diverged in epoch {epoch}: the loss is {epoch_loss}; lower the ",
                     Argument("learning_rate"),
                 )
             if held_out is None:
-                progress.epoch(epoch, mean_loss, None)
+                progress.epoch(epoch, epoch_loss, None)
                 continue
             loss = held_out_loss(held_out)
-            progress.epoch(epoch, mean_loss, loss)
+            progress.epoch(epoch, epoch_loss, loss)
             if loss < lowest * (1 - MIN_GAIN):
                 lowest, lowest_at = loss, epoch
             elif epoch - lowest_at >= options.patience:

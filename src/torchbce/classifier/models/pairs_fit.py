@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.linear import PATH_TOLERANCE, LinearPath, centred, solve_all
 from torchbce.classifier.models.members import PairsModel
@@ -34,7 +34,7 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
         setting = count, l2
         if setting not in tried:
             logits[setting] = first.held_out_logits(count, l2)
-            tried[setting] = float(losses(logits[setting], first.held_out_targets).mean())
+            tried[setting] = first.loss(logits[setting])
             data.progress.tried(f"{count} pairs, L2 {l2:g}", tried[setting])
         return tried[setting]
 
@@ -63,7 +63,7 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
             groups, data.encoded.codes, _ranked(data, groups, every, main)[:count]
         )
         rows = crosses.features(data.encoded.codes, data.rows)
-        problem = Problem(rows, data.targets, data.row_weight, data.threads)
+        problem = Problem(rows, data.training_targets, data.row_weight, data.threads)
         found = problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses))
         return PairsModel(centred(found, data), crosses)
 
@@ -78,8 +78,13 @@ class _Part:
         self._train, self._held_out = data.parts.pairs[number]
         self._main = path.weights[path.best][number]
         self.ranked = _ranked(data, groups, self._train, self._main)
-        self.held_out_targets = data.targets[self._held_out]
         self._rows = data.rows.take(self._train), data.rows.take(self._held_out)
+
+    def loss(self, logits: np.ndarray) -> float:
+        """The mean loss of logits of the rows held out."""
+        data, rows = self._data, self._held_out
+        weight = None if data.weight is None else data.weight[rows]
+        return mean_loss(logits, data.targets[rows], weight)
 
     def held_out_logits(self, count: int, l2: float) -> np.ndarray:
         """The logits of the rows held out, with the best pairs and a strength."""
@@ -88,7 +93,7 @@ class _Part:
         crosses = make_crosses(self._groups, codes, self.ranked[:count])
         problem = Problem(
             crosses.features(codes, self._rows[0]),
-            data.targets[self._train],
+            data.training_targets[self._train],
             data.weight_of(self._train),
             data.threads,
         )
@@ -120,7 +125,7 @@ def _ranked(
     return ranked_pairs(
         groups,
         data.encoded.codes[rows],
-        scale * (data.targets[rows] - p),
+        scale * (data.training_targets[rows] - p),
         scale * p * (1 - p),
         data.options.seed,
     )
