@@ -105,15 +105,10 @@ def fit(
     """
     rows_given = without_words(as_table(table), missing)
     columns = RowColumns(weight, group, time)
-    named = named_target(target, positive, soft, positives, trials)
-    counted = rows_given
-    if (weights := read_weight(rows_given, named, weight)) is not None:
-        at = np.flatnonzero(weights > 0)
-        counted = rows_given[at]
-    chosen = named if named is not None else choose_target(counted, target or "", positive)
+    chosen, outcomes = read_target(rows_given, target, positive, soft, positives, trials, columns)
     return fit_rows(
         rows_given,
-        read_outcomes(rows_given, chosen, columns),
+        outcomes,
         chosen,
         columns=columns,
         overrides=overrides,
@@ -123,6 +118,24 @@ def fit(
         progress=progress,
         on_choice=on_choice,
     )
+
+
+def read_target(
+    table: pl.DataFrame,
+    target: str | None,
+    positive: str | None,
+    soft: bool,
+    positives: str | None,
+    trials: str | None,
+    columns: RowColumns,
+) -> tuple[Target, Outcomes]:
+    """The target of a table, and what its columns say of each row; the arguments are as in `fit`."""
+    named = named_target(target, positive, soft, positives, trials)
+    counted = table
+    if (weights := read_weight(table, named, columns.weight)) is not None:
+        counted = table[np.flatnonzero(weights > 0)]
+    chosen = named if named is not None else choose_target(counted, target or "", positive)
+    return chosen, read_outcomes(table, chosen, columns)
 
 
 def fit_rows(

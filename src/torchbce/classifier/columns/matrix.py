@@ -44,8 +44,8 @@ def fit_matrix(matrix: sp.csr_matrix) -> tuple[MatrixColumn, np.ndarray]:
     if np.isinf(scale).any():
         at = int(np.isinf(scale).argmax())
         raise InputError(
-            f"column {at} of the matrix holds {present[matrix.indices == at].max():g}, which float32 "
-            "cannot hold; rescale the column"
+            f"column {at} of the matrix holds {present[matrix.indices == at].max():g}, too large for "
+            "float32; rescale the column"
         )
     return MatrixColumn(NAME, matrix.shape[1]), scale
 

@@ -207,14 +207,15 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 one.
         """
         context = self.__dict__.pop("_context", Context())
-        options = self._options()
+        options = self.training_options()
         rows = read_rows(self, X)
         names = rows.columns if isinstance(rows, pl.DataFrame) else None
         classes, targets = self._read_targets(y, names, context)
         check_consistent_length(X, targets)
         number = len(targets)
         weight = weights_of(sample_weight, number)
-        check_both(targets, weight)
+        if context.target is None:  # that of a table is checked, with the names of its columns
+            check_both(targets, weight)
         outcomes = Outcomes(targets, weight, groups_of(groups, number), times_of(times, number))
         classifier = fit_rows(
             self._with_nulls(rows),
@@ -361,18 +362,26 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         at = self._classes.positive
         return np.asarray(self.classes_[np.where(positive, at, 1 - at)])
 
+    def training_options(self) -> TrainingOptions:
+        """The options of the training, checked; `fit` checks them too.
+
+        Returns:
+            The options.
+
+        Raises:
+            InputError: if one is out of its range.
+        """
+        values = {name: getattr(self, name) for name in OPTIONS}
+        # Grids hold numbers of NumPy, which JSON does not have.
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+        return TrainingOptions(**plain)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = True
         tags.classifier_tags.multi_class = False
         return tags
-
-    def _options(self) -> TrainingOptions:
-        values = {name: getattr(self, name) for name in OPTIONS}
-        # Grids hold numbers of NumPy, which JSON does not have.
-        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
-        return TrainingOptions(**plain)
 
     def _words(self) -> list[str]:
         if isinstance(self.missing, str):
@@ -393,8 +402,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> tuple[Classes, np.ndarray]:
         """The classes of y, and its targets."""
         if context.target is not None:
-            classes = classes_of_target(context.target)
-            return classes, probabilities_of(self, y)
+            return classes_of_target(context.target), np.asarray(y)
         name = name_of(y, names or [])
         if self.soft:
             return soft_classes(name), probabilities_of(self, y)
@@ -408,7 +416,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _start(self, X: Any, y: Any, rows: Rows, names: list[str] | None, classes: Any) -> None:
         """Before the first batch, without a fit: what the columns are, and no models."""
-        options = self._options()
+        options = self.training_options()
         if options.model not in ("auto", "linear") or options.pos_weight == "balanced":
             raise InputError(
                 "partial_fit updates a linear model, by the weight of positives that is given; "
