@@ -28,6 +28,7 @@ from torchbce.classifier.models.online import curvature
 from torchbce.classifier.models.search import search
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
+from torchbce.classifier.quality.base_rates import check_rate
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits
 from torchbce.classifier.tables.frames import TableLike, as_table
 
@@ -45,6 +46,7 @@ def fit(
     weight: str | None = None,
     group: str | None = None,
     time: str | None = None,
+    base_rate: float | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -78,6 +80,8 @@ def fit(
             is both among the rows to learn from and those held out.
         time: the name of a column of dates or numbers: the rows held out are later than those to
             learn from.
+        base_rate: the share of positives where the classifier will be used, if it is not that of
+            the table, as after leaving out negatives. The metrics are those of the table.
         overrides: the columns whose kind is given; that of the others is inferred.
         missing: words that mean "no value", besides those of pandas.
         decimal: what begins the decimals of numbers in strings, "." or ",".
@@ -111,6 +115,7 @@ def fit(
         outcomes,
         chosen,
         columns=columns,
+        base_rate=base_rate,
         overrides=overrides,
         missing=missing,
         decimal=decimal,
@@ -129,12 +134,12 @@ def read_target(
     trials: str | None,
     columns: RowColumns,
 ) -> tuple[Target, Outcomes]:
-    """The target of a table, and what its columns say of each row; the arguments are as in `fit`."""
+    """The target of a table, and what its columns say of each row; for the rest see `fit`."""
     named = named_target(target, positive, soft, positives, trials)
     counted = table
     if (weights := read_weight(table, named, columns.weight)) is not None:
-        counted = table[np.flatnonzero(weights > 0)]
-    chosen = named if named is not None else choose_target(counted, target or "", positive)
+        counted = table.filter(weights > 0)
+    chosen = named or choose_target(counted if len(counted) else table, target or "", positive)
     return chosen, read_outcomes(table, chosen, columns)
 
 
@@ -144,6 +149,7 @@ def fit_rows(
     target: Target,
     *,
     columns: RowColumns | None = None,
+    base_rate: float | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -162,6 +168,7 @@ def fit_rows(
         outcomes: what is known of each row beside its inputs.
         target: the names of the two values.
         columns: the names of the columns of weights, groups and times, for `Classifier.card`.
+        base_rate: as in `fit`.
         overrides: as in `fit`, and so are the others.
         missing: words that mean "no value", for `Classifier.card`; they are null in `inputs`.
         decimal: likewise.
@@ -177,9 +184,13 @@ def fit_rows(
         InputError: as `fit`.
     """
     options, columns = options or TrainingOptions(), columns or RowColumns()
+    if base_rate is not None:
+        check_rate(base_rate)
     if outcomes.weight is not None:
         check_weight(outcomes.weight)
     counted = outcomes.counted()
+    if not len(counted):
+        raise InputError("every row has a weight of 0, so that no row counts")
     if len(counted) < len(outcomes):
         with positions(counted):
             return fit_rows(
@@ -187,6 +198,7 @@ def fit_rows(
                 outcomes.take(counted),
                 target,
                 columns=columns,
+                base_rate=base_rate,
                 overrides=overrides,
                 missing=missing,
                 decimal=decimal,
@@ -240,6 +252,7 @@ def fit_rows(
         row_columns=columns,
         weight=None if outcomes.weight is None else float(outcomes.weight.sum()),
         split=split_of(data.parts, found.rows),
+        base_rate=base_rate,
     )
     return Classifier(
         card,
@@ -284,9 +297,7 @@ def _mass(y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
 
 
 def _evaluate(logits: np.ndarray, outcomes: Outcomes) -> Metrics:
-    if outcomes.weight is None:
-        return evaluate_logits(logits, outcomes.targets)
-    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)  # type: ignore[call-arg]
+    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)
 
 
 def _pos_weight(options: TrainingOptions, positives: float, negatives: float) -> float:

@@ -43,9 +43,9 @@ def fit_matrix(matrix: sp.csr_matrix) -> tuple[MatrixColumn, np.ndarray]:
         np.maximum.at(scale, matrix.indices, present.astype(np.float32))
     if np.isinf(scale).any():
         at = int(np.isinf(scale).argmax())
+        most = present[matrix.indices == at].max()
         raise InputError(
-            f"column {at} of the matrix holds {present[matrix.indices == at].max():g}, too large for "
-            "float32; rescale the column"
+            f"column {at} of the matrix holds {most:g}, too large for float32; rescale the column"
         )
     return MatrixColumn(NAME, matrix.shape[1]), scale
 

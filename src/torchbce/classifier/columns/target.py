@@ -206,7 +206,7 @@ def target_of_pair(column: str, values: list[str], positive: str | None) -> Targ
     if positive is not None:
         return Target(column, values[1 - values.index(positive)], positive, "as you said")
     known = _known_pair(column, values)
-    return known or Target(column, *values, "the second class")
+    return known or Target(column, values[0], values[1], "the second class")
 
 
 def _known_pair(column: str, values: list[str]) -> Target | None:

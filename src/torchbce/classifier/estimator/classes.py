@@ -184,7 +184,7 @@ def times_of(times: Any, rows: int) -> np.ndarray | None:
     if values.dtype.kind == "M":
         values = values.astype("datetime64[us]").astype(np.int64)
     assert_all_finite(values, input_name="times")
-    return values.astype(np.float64)
+    return np.asarray(values, dtype=np.float64)
 
 
 def _check_length(name: str, values: np.ndarray, rows: int) -> None:

@@ -39,7 +39,14 @@ from torchbce.classifier.estimator.inputs import (
 )
 from torchbce.classifier.fitting import fit_rows
 from torchbce.classifier.model import Classifier
-from torchbce.classifier.options import Device, Effort, ModelName, Precision, TrainingOptions
+from torchbce.classifier.options import (
+    Device,
+    Effort,
+    LossName,
+    ModelName,
+    Precision,
+    TrainingOptions,
+)
 from torchbce.classifier.storage import load
 from torchbce.classifier.tables.frames import as_table
 
@@ -73,6 +80,14 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         patience: likewise.
         device: likewise.
         precision: likewise.
+        loss: likewise.
+        alpha: likewise.
+        gamma: likewise.
+        gamma_pos: likewise.
+        gamma_neg: likewise.
+        margin: likewise.
+        epsilon: likewise.
+        base_rate: the share of positives where the estimator will be used, if it is not that of y.
         positive: the positive class; None is the usual one of a known pair, as "yes" of "no" and
             "yes", and else `classes_[1]`. It matters for `pos_weight` and the metrics.
         soft: whether y holds probabilities of the class 1, float [rows] in [0, 1], in place of
@@ -104,6 +119,14 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         https://scikit-learn.org/stable/developers/develop.html
     """
 
+    classes_: np.ndarray
+    classifier_: Classifier
+    n_features_in_: int
+    _classes: Classes
+    _names: list[str] | None
+    _by_name: bool
+    _state: updates.State | None
+
     def __init__(
         self,
         model: ModelName = "auto",
@@ -117,6 +140,14 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         patience: int = 5,
         device: Device = "cpu",
         precision: Precision = "32-true",
+        loss: LossName = "bce",
+        alpha: float | None = None,
+        gamma: float | None = None,
+        gamma_pos: float | None = None,
+        gamma_neg: float | None = None,
+        margin: float | None = None,
+        epsilon: float | None = None,
+        base_rate: float | None = None,
         positive: Any = None,
         soft: bool = False,
         text: Collection[Any] | None = None,
@@ -124,7 +155,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         categorical: Collection[Any] | None = None,
         drop: Collection[Any] | None = None,
         missing: Collection[Any] | None = None,
-        decimal: Literal[".", ","] = ".",
+        decimal: str = ".",
     ) -> None:
         self.model = model
         self.effort = effort
@@ -137,6 +168,14 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.patience = patience
         self.device = device
         self.precision = precision
+        self.loss = loss
+        self.alpha = alpha
+        self.gamma = gamma
+        self.gamma_pos = gamma_pos
+        self.gamma_neg = gamma_neg
+        self.margin = margin
+        self.epsilon = epsilon
+        self.base_rate = base_rate
         self.positive = positive
         self.soft = soft
         self.text = text
@@ -170,12 +209,13 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         card = classifier.card
         classes = classes_of_target(card.target)
         options = {name: card.options[name] for name in OPTIONS if name in card.options}
-        estimator = cls(**options, missing=list(card.missing) or None)
+        words = list(card.missing) or None
+        estimator = cls(**options, base_rate=card.base_rate, missing=words)
         estimator.soft = card.target.kind != "values"
         estimator.positive = None if estimator.soft else classes.values[classes.positive]
         matrix = classifier.encoder.matrix
         names = None if matrix else [column.name for column in card.columns]
-        estimator.n_features_in_ = len(names) if matrix is None else matrix.width
+        estimator.n_features_in_ = len(names or ()) if matrix is None else matrix.width
         estimator._keep(classifier, classes, names, by_name=names is not None)
         return estimator
 
@@ -222,6 +262,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             outcomes,
             classes.target,
             columns=context.columns,
+            base_rate=self.base_rate,
             overrides=self._kinds(X, rows),
             missing=self._words(),
             decimal=self.decimal,
@@ -376,6 +417,9 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
         return TrainingOptions(**plain)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classifier_")
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
@@ -417,14 +461,16 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _start(self, X: Any, y: Any, rows: Rows, names: list[str] | None, classes: Any) -> None:
         """Before the first batch, without a fit: what the columns are, and no models."""
         options = self.training_options()
-        if options.model not in ("auto", "linear") or options.pos_weight == "balanced":
+        refused = {
+            "model": options.model not in ("auto", "linear"),
+            "loss": options.loss != "bce",
+            "pos_weight": options.pos_weight == "balanced",  # it would differ between batches
+        }
+        for name in (name for name, wrong in refused.items() if wrong):
             raise InputError(
-                "partial_fit updates a linear model, by the weight of positives that is given; "
-                "leave ",
-                Argument("model"),
-                " at 'auto' or 'linear', and make ",
-                Argument("pos_weight"),
-                " a number or None",
+                "partial_fit updates a linear model by its cross-entropy, with a weight of the "
+                "positives that is a number; leave out ",
+                Argument(name, getattr(options, name)),
             )
         name = name_of(y, names or [])
         if self.soft:
@@ -435,7 +481,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             found = classes_of(np.asarray(classes), name, self.positive)
         rows, kinds = self._with_nulls(rows), self._kinds(X, rows)
         classifier = updates.untrained(
-            rows, found.target, kinds, self._words(), self.decimal, options
+            rows, found.target, kinds, self._words(), self.decimal, options, self.base_rate
         )
         self._keep(classifier, found, names)
 
@@ -455,7 +501,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             by_name: whether frames may have more columns, in another order.
         """
         self._classes, self._names, self._by_name = classes, names, by_name
-        self._state: updates.State | None = None
+        self._state = None
         self.classes_ = classes.values
         self.classifier_ = classifier
 

@@ -1,7 +1,7 @@
 """X of a scikit-learn estimator as a table or a sparse matrix, checked as scikit-learn does."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ from torchbce.classifier.tables.frames import as_table
 #: Up to this many columns a sparse matrix is read as an array, so that every model can read it.
 DENSE_COLUMNS = 256
 
-Rows = pl.DataFrame | sp.csr_matrix
+Rows: TypeAlias = Any  # a polars DataFrame, or a CSR matrix
 
 
 def is_frame(X: Any) -> bool:

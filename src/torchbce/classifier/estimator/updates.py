@@ -26,6 +26,7 @@ from torchbce.classifier.models.online import BIAS_PRECISION, WEIGHT_PRECISION, 
 from torchbce.classifier.models.search import Tried, shares_of
 from torchbce.classifier.models.solver import Linear
 from torchbce.classifier.options import TrainingOptions
+from torchbce.classifier.quality.base_rates import check_rate
 from torchbce.classifier.quality.metrics import evaluate_logits
 
 #: The metrics are those of so many rows, the latest.
@@ -60,6 +61,7 @@ def untrained(
     missing: Sequence[str],
     decimal: str,
     options: TrainingOptions,
+    base_rate: float | None,
 ) -> Classifier:
     """A classifier without models, which knows what the columns are.
 
@@ -70,6 +72,7 @@ def untrained(
         missing: likewise.
         decimal: likewise.
         options: likewise.
+        base_rate: likewise.
     """
     choices = []
     if isinstance(rows, pl.DataFrame):
@@ -90,6 +93,7 @@ def untrained(
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
         missing=list(missing),
+        base_rate=None if base_rate is None else check_rate(base_rate),
     )
     return Classifier(card, encoder, (), tuple(choices))
 
@@ -140,7 +144,7 @@ def learn(state: State, encoded: Encoded, targets: np.ndarray, weight: np.ndarra
     began = time.perf_counter()
     card = state.others.card
     rows = linear_features(state.others.encoder, encoded)
-    others = state.others.logits_of(encoded)
+    others = state.others.logits_of(encoded) - card.base_shift
     row_weight = weight
     if card.pos_weight != 1:
         row_weight = 1 + (card.pos_weight - 1) * targets
@@ -168,7 +172,10 @@ def classifier_of(state: State, before: Card, encoded: Encoded, targets: np.ndar
     """
     others, mean = state.others, state.belief.mean
     card = others.card
-    positives = before.positives + float(targets.sum())
+    rows, positives = before.rows + len(targets), before.positives + float(targets.sum())
+    base = card.base
+    if not others.models:  # that of all batches; half a row of each class is added
+        base = float(np.log(positives + 0.5) - np.log(rows - positives + 0.5))
     shift = float(np.log(card.pos_weight))
     linear = LinearModel(Linear(mean.weight, mean.bias + shift + card.base))
     models = (*others.models, linear)
@@ -191,7 +198,8 @@ def classifier_of(state: State, before: Card, encoded: Encoded, targets: np.ndar
         card=msgspec.structs.replace(
             card,
             models=weights,
-            rows=before.rows + len(targets),
+            base=base,
+            rows=rows,
             positives=int(positives) if positives.is_integer() else positives,
             held_out=metrics,
         ),

@@ -64,6 +64,9 @@ class Found(NamedTuple):
 
 def search(data: Data) -> Found:
     """Fit, choose and combine the models of a table."""
+    if not data.encoder.columns:  # the rows are all alike
+        rows = np.unique(data.parts.held_out[data.parts.judged])
+        return Found([], [], data.base, rows, np.full(len(rows), data.base), [])
     fits, seconds = _fit_models(data)
     y, weight, base = data.held_out_targets, data.held_out_weight, data.base
     every = np.ones(len(y), dtype=bool)
@@ -131,7 +134,8 @@ def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
         add("pairs", lambda: fit_pairs(data, path))
         if not fits:  # no pair explains anything
             add("linear", lambda: fit_linear(data, path))
-    if wanted == "trees" or (auto and columns > 0 and len(data.targets) >= TREE_ROWS):
+    trees = auto and data.options.loss == "bce"  # they know no other
+    if wanted == "trees" or (trees and columns > 0 and len(data.targets) >= TREE_ROWS):
         from torchbce.classifier.models.trees_fit import fit_trees
 
         add("trees", lambda: fit_trees(data, 1.0 if path is None else path.l2))
