@@ -1,4 +1,4 @@
-"""The tables of docs/losses.md about other libraries, run against those that are installed.
+"""The tables of docs/how-to/porting.md about other libraries, run against those that are installed.
 
 A row whose library is not installed, or cannot be imported with this build of PyTorch, is skipped.
 """
@@ -21,7 +21,7 @@ from torchbce import functional
 # Those of the libraries.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-PAGE = (Path(__file__).parent.parent / "docs" / "losses.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "how-to" / "porting.md").read_text()
 ROWS = re.findall(r"^\| (\w+) \| `([^`]+)` \| `([^`]+)` \|$", PAGE, re.MULTILINE)
 #: The part of each library that has its losses.
 PARTS = {
