@@ -18,7 +18,7 @@ LEVELS = [
     ["cli"],
     ["classifier"],
     ["__init__"],
-    ["modules"],
+    ["modules", "calibration"],
     ["functional"],
     ["ranking"],
     ["linear", "dropin"],

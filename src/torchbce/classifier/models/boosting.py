@@ -31,7 +31,7 @@ class Booster:
         table: the categories of the first columns, as codes from 0, and then the numbers of the
             others, float64 [rows, columns]; NaN where missing.
         categorical: how many columns hold categories.
-        targets: 0 and 1, [rows].
+        targets: in [0, 1], [rows]. A row between 0 and 1 is grown as two, see `hard_rows`.
         row_weight: the weight of each row, [rows]; None for 1.
         growth: how trees are grown.
         seed: of scikit-learn's subsample of rows that gives the bins.
@@ -57,7 +57,8 @@ class Booster:
             table = table.copy()
         for column, known in enumerate(self._known):
             table[:, column] = _renumbered(table[:, column], known)
-        self._data = table, targets, row_weight
+        rows, hard, weight = hard_rows(targets, row_weight)
+        self._data = (table if rows is None else table[rows]), hard, weight
         self._threads = threads
         self._model: Any = HistGradientBoostingClassifier(
             **growth._asdict(),
@@ -119,6 +120,32 @@ class Booster:
         codes = np.full(256, missing_left, dtype=np.uint8)
         codes[known] = bits[: len(known)]
         return np.packbits(codes, bitorder="little").view("<u4")
+
+
+def hard_rows(
+    targets: np.ndarray, row_weight: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
+    """Rows with targets of 0 and 1 whose loss is that of some rows with targets in [0, 1].
+
+    A row with a target y between 0 and 1 and a weight w becomes two: a positive one of weight w y,
+    in its place, and after all rows a negative one of weight w (1 - y).
+
+    Args:
+        targets: in [0, 1], [rows].
+        row_weight: the weight of each row, [rows]; None for 1.
+
+    Returns:
+        The indices of the rows, None if they stay as they are; their targets; their weights.
+    """
+    soft = np.flatnonzero((targets > 0) & (targets < 1))
+    if not len(soft):
+        return None, targets, row_weight
+    weight = np.ones(len(targets)) if row_weight is None else row_weight
+    rows = np.concatenate([np.arange(len(targets)), soft])
+    hard = np.concatenate([np.ceil(targets), np.zeros(len(soft))])
+    positive = weight.copy()
+    positive[soft] *= targets[soft]
+    return rows, hard, np.concatenate([positive, weight[soft] * (1 - targets[soft])])
 
 
 def _known_codes(column: np.ndarray) -> np.ndarray:

@@ -1,21 +1,18 @@
 """Fit the models that suit a table, choose their settings on rows held out, and combine them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from torchbce.classifier.models.candidates import losses
+from torchbce.classifier.models.candidates import mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.linear import LinearPath, fit_linear, linear_path
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined, mixture_weights
 from torchbce.classifier.models.pairs_fit import fit_pairs
-
-#: Parts of the rows held out, each with settings and weights chosen on the others.
-FIFTHS = 5
 
 #: Trees split off at least 20 rows, so that with fewer rows than this there is little to split.
 TREE_ROWS = 100
@@ -68,9 +65,9 @@ class Found(NamedTuple):
 def search(data: Data) -> Found:
     """Fit, choose and combine the models of a table."""
     fits, seconds = _fit_models(data)
-    y, base = data.held_out_targets, data.base
+    y, weight, base = data.held_out_targets, data.held_out_weight, data.base
     every = np.ones(len(y), dtype=bool)
-    chosen, weights = _choose(fits, y, every, base)
+    chosen, weights = _choose(fits, y, weight, every, base)
     if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
         weights = dict.fromkeys(fits, 1.0) | weights
     shares = shares_of(
@@ -81,20 +78,21 @@ def search(data: Data) -> Found:
             name,
             fit.words(fit.candidates.settings[chosen[name]]),
             fit.tried,
-            float(losses(fit.candidates.logits[chosen[name]], y).mean()),
+            mean_loss(fit.candidates.logits[chosen[name]], y, weight),
             weights.get(name, 0.0),
             round(seconds[name], 3),
             shares.get(name, 0.0),
         )
         for name, fit in fits.items()
     ]
-    rows, first = np.unique(data.parts.held_out, return_index=True)
+    held_out, judged = data.parts.held_out, data.parts.judged
+    rows, first = np.unique(held_out[judged], return_index=True)
     return Found(
         [fits[name].model(chosen[name]) for name in weights],
         list(weights.values()),
         base,
         rows,
-        _honest_logits(fits, y, data.parts.held_out, base)[first],
+        _honest_logits(fits, y, weight, data.parts.honest, base)[judged][first],
         tried,
     )
 
@@ -133,7 +131,8 @@ def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
         add("pairs", lambda: fit_pairs(data, path))
         if not fits:  # no pair explains anything
             add("linear", lambda: fit_linear(data, path))
-    if wanted == "trees" or (auto and columns > 0 and len(data.targets) >= TREE_ROWS):
+    trees = auto and data.options.loss == "bce"  # they know no other
+    if wanted == "trees" or (trees and columns > 0 and len(data.targets) >= TREE_ROWS):
         from torchbce.classifier.models.trees_fit import fit_trees
 
         add("trees", lambda: fit_trees(data, 1.0 if path is None else path.l2))
@@ -145,33 +144,38 @@ def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
 
 
 def _choose(
-    fits: dict[str, Fitted], y: np.ndarray, rows: np.ndarray, base: float
+    fits: dict[str, Fitted],
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    rows: np.ndarray,
+    base: float,
 ) -> tuple[dict[str, int], dict[str, float]]:
     """The setting of each model and the weights of the models, from some of the rows held out."""
-    chosen = {name: fit.candidates.best(y, rows) for name, fit in fits.items()}
+    chosen = {name: fit.candidates.best(y, weight, rows) for name, fit in fits.items()}
     logits = {name: fit.candidates.logits[chosen[name]][rows] for name, fit in fits.items()}
-    return chosen, mixture_weights(logits, base, y[rows])
+    own = None if weight is None else weight[rows]
+    return chosen, mixture_weights(logits, base, y[rows], own)
 
 
 def _honest_logits(
-    fits: dict[str, Fitted], y: np.ndarray, rows: np.ndarray, base: float
+    fits: dict[str, Fitted],
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    honest: Sequence[tuple[np.ndarray, np.ndarray]],
+    base: float,
 ) -> np.ndarray:
     """The combined logits of the rows held out, by settings and weights chosen on other rows.
 
-    Each fifth of the rows gets the settings and the weights that are best for the other four. A row
-    that several repetitions hold out is in one fifth, and each has both target values if it can.
+    Args:
+        fits: what the models reached.
+        y: the targets of the rows held out.
+        weight: their weights.
+        honest: `Parts.honest`, the rows to choose on and the rows that get the logits.
+        base: the logit of the base rate.
     """
-    order = np.random.default_rng(0).permutation(int(rows.max()) + 1)
-    fifth = np.zeros(len(order), dtype=np.int64)
-    for value in (0, 1):
-        of_value = np.unique(rows[y == value])
-        fifth[of_value[np.argsort(order[of_value])]] = np.arange(len(of_value)) % FIFTHS
-    logits = np.empty(len(y))
-    for number in range(FIFTHS):
-        part = fifth[rows] == number
-        if not part.any():
-            continue
-        chosen, weights = _choose(fits, y, ~part, base)
+    logits = np.full(len(y), np.nan)
+    for choosing, part in honest:
+        chosen, weights = _choose(fits, y, weight, choosing, base)
         own = {name: fit.candidates.logits[chosen[name]][part] for name, fit in fits.items()}
         logits[part] = combined(own, weights, base)
     return logits
