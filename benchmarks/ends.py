@@ -2,10 +2,11 @@
 
     python benchmarks/ends.py
 
-right: the largest relative errors of loss and gradient where the prediction is right, against float64, for
-    PyTorch and torchbce in float32 and bfloat16.
-wrong: losses of a positive whose logit is negative, by the ways of writing the formula that tutorials
-    show, in float32.
+right: the largest relative errors of loss and gradient where the prediction is right, against
+    float64, for PyTorch and torchbce in float32 and bfloat16.
+values: loss and gradient at some logits, as they are printed.
+wrong: losses of a positive whose logit is negative, by the ways of writing the formula that
+    tutorials show, in float32.
 zero: the logit from which each gradient of a positive is exactly 0.
 """
 
@@ -40,13 +41,13 @@ def loss_and_gradient(loss: Callable[..., Tensor], z: Tensor, y: float) -> tuple
 
 
 def margins_and_truth(margin: Tensor) -> tuple[Tensor, Tensor]:
-    """-log sigma(m) and sigma(-m) in float64: the loss of a right answer and its gradient's size."""
+    """-log sigma(m) and sigma(-m) in float64: loss and size of the gradient of a right answer."""
     m = margin.double()
     return torch.log1p(torch.exp(-m)), 1 / (1 + torch.exp(m))
 
 
 def measure_right() -> dict[str, Any]:
-    """The relative errors: of the loss of a negative at -m, and of the gradient of a positive at m."""
+    """Relative errors of the loss of a negative at -m and of the gradient of a positive at m."""
     intervals = round((LAST - FIRST) / WIDTH)
     step = WIDTH / PER_INTERVAL
     m = FIRST + step * (torch.arange(intervals * PER_INTERVAL, dtype=torch.float64) + 0.5)

@@ -16,7 +16,8 @@ def shown(value: float) -> str:
 
 def table(found: Results, what: str, sign: str) -> str:
     """The values of loss or gradient, as they are printed."""
-    names = list(found["values"][0][what])
+    dtypes = ("float32", "bfloat16")
+    names = ["true", *(f"{name}, {dtype}" for dtype in dtypes for name in ("PyTorch", "torchbce"))]
     head = [f"z = {sign}m, m", *("exact" if name == "true" else name for name in names)]
     rows = [
         [f"{row['m']:g}", *(shown(row[what][name]) for name in names)] for row in found["values"]

@@ -46,9 +46,7 @@ def small_row(kernels: Results) -> list[str]:
 
 def memory_row(kernels: Results) -> list[str]:
     (row,) = (
-        row
-        for row in kernels["memory"]
-        if row["input"] == "float32" and "backward" in row["what"]
+        row for row in kernels["memory"] if row["input"] == "float32" and "backward" in row["what"]
     )
     ours, theirs = (row["peak"][name] / 2**20 for name in ("torchbce", "PyTorch"))
     return ["memory for 2^24 logits", f"{ours:.0f} MiB", f"PyTorch {theirs:.0f} MiB"]

@@ -1,6 +1,6 @@
-"""The terminal session of `torchbce demo`, with some columns left out; that of the README is shorter.
+"""The terminal session of `torchbce demo`, without some columns; shorter in the README.
 
-    python benchmarks/session.py
+python benchmarks/session.py
 """
 
 import re
@@ -41,7 +41,10 @@ def shortened(text: str) -> str:
     kept = r" +base rate|log loss|ROC-AUC|accuracy|model: "
     figures = [line for line in lines if re.match(kept, line)]
     command = command.replace(" --output", " \\\n    --output")
-    return "\n".join([command, "...", *figures, "", predict.replace("torchbce-demo/", "").rstrip()]) + "\n"
+    return (
+        "\n".join([command, "...", *figures, "", predict.replace("torchbce-demo/", "").rstrip()])
+        + "\n"
+    )
 
 
 def block(text: str) -> str:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 #: README.md, and the pages of the site that are written by hand.
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-#: Where the site and the repository are published, in links that must work on the package index too.
+#: Where site and repository are published: links of the README must work on the package index.
 SITE = "https://torchbce.github.io/torchbce/"
 REPOSITORY = "https://github.com/torchbce/torchbce/"
 RAW = "https://raw.githubusercontent.com/torchbce/torchbce/main/"
@@ -50,6 +50,10 @@ def run(code: str) -> list[tuple[str, str]]:
 def target(link: str) -> Path | None:
     """The file that an address of the site or of the repository stands for; None for others."""
     link = link.split("#")[0]
+    if link == REPOSITORY:
+        return ROOT
+    if link.startswith(f"{REPOSITORY}issues"):
+        return ROOT / ".github"
     if link.startswith(SITE):
         page = link.removeprefix(SITE).strip("/") or "index"
         return next(

@@ -57,6 +57,16 @@ def test_commands_have_the_options_that_are_shown(line: str) -> None:
             assert word.split("=")[0] in known, line
 
 
+def test_every_command_has_examples_that_have_its_options() -> None:
+    app = pytest.importorskip("torchbce.cli.app")
+    assert {command.callback for command in app.app.registered_commands} == app.EXAMPLES.keys()
+    for command, examples in app.EXAMPLES.items():
+        assert examples
+        for line in examples:
+            assert line.startswith(f"torchbce {command.__name__}")
+            test_commands_have_the_options_that_are_shown(line)
+
+
 def test_every_page_is_in_the_navigation_and_says_what_to_do_next() -> None:
     navigation = re.findall(r'"([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text())
     written = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
@@ -65,7 +75,9 @@ def test_every_page_is_in_the_navigation_and_says_what_to_do_next() -> None:
     assert len(navigation) == len(set(navigation))
     for name in written:
         text = (DOCS / name).read_text()
-        assert re.search(r"^## (What next|Next)$", text, re.MULTILINE), f"{name} ends without 'Next'"
+        assert re.search(r"^## (What next|Next)$", text, re.MULTILINE), (
+            f"{name} ends without 'Next'"
+        )
         last = text[text.rindex("\n## ") :]
         assert last.startswith(("\n## Next", "\n## What next")), name
         assert re.search(r"\]\([^)]+\)", last), name

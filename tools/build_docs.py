@@ -34,14 +34,17 @@ def command_line() -> str:
     lines = [
         "# Command line",
         "",
-        "What `torchbce COMMAND --help` says. [Your first table](../how-to/first-table.md) shows the",
-        "commands in use; results go to standard output, everything else to standard error.",
+        "What `torchbce COMMAND --help` says. [Your first table](../how-to/first-table.md) shows",
+        "the commands in use; results go to standard output, everything else to standard error.",
         "",
     ]
     for name, command in group.commands.items():
         context = typer.Context(command, info_name=f"torchbce {name}")
         lines += [f"## torchbce {name}", "", " ".join((command.help or "").split()), ""]
-        lines += [f"`{' '.join([context.command_path, *command.collect_usage_pieces(context)])}`", ""]
+        lines += [
+            f"`{' '.join([context.command_path, *command.collect_usage_pieces(context)])}`",
+            "",
+        ]
         if command.epilog:
             examples = command.epilog.replace("\b", "").split("Examples:")[1].strip("\n")
             lines += ["```sh", textwrap.dedent(examples), "```", ""]
