@@ -167,8 +167,6 @@ def fit(
 
     Whether a column is text, categorical or numeric is inferred from its values; --text, --numeric,
     --categorical and --drop override that, and may be given several times.
-
-    Example: torchbce fit reviews.csv --target liked --output liked-model
     """
     started = perf_counter()
     from torchbce import classifier
