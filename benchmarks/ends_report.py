@@ -69,7 +69,7 @@ def right_chart(data: Any) -> Any:
             )
         )
         if of == "gradient of a positive":
-            text = alt.Chart(alt.Data(values=[note])).mark_text(
+            text = alt.Chart(pl.DataFrame([note])).mark_text(
                 align="left", fontSize=13, lineBreak="|", color="#d95f02"
             )
             lines = lines + text.encode(x="logit:Q", y=alt.Y("error:Q", scale=scale), text="text:N")
