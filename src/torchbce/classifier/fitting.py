@@ -269,7 +269,7 @@ def _mass(y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
 def _evaluate(logits: np.ndarray, outcomes: Outcomes) -> Metrics:
     if outcomes.weight is None:
         return evaluate_logits(logits, outcomes.targets)
-    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)  # type: ignore[call-arg]
+    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)
 
 
 def _pos_weight(options: TrainingOptions, positives: float, negatives: float) -> float:

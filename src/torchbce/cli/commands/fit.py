@@ -150,6 +150,7 @@ def fit(
     """
     started = perf_counter()
     from torchbce import classifier
+    from torchbce.classifier.columns.outcomes import RowColumns
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import notes
     from torchbce.cli.terminal import training_progress
@@ -175,6 +176,8 @@ def fit(
         epsilon,
     )
     classifier.check_output(output, overwrite)
+    if not quiet:
+        notes.without_trees(options)
     scanned = scan(table, separator)
     if not quiet:
         for note in scanned.notes:
@@ -199,7 +202,7 @@ def fit(
             options=options,
             progress=progress,
             on_choice=lambda choices, chosen: warnings.extend(
-                notes.before_training(rows, choices, chosen, quiet)
+                notes.before_training(rows, choices, chosen, quiet, RowColumns(weight, group, time))
             ),
         )
     classifier.save(fitted, output, overwrite)
