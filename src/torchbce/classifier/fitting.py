@@ -2,9 +2,11 @@
 
 import dataclasses
 import platform
+import warnings
 from collections.abc import Callable, Collection
 from importlib.metadata import version
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -20,13 +22,16 @@ from torchbce.classifier.columns.outcomes import (
 )
 from torchbce.classifier.columns.target import Target, choose_target, named_target
 from torchbce.classifier.columns.values import without_words
-from torchbce.classifier.errors import InputError
+from torchbce.classifier.decisions.deciding import decide
+from torchbce.classifier.decisions.guarantees import certify
+from torchbce.classifier.decisions.held_out import at_threshold, chosen_at, set_aside
+from torchbce.classifier.errors import Argument, InputError, InputWarning
 from torchbce.classifier.model import FORMAT, Card, Classifier, split_of
 from torchbce.classifier.models.data import Data
 from torchbce.classifier.models.search import search
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
-from torchbce.classifier.quality.base_rates import check_rate
+from torchbce.classifier.quality.base_rates import check_rate, log_odds
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits
 from torchbce.classifier.tables.frames import TableLike, as_table
 from torchbce.imbalance import pos_weight_from_counts
@@ -188,9 +193,88 @@ def fit_rows(
                 progress=progress,
                 on_choice=on_choice,
             )
-    choices = infer_columns(
-        inputs, target.columns, overrides or Overrides(), decimal, columns.dropped()
+
+    def fit_part(inputs: pl.DataFrame, outcomes: Outcomes) -> tuple[Classifier, Labelled]:
+        return _fit_part(
+            inputs,
+            outcomes,
+            target,
+            columns,
+            base_rate,
+            overrides or Overrides(),
+            missing,
+            decimal,
+            options,
+            progress or NoProgress(),
+            on_choice,
+        )
+
+    if not options.guarantees:
+        return fit_part(inputs, outcomes)[0]
+    _check_guarantee(target, outcomes, base_rate)
+    train, aside = set_aside(len(outcomes), outcomes.times, options.seed)
+    with positions(train):
+        fitted, held_out = fit_part(inputs[train], outcomes.take(train))
+    with positions(aside), warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        tested = fitted.logits(inputs[aside]), outcomes.targets[aside]
+    return _with_guarantees(fitted, held_out, tested, options)
+
+
+#: Logits of some rows, and their targets.
+Labelled = tuple[np.ndarray, np.ndarray]
+
+
+def _with_guarantees(
+    classifier: Classifier, held_out: Labelled, tested: Labelled, options: TrainingOptions
+) -> Classifier:
+    """The classifier with thresholds that pass their tests on rows that it has not seen."""
+    card = classifier.card
+    found = [certify(wanted, held_out, tested) for wanted in options.guarantees]
+    optimized = None if card.decision is None else card.decision.optimized
+    threshold, decision = decide(optimized, found, options.abstain)
+    card = msgspec.structs.replace(
+        card,
+        threshold=threshold,
+        decision=decision,
+        held_out=at_threshold(card.held_out, *held_out, threshold),
+        set_aside=len(tested[1]),
     )
+    return dataclasses.replace(classifier, card=card)
+
+
+def _check_guarantee(target: Target, outcomes: Outcomes, base_rate: float | None) -> None:
+    """Refuse what the binomial bound of a guarantee does not hold for."""
+    for wrong, what in (
+        (outcomes.weight is not None and (outcomes.weight != 1).any(), Argument("weight")),
+        (target.kind != "values", Argument("soft")),
+        (outcomes.groups is not None, Argument("group")),
+        (base_rate is not None, Argument("base_rate")),
+    ):
+        if wrong:
+            raise InputError(
+                Argument("guarantee"),
+                " counts rows that are drawn independently, each with one target value, from where "
+                "the model is used; it does not go with ",
+                what,
+            )
+
+
+def _fit_part(
+    inputs: pl.DataFrame,
+    outcomes: Outcomes,
+    target: Target,
+    columns: RowColumns,
+    base_rate: float | None,
+    overrides: Overrides,
+    missing: Collection[str],
+    decimal: str,
+    options: TrainingOptions,
+    progress: Progress,
+    on_choice: Callable[[list[Choice], Target], object],
+) -> tuple[Classifier, Labelled]:
+    """The classifier of some rows, and the logits and targets of those that were held out."""
+    choices = infer_columns(inputs, target.columns, overrides, decimal, columns.dropped())
     on_choice(choices, target)
 
     y, weight = outcomes.targets, outcomes.scaled()
@@ -204,17 +288,23 @@ def fit_rows(
         y,
         pos_weight,
         options,
-        progress or NoProgress(),
+        progress,
         weight,
         outcomes.groups,
         outcomes.times,
     )
     found = search(data)
+    held_out = outcomes.take(found.rows)
+    shift = 0.0 if base_rate is None else log_odds(base_rate) - found.base
+    chosen = chosen_at(
+        options.optimize, found.logits + shift, held_out.targets, held_out.weight, shift
+    )
+    threshold, decision = decide(chosen.threshold, [], options.abstain)
 
     card = Card(
         format=FORMAT,
         target=target,
-        threshold=0.5,
+        threshold=threshold,
         base=found.base,
         models={
             model.name: weight for model, weight in zip(found.models, found.weights, strict=True)
@@ -222,7 +312,7 @@ def fit_rows(
         pos_weight=pos_weight,
         rows=len(y),
         positives=positives,
-        held_out=_evaluate(found.logits, outcomes.take(found.rows)),
+        held_out=_evaluate(found.logits, held_out, chosen.honest),
         options=dataclasses.asdict(options),
         versions={
             "torchbce": version("torchbce"),
@@ -236,8 +326,11 @@ def fit_rows(
         weight=None if outcomes.weight is None else float(outcomes.weight.sum()),
         split=split_of(data.parts, found.rows),
         base_rate=base_rate,
+        calibration=found.calibration,
+        decision=decision,
     )
-    return Classifier(card, encoder, tuple(found.models), tuple(choices), tuple(found.tried))
+    classifier = Classifier(card, encoder, tuple(found.models), tuple(choices), tuple(found.tried))
+    return classifier, (found.logits, held_out.targets)
 
 
 def _check_counts(target: Target, y: np.ndarray) -> None:
@@ -266,10 +359,10 @@ def _mass(y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
     return (int(positives), int(negatives)) if whole else (positives, negatives)
 
 
-def _evaluate(logits: np.ndarray, outcomes: Outcomes) -> Metrics:
-    if outcomes.weight is None:
-        return evaluate_logits(logits, outcomes.targets)
-    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)
+def _evaluate(logits: np.ndarray, held_out: Outcomes, thresholds: np.ndarray | float) -> Metrics:
+    """The metrics of rows held out, each at its own threshold."""
+    metrics = evaluate_logits(logits, held_out.targets, weight=held_out.weight)
+    return at_threshold(metrics, logits, held_out.targets, thresholds, held_out.weight)
 
 
 def _pos_weight(options: TrainingOptions, positives: float, negatives: float) -> float:

@@ -108,6 +108,28 @@ def fit(
     epsilon: Annotated[
         float | None, typer.Option(help="Of poly: added to its first term; by default 1.")
     ] = None,
+    optimize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GOAL",
+            help="Choose the threshold for accuracy, f1, mcc, balanced-accuracy, precision@R, "
+            "recall@P or cost:FP,FN; without it, it is 0.5.",
+        ),
+    ] = None,
+    guarantee: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FIGURE",
+            help="Find a threshold that keeps precision>=P, recall>=R or fpr<=F with 95% "
+            "confidence; a quarter of the rows is set aside to test it.",
+        ),
+    ] = [],  # noqa: B006
+    abstain: Annotated[
+        bool,
+        typer.Option(
+            "--abstain", help="With --guarantee: predict nothing for rows that it does not cover."
+        ),
+    ] = False,
     base_rate: Annotated[
         float | None,
         typer.Option(
@@ -174,6 +196,9 @@ def fit(
         gamma_neg,
         margin,
         epsilon,
+        optimize,
+        tuple(guarantee),
+        abstain,
     )
     classifier.check_output(output, overwrite)
     if not quiet:
@@ -206,7 +231,7 @@ def fit(
             ),
         )
     classifier.save(fitted, output, overwrite)
-    warnings += notes.after_training(fitted.card.held_out)
+    warnings += notes.after_training(fitted.card)
     if json_ or not quiet:
         print_fit(fitted, output, perf_counter() - started, warnings, json_)
 
