@@ -54,8 +54,8 @@ def held_out_heading(card: "Card") -> str:
     if split is not None and split.kind == "time":
         others = "earlier ones" if split.parts > 1 else "others of them"
         return (
-            f"On the latest {split.figures:,} rows by {visible(str(names.time))}, with settings and "
-            f"weights chosen on {others}:"
+            f"On the latest {split.figures:,} rows by {visible(str(names.time))}, with settings "
+            f"and weights chosen on {others}:"
         )
     if split is not None and split.kind == "group":
         return (
