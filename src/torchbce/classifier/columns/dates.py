@@ -15,7 +15,7 @@ from torchbce.classifier.columns.values import is_missing
 from torchbce.classifier.errors import InputError, Row
 
 _NAMES = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_MONTHS = {name: str(number) for number, name in enumerate(_NAMES, start=1)}
+MONTHS = {name: str(number) for number, name in enumerate(_NAMES, start=1)}
 _FIELDS = {
     "%Y": "(?P<year>[0-9]{4})",
     "%y": "(?P<short>[0-9]{2})",
@@ -170,7 +170,7 @@ def _parsed(text: pl.Series, written: str) -> pl.Series:
     number = pl.col("short").cast(pl.Int64)  # as POSIX: 69 is 1969, and 68 is 2068
     short = (number + pl.when(number >= 69).then(1900).otherwise(2000)).cast(pl.String)
     name = pl.col("name").str.to_lowercase()
-    month = name.replace_strict(_MONTHS, default=None, return_dtype=pl.String)
+    month = name.replace_strict(MONTHS, default=None, return_dtype=pl.String)
     half = pl.col("half").str.to_lowercase()
     hour = pl.col("hour").cast(pl.Int64)
     hour = pl.when(half.is_null()).then(hour).otherwise(hour % 12 + 12 * (half == "p"))
