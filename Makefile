@@ -13,7 +13,7 @@ OLDEST_INSTALLED := $(OLDEST)/installed
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-rest test-all test-oldest test-triton check format bench exact gpu-check gpu-bench gpu-session clean
+.PHONY: help install demo test test-rest test-all test-oldest test-triton check format docs dist smoke bench exact gpu-check gpu-bench gpu-session clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "torchbce needs Python 3.11 or later; try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,dev,docs]'
 	@touch $@
 
 demo: $(INSTALLED)  ## train, predict and evaluate on a data set that needs no network
@@ -75,7 +75,27 @@ format: $(INSTALLED)  ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; an hour)
+docs: $(INSTALLED)  ## build the documentation into site/; a warning is an error
+	$(BIN)/python tools/build_docs.py
+
+dist: $(INSTALLED)  ## build the wheel and the source distribution into dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+# On Linux, PyTorch from PyPI includes 3 GB of CUDA libraries. To install it for the CPU only:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make smoke
+SMOKE := build/smoke
+SMOKE_LOSS := from torch import tensor; import torchbce; \
+	print(torchbce.BCEWithLogitsLoss()(tensor([-20.0]), tensor([0])).item())
+smoke: dist  ## install the wheel into an empty environment, without and with extras, and run it
+	rm -rf $(SMOKE) && $(PYTHON) -m venv $(SMOKE)
+	$(SMOKE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd $(SMOKE) && bin/python -W error -c '$(SMOKE_LOSS)' && bin/torchbce --version
+	$(SMOKE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[cli]"
+	cd $(SMOKE) && bin/torchbce demo > /dev/null
+
+bench: $(INSTALLED)  ## measure the figures of README and docs (needs the data sets; an hour)
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/linear.py
 	$(BIN)/python benchmarks/pairwise.py
@@ -83,9 +103,11 @@ bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; 
 	$(BIN)/python benchmarks/classifier.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/ends.py
 	$(BIN)/python benchmarks/session.py
 	$(BIN)/python benchmarks/gpu_code.py
 	$(BIN)/python benchmarks/gpu_host.py
+	$(BIN)/python benchmarks/report.py
 
 exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (minutes)
 	$(BIN)/python benchmarks/exact.py
@@ -112,4 +134,4 @@ gpu-bench:  ## measure the GPU kernels and write benchmarks/results/gpu-NAME.md 
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:  ## remove .venv and what the targets made
-	rm -rf $(VENV) $(OLDEST) .triton-* torchbce-demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .triton-* torchbce-demo build dist site .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,34 +1,32 @@
-"""Fit a classifier to a table: infer the columns, encode them, fit models, combine them."""
+"""Fit a classifier to a table: find its target, weights, groups and times among its columns."""
 
-import dataclasses
-import platform
 from collections.abc import Callable, Collection
-from importlib.metadata import version
 
-import numpy as np
+import polars as pl
 
-from torchbce.classifier.columns.encoder import fit_encoder
-from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
-from torchbce.classifier.columns.target import Target, choose_target
+from torchbce.classifier.columns.inference import Choice, Overrides
+from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, read_outcomes, read_weight
+from torchbce.classifier.columns.target import Target, choose_target, named_target
 from torchbce.classifier.columns.values import without_words
-from torchbce.classifier.errors import InputError
-from torchbce.classifier.model import FORMAT, Card, Classifier
-from torchbce.classifier.models.data import Data
-from torchbce.classifier.models.search import search
+from torchbce.classifier.model import Classifier
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
-from torchbce.classifier.quality.metrics import evaluate_logits
+from torchbce.classifier.rows import Settings, fit_rows
 from torchbce.classifier.tables.frames import TableLike, as_table
-from torchbce.imbalance import pos_weight_from_counts
-
-LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
 
 
 def fit(
     table: TableLike,
-    target: str,
+    target: str | None = None,
     *,
     positive: str | None = None,
+    soft: bool = False,
+    positives: str | None = None,
+    trials: str | None = None,
+    weight: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    base_rate: float | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -36,7 +34,7 @@ def fit(
     progress: Progress | None = None,
     on_choice: Callable[[list[Choice], Target], object] = lambda choices, target: None,
 ) -> Classifier:
-    """Fit a classifier to a table with a target column of two values.
+    """Fit a classifier to a table with a target column of two values, or of probabilities.
 
     Each model is fitted to parts of the rows, and its settings are chosen by the loss of the rows
     that the parts hold out. The weights that combine the models are fitted to these rows too, and a
@@ -46,9 +44,24 @@ def fit(
     Args:
         table: the rows, at least two of each target value: a polars, pandas or Arrow table, a
             polars LazyFrame, or a dict of columns.
-        target: the name of the target column, which holds two values and none missing.
+        target: the name of the target column, which holds two values and none missing. None with
+            `positives` and `trials`.
         positive: its positive value; needed unless the values are a known pair such as 0 and 1, or
             "no" and "yes".
+        soft: whether the target column holds probabilities in [0, 1].
+        positives: the name of a column with the number of positive votes, or of successes, of each
+            row, in place of `target`.
+        trials: the name of the column with the number of all votes: a row is as many rows, of which
+            that many are positive.
+        weight: the name of a column of weights: a row of weight 3 counts as three such rows, and
+            one of weight 0 is left out. Rows, not weights, are counted for the size of parts, bins
+            and leaves. Weights with a mean below 0.1 or above 100 are divided by it.
+        group: the name of a column of groups, as patients of which each has several rows: no group
+            is both among the rows to learn from and those held out.
+        time: the name of a column of dates or numbers: the rows held out are later than those to
+            learn from.
+        base_rate: the share of positives where the classifier will be used, if it is not that of
+            the table, as after leaving out negatives. The metrics are those of the table.
         overrides: the columns whose kind is given; that of the others is inferred.
         missing: words that mean "no value", besides those of pandas.
         decimal: what begins the decimals of numbers in strings, "." or ",".
@@ -74,54 +87,35 @@ def fit(
     References:
         Breiman, Stacked Regressions, 1996 (non-negative weights fitted to rows held out).
     """
-    options = options or TrainingOptions()
     rows_given = without_words(as_table(table), missing)
-    chosen_target = choose_target(rows_given, target, positive)
-    choices = infer_columns(rows_given, target, overrides or Overrides(), decimal)
-    on_choice(choices, chosen_target)
-
-    y = chosen_target.array(rows_given[target]).astype(np.float64)
-    positives = int(y.sum())
-    _check_counts(chosen_target, positives, len(y) - positives)
-    encoder, encoded = fit_encoder(rows_given, choices)
-    pos_weight = _pos_weight(options, positives, len(y))
-    found = search(Data(encoder, encoded, y, pos_weight, options, progress or NoProgress()))
-
-    card = Card(
-        format=FORMAT,
-        target=chosen_target,
-        threshold=0.5,
-        base=found.base,
-        models={
-            model.name: weight for model, weight in zip(found.models, found.weights, strict=True)
-        },
-        pos_weight=pos_weight,
-        rows=len(y),
-        positives=positives,
-        held_out=evaluate_logits(found.logits, y[found.rows]),
-        options=dataclasses.asdict(options),
-        versions={
-            "torchbce": version("torchbce"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
-        dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
-        columns=encoder.columns,
-        missing=list(missing),
+    columns = RowColumns(weight, group, time)
+    chosen, outcomes = read_target(rows_given, target, positive, soft, positives, trials, columns)
+    settings = Settings(
+        columns=columns,
+        base_rate=base_rate,
+        overrides=overrides or Overrides(),
+        missing=missing,
+        decimal=decimal,
+        options=options or TrainingOptions(),
+        progress=progress or NoProgress(),
+        on_choice=on_choice,
     )
-    return Classifier(card, encoder, tuple(found.models), tuple(choices), tuple(found.tried))
+    return fit_rows(rows_given, outcomes, chosen, settings)
 
 
-def _check_counts(target: Target, positives: int, negatives: int) -> None:
-    for value, count in ((target.positive, positives), (target.negative, negatives)):
-        if count < 2:
-            raise InputError(
-                f"only {count} row of target column {target.column!r} holds {value!r}; at least "
-                "2 rows of each value are needed, one to learn from and one to check with"
-            )
-
-
-def _pos_weight(options: TrainingOptions, positives: int, rows: int) -> float:
-    if options.pos_weight == "balanced":
-        return pos_weight_from_counts(positives, rows - positives).item()
-    return float(options.pos_weight or 1.0)
+def read_target(
+    table: pl.DataFrame,
+    target: str | None,
+    positive: str | None,
+    soft: bool,
+    positives: str | None,
+    trials: str | None,
+    columns: RowColumns,
+) -> tuple[Target, Outcomes]:
+    """The target of a table, and what its columns say of each row; for the rest see `fit`."""
+    named = named_target(target, positive, soft, positives, trials)
+    counted = table
+    if (weights := read_weight(table, named, columns.weight)) is not None:
+        counted = table.filter(weights > 0)
+    chosen = named or choose_target(counted if len(counted) else table, target or "", positive)
+    return chosen, read_outcomes(table, chosen, columns)

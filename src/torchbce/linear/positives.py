@@ -78,6 +78,38 @@ def positives_from(labels: Any, *, num_labels: int | None = None) -> Tensor:
         https://docs.scipy.org/doc/scipy/reference/sparse.html
     """
     device = labels.device if isinstance(labels, Tensor) else None
+    rows = _checked_rows(labels, num_labels)
+    flat, lengths, columns = rows.flat, rows.lengths, rows.columns
+    columns = int(lengths.max(initial=0)) + 1 if columns is None else columns
+    padded = np.full((len(lengths), columns), PADDING[0], dtype=np.int64)
+    padded[np.arange(columns) < lengths[:, None]] = flat
+    result = torch.from_numpy(padded)
+    return result if device is None else result.to(device)
+
+
+def label_rows(labels: Any, num_labels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of all rows after each other, without padding, and how many each row has.
+
+    Args:
+        labels: as `positives_from` takes them.
+        num_labels: L, to check that labels are below it; None for any.
+
+    Returns:
+        The labels, int64 [stored], and their number in each row, [N].
+
+    Raises:
+        TypeError, ValueError: as `positives_from`.
+
+    Example:
+        >>> label_rows([[3, 17], [], [5]])
+        (array([ 3, 17,  5]), array([2, 0, 1]))
+    """
+    rows = _checked_rows(labels, num_labels)
+    return rows.flat, rows.lengths
+
+
+def _checked_rows(labels: Any, num_labels: int | None) -> _Rows:
+    """The labels of every form that `positives_from` takes, without padding, and checked."""
     flat, lengths, stored_labels, columns = _rows_of(labels)
     padding = (flat == PADDING[0]) | (flat == PADDING[1])
     row = np.repeat(np.arange(len(lengths)), lengths)
@@ -86,11 +118,7 @@ def positives_from(labels: Any, *, num_labels: int | None = None) -> Tensor:
         lengths = np.bincount(row, minlength=len(lengths))
     known = [number for number in (stored_labels, num_labels) if number is not None]
     _check_labels(flat, row, min(known, default=None))
-    columns = int(lengths.max(initial=0)) + 1 if columns is None else columns
-    padded = np.full((len(lengths), columns), PADDING[0], dtype=np.int64)
-    padded[np.arange(columns) < lengths[:, None]] = flat
-    result = torch.from_numpy(padded)
-    return result if device is None else result.to(device)
+    return _Rows(flat, lengths, stored_labels, columns)
 
 
 def collate_positives(samples: Sequence[Any], *, labels: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """The kind of each column: text, categorical, numeric, date, or dropped."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,12 +77,12 @@ class Overrides:
     categorical: Collection[str] = ()
     drop: Collection[str] = ()
 
-    def kinds(self, table: pl.DataFrame, target: str) -> dict[str, Kind]:
+    def kinds(self, table: pl.DataFrame, target: str | Collection[str]) -> dict[str, Kind]:
         """The kinds by column.
 
         Args:
             table: the table that has the columns.
-            target: the name of its target column.
+            target: the name of its target column, or those of several.
 
         Returns:
             The name of each column that is named here, with its kind.
@@ -90,6 +90,7 @@ class Overrides:
         Raises:
             InputError: if a name is not in the table, is that of the target, or has two kinds.
         """
+        targets = {target} if isinstance(target, str) else {*target}
         kinds: dict[str, Kind] = {}
         arguments: dict[str, str] = {}
         groups: list[tuple[str, Kind, Collection[str]]] = [
@@ -102,7 +103,7 @@ class Overrides:
             for name in names:
                 if name not in table.columns:
                     raise unknown_name("column", name, table.columns)
-                if name == target:
+                if name in targets:
                     raise InputError(f"column {name!r} is the target; it cannot be an input too")
                 if arguments.setdefault(name, argument) != argument:
                     raise InputError(
@@ -117,15 +118,20 @@ class Overrides:
 
 
 def infer_columns(
-    table: pl.DataFrame, target: str, overrides: Overrides, decimal: str = "."
+    table: pl.DataFrame,
+    target: str | Collection[str],
+    overrides: Overrides,
+    decimal: str = ".",
+    set_aside: Sequence[Choice] = (),
 ) -> list[Choice]:
-    """A choice for every column but the target.
+    """A choice for every column but those of the target.
 
     Args:
         table: the rows.
-        target: the name of the target column.
+        target: the name of the target column, or those of several.
         overrides: the columns whose kind is given.
         decimal: what begins the decimals of numbers in strings, "." or ",".
+        set_aside: the choices of columns that are no inputs, whatever their values, as weights.
 
     Raises:
         InputError: if every column is dropped, or `overrides` does not fit the table, or most cells
@@ -133,13 +139,22 @@ def infer_columns(
     """
     if decimal not in (".", ","):
         raise InputError(Argument("decimal"), f" must be '.' or ',', got {decimal!r}")
-    kinds = overrides.kinds(table, target)
-    names = [name for name in table.columns if name != target]
-    plain = _plain_numbers(table.select(n for n in names if n not in kinds), decimal)
+    targets = {target} if isinstance(target, str) else {*target}
+    kinds = overrides.kinds(table, targets)
+    aside = {choice.name: choice for choice in set_aside}
+    for name in aside:
+        if kinds.get(name, "dropped") != "dropped":
+            raise InputError(f"column {name!r} is {aside[name].reason}; it cannot be an input too")
+    names = [name for name in table.columns if name not in targets]
+    looked_at = [name for name in names if name not in kinds and name not in aside]
+    plain = _plain_numbers(table.select(looked_at), decimal)
     choices = [
-        _as_said(table[name], kinds[name], decimal)
-        if name in kinds
-        else plain.get(name) or _infer(table[name], decimal)
+        aside.get(name)
+        or (
+            _as_said(table[name], kinds[name], decimal)
+            if name in kinds
+            else plain.get(name) or _infer(table[name], decimal)
+        )
         for name in names
     ]
     if all(choice.kind == "dropped" for choice in choices):

@@ -1,11 +1,13 @@
-"""The target column: which of its two values is the positive one."""
+"""The target: two values, of which one is positive, or probabilities, or votes."""
+
+from typing import Literal
 
 import msgspec
 import numpy as np
 import polars as pl
 
 from torchbce.classifier.columns.dates import is_date
-from torchbce.classifier.columns.values import as_text, is_unsupported
+from torchbce.classifier.columns.values import as_numbers, as_text, is_unsupported
 from torchbce.classifier.errors import Argument, InputError, Row, listing, unknown_name
 
 #: Pairs of values, in lower case, of which the second one is the positive one by convention.
@@ -26,12 +28,81 @@ BOOLEANS = {"true": "1", "false": "0"}
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The target column and its two values, as they were written."""
+    """The target column and its two values, as they were written.
+
+    Attributes:
+        column: its name; of votes that of the column of positive votes.
+        negative: one value.
+        positive: the other, whose probability is predicted.
+        reason: why that one is positive, or what the column holds.
+        kind: "values", two values; "soft", probabilities of the positive value; "votes", numbers of
+            positive votes among the `trials` of the row.
+        trials: the column of the numbers of votes; None but with votes.
+    """
 
     column: str
     negative: str
     positive: str
     reason: str = ""
+    kind: Literal["values", "soft", "votes"] = "values"
+    trials: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a table that it is read from."""
+        return [self.column] if self.trials is None else [self.column, self.trials]
+
+    def targets(self, table: pl.DataFrame) -> np.ndarray:
+        """The probability of the positive value in each row, as a rule 0 or 1.
+
+        Args:
+            table: has the columns of the target.
+
+        Returns:
+            In [0, 1], float64, [rows]; of votes 0 where there are no trials.
+
+        Raises:
+            InputError: if a column is not there or a value is wrong; the message names its row.
+        """
+        for name in self.columns:
+            if name not in table.columns:
+                raise unknown_name("target column", name, table.columns)
+        if self.kind == "values":
+            return self.array(table[self.column]).astype(np.float64)
+        values = _complete_numbers(table[self.column])
+        trials = self.trials_of(table)
+        most = np.ones(len(values)) if trials is None else trials
+        wrong = ~((values >= 0) & (values <= most))
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise InputError(
+                f"target column {self.column!r} holds {values[at]:g} in ",
+                Row(at),
+                f"; expected numbers in [0, {most[at]:g}], "
+                + ("probabilities" if trials is None else f"that of {self.trials!r} there"),
+            )
+        shares: np.ndarray = np.divide(values, most, out=np.zeros(len(values)), where=most > 0)
+        return shares
+
+    def trials_of(self, table: pl.DataFrame) -> np.ndarray | None:
+        """The number of votes of each row, float64 [rows]; None but with votes.
+
+        Raises:
+            InputError: if the column is not there, or a value is missing or negative.
+        """
+        if self.trials is None:
+            return None
+        if self.trials not in table.columns:
+            raise unknown_name("column of trials", self.trials, table.columns)
+        trials = _complete_numbers(table[self.trials])
+        if (trials < 0).any():
+            at = int((trials < 0).argmax())
+            raise InputError(
+                f"column {self.trials!r} holds {trials[at]:g} in ",
+                Row(at),
+                "; expected numbers of trials, 0 or above",
+            )
+        return trials
 
     def array(self, values: pl.Series) -> np.ndarray:
         """The target values as 0 and 1.
@@ -110,19 +181,107 @@ def choose_target(table: pl.DataFrame, column: str, positive: str | None) -> Tar
     if len(values) > 2:
         raise InputError(
             f"target column {column!r} holds {len(values):,} values, {listing(values)}; exactly "
-            "two are needed. Keep the rows of two values, or replace the values by yes and no."
+            "two are needed. Keep the rows of two values, or replace the values by yes and no",
+            *_if_probabilities(values),
         )
     if positive is not None:
         return _with_positive(column, values, positive)
-    for no, yes in KNOWN_PAIRS:
-        lowered = {as_text(pl.Series([value]))[0].lower(): value for value in values}
-        if lowered.keys() == {no, yes}:
-            return Target(column, lowered[no], lowered[yes], f"{yes} against {no}")
+    if (known := _known_pair(column, values)) is not None:
+        return known
     raise InputError(
         f"target column {column!r} holds {listing(values)}; say which is the positive one, for "
         "instance ",
         Argument("positive", values[1]),
     )
+
+
+def target_of_pair(column: str, values: list[str], positive: str | None) -> Target:
+    """The target of two classes; if nothing says which is positive, it is the second one.
+
+    Args:
+        column: the name of the target.
+        values: the names of the classes, in their order.
+        positive: the name of the positive one; None if the names say it.
+    """
+    if positive is not None:
+        return Target(column, values[1 - values.index(positive)], positive, "as you said")
+    known = _known_pair(column, values)
+    return known or Target(column, values[0], values[1], "the second class")
+
+
+def _known_pair(column: str, values: list[str]) -> Target | None:
+    for no, yes in KNOWN_PAIRS:
+        lowered = {(as_text(pl.Series([value]))[0] or "").lower(): value for value in values}
+        if lowered.keys() == {no, yes}:
+            return Target(column, lowered[no], lowered[yes], f"{yes} against {no}")
+    return None
+
+
+def _if_probabilities(values: list[str]) -> list[str | Argument]:
+    """What to say of values that are all numbers in [0, 1]."""
+    numbers = pl.Series(values).cast(pl.Float64, strict=False)
+    if numbers.is_between(0, 1).fill_null(False).all():
+        return ["; if they are probabilities, pass ", Argument("soft", True)]
+    return ["."]
+
+
+def named_target(
+    column: str | None, positive: str | None, soft: bool, positives: str | None, trials: str | None
+) -> Target | None:
+    """The target that names alone tell, of probabilities or votes; None if values must.
+
+    Args:
+        column: the name of the target column.
+        positive: its positive value.
+        soft: whether it holds probabilities.
+        positives: the column of the numbers of positive votes.
+        trials: that of the numbers of all votes.
+
+    Raises:
+        InputError: if these do not go together.
+    """
+    if (positives is None) != (trials is None):
+        given, other = ("positives", "trials") if trials is None else ("trials", "positives")
+        raise InputError(
+            Argument(given), " needs ", Argument(other), " too: the columns of votes are two"
+        )
+    if positives is not None and trials is not None:
+        for name, value in (("target", column), ("positive", positive), ("soft", soft or None)):
+            if value is not None:
+                raise InputError(
+                    Argument("positives"),
+                    " and ",
+                    Argument("trials"),
+                    " are the target; leave out ",
+                    Argument(name),
+                )
+        if positives == trials:
+            raise InputError(
+                Argument("positives"), " and ", Argument("trials"), f" are both {positives!r}"
+            )
+        return Target(positives, "0", "1", f"its share of {trials}", "votes", trials)
+    if column is None:
+        raise InputError(
+            "give the column to predict, ",
+            Argument("target"),
+            ", or ",
+            Argument("positives"),
+            " and ",
+            Argument("trials"),
+        )
+    if not soft:
+        return None
+    if positive is not None:
+        raise InputError(
+            Argument("soft"), " means probabilities of 1; leave out ", Argument("positive")
+        )
+    return Target(column, "0", "1", "probabilities of 1", "soft")
+
+
+def _complete_numbers(values: pl.Series) -> np.ndarray:
+    """The values as numbers. Raises `InputError` if one is missing or none."""
+    _complete(values, "numbers")
+    return as_numbers(values)
 
 
 def _with_positive(column: str, values: list[str], positive: str) -> Target:
@@ -153,12 +312,13 @@ def _spellings(values: pl.Series, text: pl.Series) -> list[str]:
     return counts["written"].to_list()
 
 
-def _complete(values: pl.Series) -> pl.Series:
+def _complete(
+    values: pl.Series, expected: str = "two values that are text, numbers or bool"
+) -> pl.Series:
     """The values as text. Raises `InputError` if one is missing or their type has no text."""
     if is_unsupported(values.dtype) or is_date(values.dtype):
         raise InputError(
-            f"target column {values.name!r} is of type {values.dtype}; expected two values that "
-            "are text, numbers or bool"
+            f"target column {values.name!r} is of type {values.dtype}; expected {expected}"
         )
     text = as_text(values)
     if missing := text.null_count():

@@ -4,6 +4,7 @@ The arrays of a fitted tree are private to scikit-learn. They are read here and 
 `tests/test_trees.py` compares what `Trees` computes from them with scikit-learn's own predictions.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ class Booster:
         table: the categories of the first columns, as codes from 0, and then the numbers of the
             others, float64 [rows, columns]; NaN where missing.
         categorical: how many columns hold categories.
-        targets: 0 and 1, [rows].
+        targets: in [0, 1], [rows]. A row between 0 and 1 is grown as two, see `hard_rows`.
         row_weight: the weight of each row, [rows]; None for 1.
         growth: how trees are grown.
         seed: of scikit-learn's subsample of rows that gives the bins.
@@ -57,7 +58,8 @@ class Booster:
             table = table.copy()
         for column, known in enumerate(self._known):
             table[:, column] = _renumbered(table[:, column], known)
-        self._data = table, targets, row_weight
+        rows, hard, weight = hard_rows(targets, row_weight)
+        self._data = (table if rows is None else table[rows]), hard, weight
         self._threads = threads
         self._model: Any = HistGradientBoostingClassifier(
             **growth._asdict(),
@@ -121,6 +123,32 @@ class Booster:
         return np.packbits(codes, bitorder="little").view("<u4")
 
 
+def hard_rows(
+    targets: np.ndarray, row_weight: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
+    """Rows with targets of 0 and 1 whose loss is that of some rows with targets in [0, 1].
+
+    A row with a target y between 0 and 1 and a weight w becomes two: a positive one of weight w y,
+    in its place, and after all rows a negative one of weight w (1 - y).
+
+    Args:
+        targets: in [0, 1], [rows].
+        row_weight: the weight of each row, [rows]; None for 1.
+
+    Returns:
+        The indices of the rows, None if they stay as they are; their targets; their weights.
+    """
+    soft = np.flatnonzero((targets > 0) & (targets < 1))
+    if not len(soft):
+        return None, targets, row_weight
+    weight = np.ones(len(targets)) if row_weight is None else row_weight
+    rows = np.concatenate([np.arange(len(targets)), soft])
+    hard = np.concatenate([np.ceil(targets), np.zeros(len(soft))])
+    positive = weight.copy()
+    positive[soft] *= targets[soft]
+    return rows, hard, np.concatenate([positive, weight[soft] * (1 - targets[soft])])
+
+
 def _known_codes(column: np.ndarray) -> np.ndarray:
     return np.unique(column[~np.isnan(column)]).astype(np.int64)
 
@@ -134,7 +162,13 @@ def _renumbered(column: np.ndarray, known: np.ndarray) -> np.ndarray:
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
     """Limit the threads of OpenMP: on a busy machine threads wait for each other."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(number, "openmp"):
+    with _controller().limit(limits=number, user_api="openmp"):
         yield
+
+
+@functools.cache
+def _controller() -> Any:
+    """The libraries with threads; finding them takes 10 ms, as long as four small trees."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

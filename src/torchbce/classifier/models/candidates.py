@@ -12,6 +12,11 @@ def losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.asarray(np.logaddexp(0.0, logits) - targets * logits)
 
 
+def mean_loss(logits: np.ndarray, targets: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """The mean binary cross-entropy of logits, by the weight of each row; None for 1."""
+    return float(np.average(losses(logits, targets), weights=weight))
+
+
 @dataclass
 class Candidates:
     """The settings of one model, and the logits of the rows held out, with each of them.
@@ -32,7 +37,19 @@ class Candidates:
         self.settings.append(setting)
         self.logits.append(logits)
 
-    def best(self, targets: np.ndarray, rows: np.ndarray | slice = slice(None)) -> int:
-        """The position of the setting with the lowest loss, on all rows or on some of them."""
-        means = [losses(z[rows], targets[rows]).mean() for z in self.logits]
+    def best(
+        self,
+        targets: np.ndarray,
+        weight: np.ndarray | None = None,
+        rows: np.ndarray | slice = slice(None),
+    ) -> int:
+        """The position of the setting with the lowest loss, on all rows or on some of them.
+
+        Args:
+            targets: in [0, 1], [held-out rows].
+            weight: of each row, [held-out rows]; None for 1.
+            rows: some of them, as a mask.
+        """
+        own = None if weight is None else weight[rows]
+        means = [mean_loss(z[rows], targets[rows], own) for z in self.logits]
         return int(np.argmin(np.add(means, self.doubt) if self.doubt else means))

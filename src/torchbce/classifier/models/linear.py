@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from torchbce.classifier.columns.categorical import least_rows
-from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import Layout
 from torchbce.classifier.models.members import LinearModel
-from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
+from torchbce.classifier.models.solver import STRENGTHS, Linear
 
 # The path begins here, and goes on to weaker penalties; or to stronger ones, if those are better.
 # Rows of text have a norm of 1, so that their weights are larger and want a weaker penalty.
@@ -35,11 +35,13 @@ class LinearPath(NamedTuple):
         candidates: the strengths, and the logits of the rows held out.
         weights: for each strength the weights of each part.
         best: the position of the strength with the lowest loss.
+        raw: for each strength the logits of the rows held out as the models gave them.
     """
 
     candidates: Candidates
     weights: list[list[Linear]]
     best: int
+    raw: list[np.ndarray]
 
     @property
     def l2(self) -> float:
@@ -53,12 +55,10 @@ def linear_path(data: Data) -> LinearPath:
 
     Each strength starts from the weights of the one before, so that it takes a few steps.
     """
-    problems = [
-        Problem(data.rows.take(train), data.targets[train], data.weight_of(train), data.threads)
-        for train, _ in data.parts.pairs
-    ]
+    problems = [data.problem(data.rows.take(train), train) for train, _ in data.parts.pairs]
     held_out = [data.rows.take(index) for _, index in data.parts.pairs]
     candidates, weights = Candidates(), []
+    raw: list[np.ndarray] = []
     data.progress.start("linear", len(STRENGTHS))
 
     def loss_of(l2: float, start: list[Linear]) -> float:
@@ -69,9 +69,10 @@ def linear_path(data: Data) -> LinearPath:
         logits = [
             model.logits(rows, data.threads) for model, rows in zip(models, held_out, strict=True)
         ]
-        candidates.add(l2, data.unweighted(np.concatenate(logits)))
+        raw.append(np.concatenate(logits))
+        candidates.add(l2, data.comparable(raw[-1]))
         weights.append(models)
-        loss = float(losses(candidates.logits[-1], data.held_out_targets).mean())
+        loss = mean_loss(candidates.logits[-1], data.held_out_targets, data.held_out_weight)
         data.progress.tried(f"L2 {l2:g}", loss)
         return loss
 
@@ -87,16 +88,19 @@ def linear_path(data: Data) -> LinearPath:
         if lowest < first:
             break
     data.progress.end()
-    rows = len(data.targets)
+    rows = len(data.targets) if data.weight is None else float(data.weight.sum())
     candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
-    return LinearPath(candidates, weights, candidates.best(data.held_out_targets))
+    best = candidates.best(data.held_out_targets, data.held_out_weight)
+    return LinearPath(candidates, weights, best, raw)
 
 
 def fit_linear(data: Data, path: LinearPath) -> Fitted:
     """The linear model of all rows, for the strengths of a path."""
     return Fitted(
         path.candidates,
-        lambda at: LinearModel(centred(solve_all(data, path, at), data)),
+        lambda at: LinearModel(
+            data.line(path.raw[at]).after(centred(solve_all(data, path, at), data))
+        ),
         lambda l2: f"L2 {l2:g}",
         len(path.candidates.settings),
     )
@@ -108,7 +112,7 @@ def solve_all(data: Data, path: LinearPath, at: int) -> Linear:
     start = Linear(
         np.mean([part.weight for part in parts], axis=0), float(np.mean([p.bias for p in parts]))
     )
-    problem = Problem(data.rows, data.targets, data.row_weight, data.threads)
+    problem = data.problem(data.rows)
     return problem.solve(path.candidates.settings[at], start)
 
 
@@ -124,10 +128,11 @@ def centred(linear: Linear, data: Data) -> Linear:
     codes, starts = data.encoded.codes, Layout.of(data.encoder).starts
     few = least_rows(len(codes))
     for start, column, own in zip(starts, data.encoder.coded, codes.T, strict=True):
-        known = own[own >= 0]
-        if len(known) and len(own) - len(known) < few:
+        known = own >= 0
+        if known.any() and len(own) - known.sum() < few:
             of_column = weight[start : start + column.codes]
-            mean = float(of_column[known].mean())
+            rows = None if data.weight is None else data.weight[known]
+            mean = float(np.average(of_column[own[known]], weights=rows))
             of_column -= mean
             bias += mean
     return Linear(weight, bias)

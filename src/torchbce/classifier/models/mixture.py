@@ -14,7 +14,10 @@ RECALIBRATED_ROWS = 1000
 
 
 def mixture_weights(
-    logits: Mapping[str, np.ndarray], base: float, targets: np.ndarray
+    logits: Mapping[str, np.ndarray],
+    base: float,
+    targets: np.ndarray,
+    weight: np.ndarray | None = None,
 ) -> dict[str, float]:
     r"""Non-negative weights of the models that help.
 
@@ -27,7 +30,8 @@ def mixture_weights(
     Args:
         logits: of each model for the rows held out, float64 [rows].
         base: the logit of the base rate.
-        targets: 0 and 1, [rows].
+        targets: in [0, 1], [rows].
+        weight: of each row, [rows]; None for 1.
 
     Returns:
         The weights of the models that are kept; none where the base rate is as good.
@@ -40,18 +44,18 @@ def mixture_weights(
             if name in kept:
                 continue
             names = [*kept, name]
-            weights = {name: 1.0} if not kept else _fitted(logits, names, base, targets)
+            weights = {name: 1.0} if not kept else _fitted(logits, names, base, targets, weight)
             new = losses(combined(logits, weights, base), targets)
-            tried.append((float(new.mean()), weights, new))
+            tried.append((float(np.average(new, weights=weight)), weights, new))
         _, weights, new = min(tried, key=lambda one: one[0])
-        if not _helps(loss, new):
+        if not _helps(loss, new, weight):
             break
         kept, loss = weights, new
     if len(kept) < 2 and len(targets) >= RECALIBRATED_ROWS:
         for name in kept or logits:
-            weights = _fitted(logits, [name], base, targets)
+            weights = _fitted(logits, [name], base, targets, weight)
             new = losses(combined(logits, weights, base), targets)
-            if _helps(loss, new):
+            if _helps(loss, new, weight):
                 kept, loss = weights, new
     return {name: weight for name, weight in kept.items() if weight > 0}
 
@@ -66,14 +70,25 @@ def combined(
     return total
 
 
-def _helps(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether the mean loss falls by more than its standard error."""
+def _helps(before: np.ndarray, after: np.ndarray, weight: np.ndarray | None) -> bool:
+    """Whether the mean loss falls by more than its standard error.
+
+    With weights w the error is sqrt(sum of w^2 d^2) / sum of w for deviations d from the mean: a
+    row is one observation, whatever its weight.
+    """
     fall = before - after
-    return bool(fall.mean() > fall.std() / np.sqrt(len(fall)))
+    if weight is None:
+        return bool(fall.mean() > fall.std() / np.sqrt(len(fall)))
+    mean = float(np.average(fall, weights=weight))
+    return mean > float(np.sqrt(np.sum((weight * (fall - mean)) ** 2)) / weight.sum())
 
 
 def _fitted(
-    logits: Mapping[str, np.ndarray], names: list[str], base: float, targets: np.ndarray
+    logits: Mapping[str, np.ndarray],
+    names: list[str],
+    base: float,
+    targets: np.ndarray,
+    weight: np.ndarray | None,
 ) -> dict[str, float]:
     from scipy.optimize import minimize
 
@@ -82,7 +97,10 @@ def _fitted(
     def value_and_grad(weights: np.ndarray) -> tuple[float, np.ndarray]:
         z = base + deviations @ weights
         slope = 1 / (1 + np.exp(-np.clip(z, -700, 700))) - targets
-        return float(losses(z, targets).mean()), deviations.T @ slope / len(targets)
+        if weight is None:
+            return float(losses(z, targets).mean()), deviations.T @ slope / len(targets)
+        value = float(np.average(losses(z, targets), weights=weight))
+        return value, deviations.T @ (weight * slope) / weight.sum()
 
     found = minimize(
         value_and_grad,

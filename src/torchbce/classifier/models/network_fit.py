@@ -1,6 +1,7 @@
 """Training the network by mini-batches, until the loss of the rows held out stops falling."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from lightning_fabric import Fabric
 
 from torchbce import backend
 from torchbce.classifier.errors import Argument, InputError
-from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models import losses
+from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.members import NetworkModel
@@ -22,7 +24,6 @@ from torchbce.classifier.models.network import (
 )
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import Progress
-from torchbce.functional import binary_cross_entropy_with_logits
 from torchbce.imbalance import prior_bias
 
 LEARNING_RATE = 0.002
@@ -37,14 +38,25 @@ MIN_GAIN = 1e-3
 
 
 class Rows(NamedTuple):
-    """Features, and targets of 0 and 1, float32 [rows]."""
+    """Features, targets in [0, 1], float32 [rows], and weights, float32 [rows]; None for 1."""
 
     features: SparseRows
     targets: np.ndarray
+    weight: np.ndarray | None = None
 
     def take(self, index: np.ndarray) -> "Rows":
         """The rows at some indices, in their order."""
-        return Rows(self.features.take(index), self.targets[index])
+        weight = None if self.weight is None else self.weight[index]
+        return Rows(self.features.take(index), self.targets[index], weight)
+
+    def positives(self) -> tuple[float, float]:
+        """The weights of all positives and of all negatives."""
+        if self.weight is None:
+            positives = float(self.targets.sum())
+            return positives, len(self.targets) - positives
+        weight = self.weight.astype(np.float64)
+        positives = float(weight @ self.targets)
+        return positives, float(weight.sum()) - positives
 
 
 class Trained(NamedTuple):
@@ -52,7 +64,8 @@ class Trained(NamedTuple):
 
     Attributes:
         network: with the weights of the last epoch, on the CPU.
-        stages: the logits of the rows held out, before the first epoch and after each one.
+        stages: the logits of the rows held out, before the first epoch and after each one, as the
+            network gives them.
     """
 
     network: Network
@@ -61,8 +74,11 @@ class Trained(NamedTuple):
 
 def fit_network(data: Data) -> Fitted:
     """The network: trained on each part until its rows held out get worse, and then on all rows."""
-    rows = Rows(network_features(data.encoder, data.encoded), data.targets.astype(np.float32))
-    stages = []
+    # A mean of 1, because the learning rate is made for losses that are means over rows.
+    weight = None if data.weight is None else (data.weight / data.weight.mean()).astype(np.float32)
+    features = network_features(data.encoder, data.encoded)
+    rows = Rows(features, data.targets.astype(np.float32), weight)
+    stages: list[list[np.ndarray]] = []
     for number, (train_on, held_out) in enumerate(data.parts.pairs, start=1):
         trained = train(
             rows.take(train_on),
@@ -72,16 +88,19 @@ def fit_network(data: Data) -> Fitted:
             data.options,
             data.progress,
             f"mlp {number}/{len(data.parts.pairs)}",
+            functools.partial(data.loss_on, held_out),
         )
         stages.append(trained.stages)
+    raw = [np.concatenate(epoch) for epoch in zip(*stages, strict=False)]
     candidates = Candidates()
-    for epoch in range(min(map(len, stages))):
-        candidates.add(epoch, np.concatenate([part[epoch] for part in stages]))
+    for epoch, logits in enumerate(raw):
+        candidates.add(epoch, data.comparable(logits))
 
     def model(epochs: int) -> NetworkModel:
         final = train(
             rows, None, epochs, data.pos_weight, data.options, data.progress, "mlp, all rows"
         )
+        final.network.map_logits(*data.line(raw[epochs]))
         return NetworkModel(final.network)
 
     return Fitted(candidates, model, lambda epochs: f"{epochs} epochs", len(candidates.settings))
@@ -114,6 +133,7 @@ def train(
     options: TrainingOptions,
     progress: Progress,
     stage: str,
+    loss_of: Callable[[np.ndarray], float] | None = None,
 ) -> Trained:
     """Train a network on `rows` for `epochs`, or until the loss on `held_out` stops falling.
 
@@ -128,6 +148,8 @@ def train(
         options: the other options.
         progress: receives each step and epoch.
         stage: the name of this training, for `progress`.
+        loss_of: the loss of the logits of `held_out`; None is binary cross-entropy, without the
+            log(pos_weight) that the weight of the positives adds.
 
     Raises:
         InputError: if the loss is not finite, or the device or the precision is not available.
@@ -136,10 +158,10 @@ def train(
     generator = torch.Generator().manual_seed(options.seed)
     shuffling = np.random.default_rng(options.seed)
     count = len(rows.targets)
+    loss_function = losses.loss_function(options)
 
     network = Network(rows.features.width)
-    positives = float(rows.targets.sum())
-    bias = prior_bias(positives, count - positives, pos_weight).item()
+    bias = prior_bias(*rows.positives(), pos_weight).item()
     network.initialise(bias, len(rows.features.indices) / max(count, 1), generator)
     optimizer = torch.optim.AdamW(
         network.parameters(),
@@ -162,8 +184,13 @@ def train(
             batch = rows.take(order[start : start + batch_size])
             # Dropout draws from the global generator, whose state is restored afterwards.
             logits = module(*row_tensors(batch.features, fabric.device))
-            loss = binary_cross_entropy_with_logits(
-                logits, torch.from_numpy(batch.targets).to(fabric.device), pos_weight=pos_weight
+            loss = loss_function(
+                logits,
+                torch.from_numpy(batch.targets).to(fabric.device),
+                weight=None
+                if batch.weight is None
+                else torch.from_numpy(batch.weight).to(fabric.device),
+                pos_weight=pos_weight,
             )
             stepper.zero_grad()
             fabric.backward(loss)
@@ -177,8 +204,10 @@ def train(
 
     def held_out_loss(held_out: Rows) -> float:
         logits = predict_logits(network, held_out.features, fabric.autocast)
-        stages.append(logits - np.log(pos_weight))
-        return float(losses(stages[-1], held_out.targets).mean())
+        stages.append(logits)
+        if loss_of is not None:
+            return loss_of(logits)
+        return mean_loss(logits - np.log(pos_weight), held_out.targets, held_out.weight)
 
     lowest, lowest_at = np.inf, 0
     if held_out is not None:
@@ -187,17 +216,17 @@ def train(
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         for epoch in range(1, epochs + 1):
-            mean_loss = run_epoch()
-            if not np.isfinite(mean_loss):
+            epoch_loss = run_epoch()
+            if not np.isfinite(epoch_loss):
                 raise InputError(
-                    f"training diverged in epoch {epoch}: the loss is {mean_loss}; lower the ",
+                    f"training diverged in epoch {epoch}: the loss is {epoch_loss}; lower the ",
                     Argument("learning_rate"),
                 )
             if held_out is None:
-                progress.epoch(epoch, mean_loss, None)
+                progress.epoch(epoch, epoch_loss, None)
                 continue
             loss = held_out_loss(held_out)
-            progress.epoch(epoch, mean_loss, loss)
+            progress.epoch(epoch, epoch_loss, loss)
             if loss < lowest * (1 - MIN_GAIN):
                 lowest, lowest_at = loss, epoch
             elif epoch - lowest_at >= options.patience:

@@ -1,21 +1,19 @@
 """Fit the models that suit a table, choose their settings on rows held out, and combine them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from torchbce.classifier.models.candidates import losses
+from torchbce.classifier.models.calibration import Calibration, calibration_of
+from torchbce.classifier.models.candidates import mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.linear import LinearPath, fit_linear, linear_path
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined, mixture_weights
 from torchbce.classifier.models.pairs_fit import fit_pairs
-
-#: Parts of the rows held out, each with settings and weights chosen on the others.
-FIFTHS = 5
 
 #: Trees split off at least 20 rows, so that with fewer rows than this there is little to split.
 TREE_ROWS = 100
@@ -52,9 +50,10 @@ class Found(NamedTuple):
         weights: the weight of each in the combination.
         base: the logit of the base rate.
         rows: the rows held out, each once.
-        logits: the combined logits of these rows, of models, settings and weights that were chosen
-            without their targets, float64.
+        logits: the combined logits of these rows, calibrated, of models, settings, weights and
+            maps that were chosen without their targets, float64.
         tried: what was tried.
+        calibration: the map of the combined logits to calibrated ones; None for none.
     """
 
     models: list[Model]
@@ -63,39 +62,49 @@ class Found(NamedTuple):
     rows: np.ndarray
     logits: np.ndarray
     tried: list[Tried]
+    calibration: Calibration | None = None
 
 
 def search(data: Data) -> Found:
     """Fit, choose and combine the models of a table."""
+    if not data.encoder.columns:  # the rows are all alike
+        rows = np.unique(data.parts.held_out[data.parts.judged])
+        return Found([], [], data.base, rows, np.full(len(rows), data.base), [])
     fits, seconds = _fit_models(data)
-    y, base = data.held_out_targets, data.base
+    y, weight, base = data.held_out_targets, data.held_out_weight, data.base
     every = np.ones(len(y), dtype=bool)
-    chosen, weights = _choose(fits, y, every, base)
+    chosen, weights = _choose(fits, y, weight, every, base)
     if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
         weights = dict.fromkeys(fits, 1.0) | weights
-    shares = shares_of(
-        {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}, weights
-    )
+    logits = {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}
+    shares = shares_of(logits, weights)
+    # Rows that are held out several times are few, and few rows are not calibrated.
+    calibrated = bool(weights) and data.parts.repeats == 1
+    calibration = calibration_of(combined(logits, weights, base), y, weight) if calibrated else None
     tried = [
         Tried(
             name,
             fit.words(fit.candidates.settings[chosen[name]]),
             fit.tried,
-            float(losses(fit.candidates.logits[chosen[name]], y).mean()),
+            mean_loss(logits[name], y, weight),
             weights.get(name, 0.0),
             round(seconds[name], 3),
             shares.get(name, 0.0),
         )
         for name, fit in fits.items()
     ]
-    rows, first = np.unique(data.parts.held_out, return_index=True)
+    held_out, judged = data.parts.held_out, data.parts.judged
+    rows, first = np.unique(held_out[judged], return_index=True)
     return Found(
         [fits[name].model(chosen[name]) for name in weights],
         list(weights.values()),
         base,
         rows,
-        _honest_logits(fits, y, data.parts.held_out, base)[first],
+        _honest_logits(fits, y, weight, data.parts.honest, base, calibration is not None)[judged][
+            first
+        ],
         tried,
+        calibration,
     )
 
 
@@ -133,7 +142,8 @@ def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
         add("pairs", lambda: fit_pairs(data, path))
         if not fits:  # no pair explains anything
             add("linear", lambda: fit_linear(data, path))
-    if wanted == "trees" or (auto and columns > 0 and len(data.targets) >= TREE_ROWS):
+    trees = auto and data.options.loss == "bce"  # they know no other
+    if wanted == "trees" or (trees and columns > 0 and len(data.targets) >= TREE_ROWS):
         from torchbce.classifier.models.trees_fit import fit_trees
 
         add("trees", lambda: fit_trees(data, 1.0 if path is None else path.l2))
@@ -145,33 +155,45 @@ def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
 
 
 def _choose(
-    fits: dict[str, Fitted], y: np.ndarray, rows: np.ndarray, base: float
+    fits: dict[str, Fitted],
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    rows: np.ndarray,
+    base: float,
 ) -> tuple[dict[str, int], dict[str, float]]:
     """The setting of each model and the weights of the models, from some of the rows held out."""
-    chosen = {name: fit.candidates.best(y, rows) for name, fit in fits.items()}
+    chosen = {name: fit.candidates.best(y, weight, rows) for name, fit in fits.items()}
     logits = {name: fit.candidates.logits[chosen[name]][rows] for name, fit in fits.items()}
-    return chosen, mixture_weights(logits, base, y[rows])
+    own = None if weight is None else weight[rows]
+    return chosen, mixture_weights(logits, base, y[rows], own)
 
 
 def _honest_logits(
-    fits: dict[str, Fitted], y: np.ndarray, rows: np.ndarray, base: float
+    fits: dict[str, Fitted],
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    honest: Sequence[tuple[np.ndarray, np.ndarray]],
+    base: float,
+    calibrated: bool,
 ) -> np.ndarray:
     """The combined logits of the rows held out, by settings and weights chosen on other rows.
 
-    Each fifth of the rows gets the settings and the weights that are best for the other four. A row
-    that several repetitions hold out is in one fifth, and each has both target values if it can.
+    Args:
+        fits: what the models reached.
+        y: the targets of the rows held out.
+        weight: their weights.
+        honest: `Parts.honest`, the rows to choose on and the rows that get the logits.
+        base: the logit of the base rate.
+        calibrated: whether to calibrate them, by a map that is chosen on other rows too.
     """
-    order = np.random.default_rng(0).permutation(int(rows.max()) + 1)
-    fifth = np.zeros(len(order), dtype=np.int64)
-    for value in (0, 1):
-        of_value = np.unique(rows[y == value])
-        fifth[of_value[np.argsort(order[of_value])]] = np.arange(len(of_value)) % FIFTHS
-    logits = np.empty(len(y))
-    for number in range(FIFTHS):
-        part = fifth[rows] == number
-        if not part.any():
-            continue
-        chosen, weights = _choose(fits, y, ~part, base)
-        own = {name: fit.candidates.logits[chosen[name]][part] for name, fit in fits.items()}
-        logits[part] = combined(own, weights, base)
+    logits = np.full(len(y), np.nan)
+    for choosing, part in honest:
+        chosen, weights = _choose(fits, y, weight, choosing, base)
+        every = {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}
+        mixed = combined(every, weights, base)
+        if calibrated and weights:
+            own = None if weight is None else weight[choosing]
+            calibration = calibration_of(mixed[choosing], y[choosing], own)
+            mixed = mixed if calibration is None else calibration(mixed)
+        logits[part] = mixed[part]
     return logits

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torchbce.classifier.models.boosting import Booster, Growth
-from torchbce.classifier.models.candidates import Candidates, losses
+from torchbce.classifier.models.candidates import Candidates, losses, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.members import TreesModel, text_rows, tree_columns, with_text
 from torchbce.classifier.models.solver import Linear, Problem
@@ -94,8 +94,9 @@ class _Part:
         self._text = text_rows(data.encoded) if data.encoder.texts else None
         self._train, self._held_out = train, held_out
         self._columns, self._held_columns = columns[train], columns[held_out]
-        self._targets, self._held_targets = data.targets[train], data.targets[held_out]
+        self._targets, self._held_targets = data.training_targets[train], data.targets[held_out]
         self._row_weight = data.weight_of(train)
+        self._held_weight = None if data.weight is None else data.weight[held_out]
         self._seed, self._rows, self._progress = data.options.seed, len(columns), data.progress
         self._threads = 2 if len(columns) >= THREADED_ROWS else 1
         self._unweighted = data.unweighted
@@ -119,7 +120,7 @@ class _Part:
             seen = np.setdiff1d(order, unseen)
             weight = None if self._row_weight is None else self._row_weight[seen]
             targets = self._targets[seen]
-            if targets.min() == targets.max():
+            if not 0 < targets.sum() < len(targets):
                 continue
             problem = Problem(rows.take(seen), targets, weight, self._threads)
             models.append(problem.solve(l2, problem.start, 1e-5))
@@ -154,7 +155,11 @@ class _Part:
             grown = booster.grow(trees)
             logits += grown.staged(self._held_columns, STAGE, logits)
             stages = np.array(logits)
-            loss = losses(self._unweighted(stages), self._held_targets).mean(axis=1)
+            loss = np.average(
+                losses(self._unweighted(stages), self._held_targets),
+                axis=1,
+                weights=self._held_weight,
+            )
             best = int(loss.argmin()) * STAGE
             self._progress.tried(f"{trees} trees", float(loss.min()))
             if trees >= work.most or trees - best >= work.patience:
@@ -172,6 +177,5 @@ class _Part:
         )
 
     def _loss(self, trees: Trees) -> float:
-        return float(
-            losses(self._unweighted(trees.logits(self._held_columns)), self._held_targets).mean()
-        )
+        logits = self._unweighted(trees.logits(self._held_columns))
+        return mean_loss(logits, self._held_targets, self._held_weight)
