@@ -19,7 +19,7 @@ LEVELS = [
     ["classifier"],
     ["__init__"],
     ["diagnosis"],
-    ["modules"],
+    ["modules", "calibration"],
     ["functional"],
     ["ranking"],
     ["linear", "dropin"],

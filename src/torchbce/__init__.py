@@ -7,6 +7,7 @@ TYPE_CHECKING = False  # as `typing` has it, whose import takes longer than this
 if TYPE_CHECKING:
     from typing import Any
 
+    from torchbce import calibration as calibration
     from torchbce import classifier as classifier
     from torchbce import diagnosis as diagnosis
     from torchbce import dropin as dropin
@@ -49,6 +50,7 @@ __all__ = [
     "SigmoidFocalLoss",
     "backend",
     "backend_for",
+    "calibration",
     "collate_positives",
     "diagnose",
     "dropin",
@@ -81,6 +83,7 @@ _LAZY = {
     "SigmoidFocalLoss": "torchbce.modules",
     "backend": "torchbce.backends.selection",
     "backend_for": "torchbce.backends.selection",
+    "calibration": None,
     "classifier": None,
     "collate_positives": "torchbce.linear.positives",
     "diagnose": "torchbce.diagnosis.diagnose",

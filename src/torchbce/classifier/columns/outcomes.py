@@ -111,8 +111,6 @@ def check_weight(weight: np.ndarray, name: str = "weight") -> None:
         raise InputError(
             f"{name} holds {value} in ", Row(at), "; expected finite weights of 0 or above"
         )
-    if len(weight) and not weight.any():
-        raise InputError(f"{name} holds 0 in every row, so that no row counts")
 
 
 def read_weight(
@@ -170,6 +168,15 @@ def read_outcomes(table: pl.DataFrame, target: Target, columns: RowColumns) -> O
     if columns.time is not None:
         outcomes = replace(outcomes, times=_times(table, columns.time))
     return outcomes
+
+
+def strata(y: np.ndarray) -> np.ndarray:
+    """Which rows are positive; where targets are between 0 and 1, which are above their median."""
+    if ((y == 0) | (y == 1)).all():
+        return y > 0
+    median = np.median(y)
+    above: np.ndarray = y > median
+    return above if above.any() else y >= median
 
 
 @contextmanager

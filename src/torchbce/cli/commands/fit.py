@@ -1,13 +1,23 @@
 """`torchbce fit`: from a table to a model directory."""
 
 import sys
-import time
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Literal
 
 import typer
 
-from torchbce.cli.arguments import TABLES, Debug, Json, Overwrite, Positive, Quiet, Separator
+from torchbce.cli.arguments import (
+    TABLES,
+    Debug,
+    Json,
+    Overwrite,
+    Positive,
+    Quiet,
+    Separator,
+    Soft,
+    Weight,
+)
 from torchbce.cli.errors import one_sentence_errors
 from torchbce.cli.results import print_fit
 from torchbce.cli.streams import visible
@@ -16,11 +26,35 @@ from torchbce.cli.streams import visible
 @one_sentence_errors
 def fit(
     table: Annotated[list[str], typer.Argument(metavar="TABLE...", help=TABLES)],
-    target: Annotated[str, typer.Option(help="The column to predict, of two values.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The model directory to write.")
     ],
+    target: Annotated[
+        str | None, typer.Option(help="The column to predict, of two values.")
+    ] = None,
     positive: Positive = None,
+    soft: Soft = False,
+    positives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Instead of --target: how many of the trials were positive."
+        ),
+    ] = None,
+    trials: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --positives: how many trials.")
+    ] = None,
+    weight: Weight = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Rows of the same value here, as a patient, stay together in every split.",
+        ),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Dates or numbers: the latest rows are held out."),
+    ] = None,
     text: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as text.")] = [],  # noqa: B006
     numeric: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as numbers.")] = [],  # noqa: B006
     categorical: Annotated[
@@ -48,6 +82,61 @@ def fit(
             metavar="balanced|NUMBER|none", help="The weight of the positives in the loss."
         ),
     ] = "none",
+    loss: Annotated[
+        Literal["bce", "focal", "asymmetric", "poly"],
+        typer.Option(
+            help="Of linear, pairs and mlp: what they are fitted by. Probabilities are brought "
+            "back to the rate of the target."
+        ),
+    ] = "bce",
+    alpha: Annotated[
+        float | None, typer.Option(help="Of focal and poly: the weight of the positives, to 1.")
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="Of focal and poly: the exponent; by default 2 and 0.")
+    ] = None,
+    gamma_pos: Annotated[
+        float | None, typer.Option(help="Of asymmetric: that of the positives; by default 1.")
+    ] = None,
+    gamma_neg: Annotated[
+        float | None, typer.Option(help="Of asymmetric: that of the negatives; by default 4.")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Of asymmetric: taken off negatives' probabilities; by default 0.05."),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Of poly: added to its first term; by default 1.")
+    ] = None,
+    optimize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GOAL",
+            help="Choose the threshold for accuracy, f1, mcc, balanced-accuracy, precision@R, "
+            "recall@P or cost:FP,FN; without it, it is 0.5.",
+        ),
+    ] = None,
+    guarantee: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FIGURE",
+            help="Find a threshold that keeps precision>=P, recall>=R or fpr<=F with 95% "
+            "confidence; a quarter of the rows is set aside to test it.",
+        ),
+    ] = [],  # noqa: B006
+    abstain: Annotated[
+        bool,
+        typer.Option(
+            "--abstain", help="With --guarantee: predict nothing for rows that it does not cover."
+        ),
+    ] = False,
+    base_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="The share of positives where the model will be used, if not that of TABLE.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     epochs: Annotated[int, typer.Option(help="Of the mlp: passes over the rows at most.")] = 30,
     batch_size: Annotated[
@@ -78,29 +167,49 @@ def fit(
 
     Whether a column is text, categorical or numeric is inferred from its values; --text, --numeric,
     --categorical and --drop override that, and may be given several times.
-
-    Example: torchbce fit reviews.csv --target liked --output liked-model
     """
-    started = time.perf_counter()
+    started = perf_counter()
     from torchbce import classifier
+    from torchbce.classifier.columns.outcomes import RowColumns
+    from torchbce.classifier.estimator.tables import fit_table
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import notes
     from torchbce.cli.terminal import training_progress
 
-    options = classifier.TrainingOptions(
-        model,
-        effort,
-        _pos_weight(pos_weight),
-        seed,
-        epochs,
-        batch_size,
-        learning_rate,
-        weight_decay,
-        patience,
-        device,
-        precision,
+    estimator = classifier.BCEClassifier(
+        model=model,
+        effort=effort,
+        pos_weight=_pos_weight(pos_weight),
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        patience=patience,
+        device=device,
+        precision=precision,
+        loss=loss,
+        alpha=alpha,
+        gamma=gamma,
+        gamma_pos=gamma_pos,
+        gamma_neg=gamma_neg,
+        margin=margin,
+        epsilon=epsilon,
+        optimize=optimize,
+        guarantee=tuple(guarantee),
+        abstain=abstain,
+        base_rate=base_rate,
+        text=text,
+        numeric=numeric,
+        categorical=categorical,
+        drop=drop,
+        missing=missing,
+        decimal=decimal,
     )
+    options = estimator.training_options()  # before a large table is read
     classifier.check_output(output, overwrite)
+    if not quiet:
+        notes.without_trees(options)
     scanned = scan(table, separator)
     if not quiet:
         for note in scanned.notes:
@@ -108,23 +217,26 @@ def fit(
     rows = classifier.read(scanned)
     warnings: list[str] = []
     with training_progress(quiet) as progress:
-        fitted = classifier.fit(
+        fitted = fit_table(
+            estimator,
             rows,
             target,
             positive=positive,
-            overrides=classifier.Overrides(text, numeric, categorical, drop),
-            missing=missing,
-            decimal=decimal,
-            options=options,
+            soft=soft,
+            positives=positives,
+            trials=trials,
+            weight=weight,
+            group=group,
+            time=time,
             progress=progress,
             on_choice=lambda choices, chosen: warnings.extend(
-                notes.before_training(rows, choices, chosen, quiet)
+                notes.before_training(rows, choices, chosen, quiet, RowColumns(weight, group, time))
             ),
         )
     classifier.save(fitted, output, overwrite)
-    warnings += notes.after_training(fitted.card.held_out)
+    warnings += notes.after_training(fitted.card)
     if json_ or not quiet:
-        print_fit(fitted, output, time.perf_counter() - started, warnings, json_)
+        print_fit(fitted, output, perf_counter() - started, warnings, json_)
 
 
 def _pos_weight(text: str) -> float | Literal["balanced"] | None:
