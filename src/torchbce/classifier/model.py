@@ -2,15 +2,16 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.encoder import Column, Encoded, Encoder
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.matrix import as_matrix
 from torchbce.classifier.columns.outcomes import RowColumns
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
@@ -142,6 +143,9 @@ class Classifier:
         models: from the encoder's arrays to logits, in the order of `card.models`.
         choices: the kind of each column and why; empty in a loaded classifier.
         tried: what each model reached on the rows held out, and how long it took.
+        curvature: the second derivatives of the loss of the training rows at the base rate, by the
+            weights of the linear model and by its bias, float64 [width + 1]; None in a loaded
+            classifier.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -156,6 +160,7 @@ class Classifier:
     models: tuple[Model, ...]
     choices: tuple[Choice, ...] = ()
     tried: tuple[Tried, ...] = ()
+    curvature: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def logits(self, table: TableLike) -> np.ndarray:
         """The log-odds of the positive value, log(p / (1 - p)).
@@ -173,10 +178,35 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
+        return self.logits_of(self.encode(table))
+
+    def encode(self, table: TableLike) -> Encoded:
+        """The arrays that the models read.
+
+        Args:
+            table: has at least the columns that the model reads; as `fit` takes it.
+
+        Returns:
+            The arrays, for `logits_of`. A column none of whose values is known is warned of.
+
+        Raises:
+            InputError: if a column that the model reads is missing, or of another type or kind.
+        """
         rows = self._inputs(table)
         encoded = self.encoder.transform(rows)
         if unseen := self.encoder.unseen(rows):
-            warnings.warn(unseen_values(unseen), InputWarning, stacklevel=2)
+            warnings.warn(unseen_values(unseen), InputWarning, stacklevel=3)
+        return encoded
+
+    def logits_of(self, encoded: Encoded) -> np.ndarray:
+        """The logits of rows that are encoded already.
+
+        Args:
+            encoded: the arrays of the rows, from `encoder`.
+
+        Returns:
+            Logits in nats, float64, [rows].
+        """
         weights = self.card.models
         if not weights:
             return np.full(len(encoded), self.card.base + self.card.base_shift)
@@ -370,8 +400,10 @@ class Classifier:
 
         return contributions_table(self, self._inputs(table))
 
-    def _inputs(self, table: TableLike) -> pl.DataFrame:
-        """The columns that the model reads, with null for words that mean "no value"."""
+    def _inputs(self, table: TableLike) -> Any:
+        """The columns that the model reads, null for words of `missing`; or a matrix."""
+        if self.encoder.matrix is not None:
+            return as_matrix(table, self.encoder.matrix.width)
         rows = as_table(table)
         if not self.card.missing:
             return rows

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchbce.cli.streams import visible
-from torchbce.cli.terminal import decision_lines, metrics_lines, tried_lines
+from torchbce.cli.terminal import decision_lines, evaluation_lines, metrics_lines, tried_lines
 
 if TYPE_CHECKING:
     from torchbce.classifier import Card, Classifier, Metrics
     from torchbce.classifier.quality.base_rates import BaseRate
+    from torchbce.classifier.quality.evaluation import Evaluation
 
 
 def print_fit(
@@ -92,7 +93,9 @@ def print_file(counts: dict[str, Any], output: Path, positive: str, as_json: boo
         )
 
 
-def print_metrics(metrics: "Metrics", as_json: bool, base_rate: "BaseRate | None" = None) -> None:
+def print_metrics(
+    metrics: "Evaluation", as_json: bool, base_rate: "BaseRate | None" = None
+) -> None:
     """Print the metrics of a model or of predictions, with an estimated base rate in JSON."""
     if as_json:
         import msgspec
@@ -102,7 +105,9 @@ def print_metrics(metrics: "Metrics", as_json: bool, base_rate: "BaseRate | None
             found["base_rate"] = msgspec.to_builtins(base_rate)
         print(msgspec.json.encode(found).decode())
     else:
-        _print_metrics(metrics)
+        from torchbce.classifier.quality.baseline import of_base_rate
+
+        print("\n".join(evaluation_lines(metrics, of_base_rate(metrics))))
 
 
 def _print_metrics(metrics: "Metrics") -> None:
