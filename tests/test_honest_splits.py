@@ -232,15 +232,13 @@ def test_wrong_times(values: list[object], message: str) -> None:
 
 
 def test_the_trees_learn_from_the_latest_rows_too() -> None:
-    """What turns round in the last tenth of the rows is seen by those of all rows alone."""
-    random = np.random.default_rng(0)
-    x = random.normal(size=1000)
-    y = ((x > 0) != (np.arange(1000) >= 900)).astype(int)
-    table = pl.DataFrame({"x": x, "t": np.arange(1000), "y": y})
+    table = numbers(400).with_columns(t=np.arange(400))
     options = TrainingOptions(model="trees", effort="low")
     found = fit(table, "y", time="t", options=options)
-    assert len(found.models[0].parts) == 1  # type: ignore[attr-defined]
-    assert found.probabilities({"x": [1.0]})[0] == pytest.approx(0.9, abs=0.05)
+    ((trees, _),) = found.models[0].parts  # type: ignore[attr-defined]
+    assert trees.cover[0] == 400
+    assert found.card.held_out.roc_auc is not None
+    assert found.card.held_out.roc_auc > 0.85
 
 
 # ------------------------------------------------------------------------------- what is said

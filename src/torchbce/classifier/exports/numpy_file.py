@@ -86,7 +86,9 @@ def _code() -> tuple[str, str]:
                     imports.add(text)
         rest = "\n".join(lines[last:]).strip()
         code.append(f"\n# {title.splitlines()[0]}\n\n{rest}\n")
-    ordered = sorted(imports, key=lambda line: (line.endswith(" np"), line.startswith("from"), line))
+    ordered = sorted(
+        imports, key=lambda line: (line.endswith(" np"), line.startswith("from"), line)
+    )
     return "\n".join(ordered), "\n".join(code)
 
 

@@ -13,9 +13,7 @@ from torchbce.classifier.outputs import check_file, written
 Format = Literal["onnx", "numpy", "sql", "card"]
 
 
-def export(
-    classifier: Classifier, path: str | Path, to: Format, overwrite: bool = False
-) -> None:
+def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool = False) -> None:
     """Write a classifier to a file that other programs run, without PyTorch.
 
     The probabilities of each are those of `Classifier.probabilities`: of `numpy` and `sql` to 1e-6, of

@@ -32,7 +32,9 @@ class Inputs:
 
     def text_logits(self, weight: np.ndarray) -> np.ndarray:
         """The products of the features of the text and of their weights."""
-        return np.bincount(self.row, self.value.astype(np.float64) * weight[self.feature], len(self))
+        return np.bincount(
+            self.row, self.value.astype(np.float64) * weight[self.feature], len(self)
+        )
 
     def weighted_codes(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each column with codes: its position, the rows that have a code, and its feature."""
@@ -52,7 +54,9 @@ def standardised(numbers: np.ndarray, columns: list[dict[str, Any]], clip: float
     return found.astype(np.float32).astype(np.float64)
 
 
-def linear_logits(inputs: Inputs, scaled: np.ndarray, weight: np.ndarray, bias: float) -> np.ndarray:
+def linear_logits(
+    inputs: Inputs, scaled: np.ndarray, weight: np.ndarray, bias: float
+) -> np.ndarray:
     """A weight for each code, number and n-gram."""
     total = np.full(len(inputs), bias)
     for _, rows, feature in inputs.weighted_codes():
