@@ -26,8 +26,10 @@ COMMANDS = sorted(
 )
 
 
-# PyTorch says once that its own CSR tensors are in beta.
+# PyTorch says once that its own CSR tensors are in beta, and its exporter uses what is deprecated.
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("code", CODE)
 def test_code_runs_when_it_is_pasted(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
