@@ -18,6 +18,7 @@ LEVELS = [
     ["cli"],
     ["classifier"],
     ["__init__"],
+    ["diagnosis"],
     ["modules", "calibration"],
     ["functional"],
     ["ranking"],

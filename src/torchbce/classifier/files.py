@@ -78,6 +78,8 @@ def predict_file(
     prefix: str = "",
     explain: int = 0,
     base_rate: float | Literal["estimate"] | None = None,
+    threshold: float | None = None,
+    abstain: bool | None = None,
     on_names: Callable[[Sequence[str], Sequence[str]], object] = lambda columns, names: None,
 ) -> dict[str, Any]:
     """Write the rows of a file with the columns `probability` and `predicted` appended.
@@ -93,16 +95,19 @@ def predict_file(
         explain: how many columns to name that weigh most for each row, as `Classifier.predict`.
         base_rate: the share of positives among the rows, if it is not that of the rows that the
             model was fitted to; "estimate" finds it from the rows, which are read twice.
+        threshold: in place of that of the model, as `Classifier.predict`.
+        abstain: whether rows stay undecided, likewise.
         on_names: called before the first row with the names of the table, and of the new columns.
 
     Returns:
-        The number of `rows`, and of `positives` among the predictions; with "estimate" the
-        estimated `base_rate` too.
+        The number of `rows`, and of `positives` among the predictions; where rows may stay
+        undecided the number of `undecided` ones, and with "estimate" the estimated `base_rate` too.
 
     Raises:
         InputError: if the file cannot be read, does not fit the model or cannot be written.
     """
-    rows = positives = 0
+    rows = positives = undecided = 0
+    rule = classifier.rule(threshold, abstain)
     names: tuple[str, ...] | None = None
     unseen = Unseen(classifier)
     scanned = scan(table, separator, empty=True)
@@ -116,14 +121,19 @@ def predict_file(
                 names = appended_names(batch.columns, prefix, explain)
                 on_names(batch.columns, names)
             with rows_offset(rows), unseen.collected(batch):
-                predictions = classifier.predict(batch, writer.keeps_strings, explain)
+                predictions = classifier.predict(
+                    batch, writer.keeps_strings, explain, threshold, abstain
+                )
             rows += len(batch)
-            positives += int((predictions["probability"] >= classifier.card.threshold).sum())
+            positives += int((predictions["probability"] >= rule.threshold).sum())
+            undecided += predictions["predicted"].null_count()
             typed = batch.cast(numbers)  # type: ignore[arg-type]
             appended = predictions.rename(dict(zip(predictions.columns, names, strict=True)))
             writer.write(pl.concat([typed, appended], how="horizontal"))
     unseen.warn()
-    counts = {"rows": rows, "positives": positives}
+    counts: dict[str, Any] = {"rows": rows, "positives": positives}
+    if rule.undecided is not None:
+        counts["undecided"] = undecided
     return counts if estimate is None else {**counts, "base_rate": estimate}
 
 
@@ -177,7 +187,13 @@ class Unseen:
             warnings.warn(unseen_values(self._names), InputWarning, stacklevel=3)
 
 
-def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[str, Any]:
+def predict_text(
+    classifier: Classifier,
+    text: str,
+    explain: int = 0,
+    threshold: float | None = None,
+    abstain: bool | None = None,
+) -> dict[str, Any]:
     """The `probability` and the `predicted` value of one text.
 
     Args:
@@ -185,6 +201,8 @@ def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[st
         text: the value of that column.
         explain: how many of its words and n-grams to give with what they add to the logit, as
             `explanation_1`, `explanation_2` and so on.
+        threshold: in place of that of the model, as `Classifier.predict`.
+        abstain: whether the text may stay undecided, likewise.
 
     Raises:
         InputError: if the model reads other columns.
@@ -196,7 +214,8 @@ def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[st
             Argument("text"), f" needs a model of one text column; this one reads {names}"
         )
     table = pl.DataFrame({columns[0].name: [text]})
-    prediction = classifier.predict(table).row(0, named=True)
+    predictions = classifier.predict(table, threshold=threshold, abstain=abstain)
+    prediction = predictions.row(0, named=True)
     if explain:
         from torchbce.classifier.explanations.labels import explained_words
 

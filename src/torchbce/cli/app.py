@@ -7,6 +7,7 @@ import typer
 
 from torchbce import __version__
 from torchbce.cli.commands.demo import demo
+from torchbce.cli.commands.diagnose import diagnose
 from torchbce.cli.commands.evaluate import evaluate
 from torchbce.cli.commands.fit import fit
 from torchbce.cli.commands.predict import predict
@@ -50,6 +51,10 @@ EXAMPLES: dict[Callable[..., None], list[str]] = {
     show: [
         "torchbce show model",
         "torchbce show model --most 50 --json",
+    ],
+    diagnose: [
+        "torchbce diagnose scores.csv --target y --logit z",
+        "torchbce diagnose scores.csv --target y --probability p --json",
     ],
     demo: ["torchbce demo", "torchbce demo --overwrite"],
 }

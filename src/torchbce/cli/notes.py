@@ -15,7 +15,7 @@ from torchbce.cli.terminal import print_choices
 if TYPE_CHECKING:
     import polars as pl
 
-    from torchbce.classifier import Choice, Metrics
+    from torchbce.classifier import Card, Choice
     from torchbce.classifier.columns.target import Target
 
 
@@ -37,9 +37,14 @@ def before_training(
     return warnings
 
 
-def after_training(held_out: "Metrics") -> list[str]:
-    """Warn of a model that found nothing. Returns the warnings."""
-    warnings = list(filter(None, [no_better_than_base_rate(held_out)]))
+def after_training(card: "Card") -> list[str]:
+    """Warn of a model that found nothing, and of thresholds that are not what was wanted.
+
+    Returns:
+        The warnings.
+    """
+    warnings = list(filter(None, [no_better_than_base_rate(card.held_out)]))
+    warnings += [] if card.decision is None else card.decision.notes
     for sentence in warnings:
         warn(sentence)
     return warnings

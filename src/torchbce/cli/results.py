@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchbce.cli.streams import visible
-from torchbce.cli.terminal import metrics_lines, tried_lines
+from torchbce.cli.terminal import decision_lines, metrics_lines, tried_lines
 
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier, Metrics
@@ -31,6 +31,9 @@ def print_fit(
             "target": msgspec.to_builtins(card.target),
             "columns": [dataclasses.asdict(choice) for choice in classifier.choices],
             "held_out": msgspec.to_builtins(card.held_out),
+            "threshold": card.threshold,
+            "decision": msgspec.to_builtins(card.decision),
+            "calibration": msgspec.to_builtins(card.calibration),
             "warnings": warnings,
         }
         print(json.dumps(result))
@@ -38,6 +41,8 @@ def print_fit(
     print("\n".join(tried_lines(classifier.tried)))
     print("\nOn rows held out, with settings and weights chosen on other rows:")
     _print_metrics(card.held_out)
+    for line in decision_lines(card):
+        print(line)
     names = ", ".join(card.models) or "the base rate"
     print(f"{visible(str(output))}: {names}; {card.rows:,} rows, {seconds:.1f} s")
 
@@ -47,8 +52,9 @@ def print_text(prediction: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(prediction))
     else:
-        predicted = visible(str(prediction["predicted"]))
-        print(f"probability {prediction['probability']:.4f}  predicted {predicted}")
+        predicted = prediction["predicted"]
+        what = "undecided" if predicted is None else f"predicted {visible(str(predicted))}"
+        print(f"probability {prediction['probability']:.4f}  {what}")
         for name, explanation in prediction.items():
             if name.startswith("explanation_") and explanation is not None:
                 print(f"  {visible(explanation)}")
@@ -64,6 +70,7 @@ def print_file(counts: dict[str, Any], output: Path, positive: str, as_json: boo
         print(
             f"{counts['rows']:,} rows written to {visible(str(output))}, "
             f"{counts['positives']:,} of them predicted {visible(positive)}"
+            + (f", {counts['undecided']:,} undecided" if "undecided" in counts else "")
         )
 
 

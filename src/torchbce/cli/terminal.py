@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
-    from torchbce.classifier import Choice, Metrics
+    from torchbce.classifier import Card, Choice, Metrics
     from torchbce.classifier.columns.target import Target
     from torchbce.classifier.models.search import Tried
     from torchbce.classifier.progress import Progress as TrainingProgress
@@ -114,7 +114,43 @@ def metrics_lines(metrics: "Metrics", base: "Metrics") -> list[str]:
         ("true positives, false positives", counts.tp, counts.fp),
         ("false negatives, true negatives", counts.fn, counts.tn),
     ):
-        lines.append(f"{label}  {first:,}  {second:,}")
+        lines.append(f"{label}  {_count(first)}  {_count(second)}")
+    return lines
+
+
+def _count(value: float) -> str:
+    """A number of rows, or a sum of their weights."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def decision_lines(card: "Card") -> list[str]:
+    """How the threshold of a model was chosen and the logits were calibrated; none by default."""
+    lines = []
+    if card.calibration is not None:
+        lines.append(f"calibration: {card.calibration.kind}")
+    decision = card.decision
+    if decision is None:
+        return lines
+    positive = visible(card.target.positive)
+    if (one := decision.optimized) is not None:
+        value = "" if one.value is None else f", {one.value:.4f} there"
+        lines.append(
+            f"threshold for {one.objective}: {one.threshold:.4f}, chosen on {one.rows:,} rows held "
+            f"out{value}"
+        )
+    for kept in decision.guarantees:
+        if kept.threshold is not None:
+            lines.append(
+                f"{kept.guarantee} holds with {kept.confidence:.0%} confidence from {positive} at "
+                f"a probability of {kept.threshold:.4f} on: {kept.estimate:.4f} of "
+                f"{kept.rows:,} rows set aside"
+            )
+    if decision.undecided is not None and decision.abstain:
+        low, high = decision.undecided
+        if high > 1:
+            lines.append(f"undecided: probabilities from {low:.4f} on")
+        else:
+            lines.append(f"undecided: probabilities from {low:.4f} to below {high:.4f}")
     return lines
 
 

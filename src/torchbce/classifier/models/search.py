@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from torchbce.classifier.models.calibration import Calibration, calibration_of
 from torchbce.classifier.models.candidates import mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.linear import LinearPath, fit_linear, linear_path
@@ -49,9 +50,10 @@ class Found(NamedTuple):
         weights: the weight of each in the combination.
         base: the logit of the base rate.
         rows: the rows held out, each once.
-        logits: the combined logits of these rows, of models, settings and weights that were chosen
-            without their targets, float64.
+        logits: the combined logits of these rows, calibrated, of models, settings, weights and
+            maps that were chosen without their targets, float64.
         tried: what was tried.
+        calibration: the map of the combined logits to calibrated ones; None for none.
     """
 
     models: list[Model]
@@ -60,25 +62,31 @@ class Found(NamedTuple):
     rows: np.ndarray
     logits: np.ndarray
     tried: list[Tried]
+    calibration: Calibration | None = None
 
 
 def search(data: Data) -> Found:
     """Fit, choose and combine the models of a table."""
+    if not data.encoder.columns:  # the rows are all alike
+        rows = np.unique(data.parts.held_out[data.parts.judged])
+        return Found([], [], data.base, rows, np.full(len(rows), data.base), [])
     fits, seconds = _fit_models(data)
     y, weight, base = data.held_out_targets, data.held_out_weight, data.base
     every = np.ones(len(y), dtype=bool)
     chosen, weights = _choose(fits, y, weight, every, base)
     if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
         weights = dict.fromkeys(fits, 1.0) | weights
-    shares = shares_of(
-        {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}, weights
-    )
+    logits = {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}
+    shares = shares_of(logits, weights)
+    # Rows that are held out several times are few, and few rows are not calibrated.
+    calibrated = bool(weights) and data.parts.repeats == 1
+    calibration = calibration_of(combined(logits, weights, base), y, weight) if calibrated else None
     tried = [
         Tried(
             name,
             fit.words(fit.candidates.settings[chosen[name]]),
             fit.tried,
-            mean_loss(fit.candidates.logits[chosen[name]], y, weight),
+            mean_loss(logits[name], y, weight),
             weights.get(name, 0.0),
             round(seconds[name], 3),
             shares.get(name, 0.0),
@@ -92,8 +100,11 @@ def search(data: Data) -> Found:
         list(weights.values()),
         base,
         rows,
-        _honest_logits(fits, y, weight, data.parts.honest, base)[judged][first],
+        _honest_logits(fits, y, weight, data.parts.honest, base, calibration is not None)[judged][
+            first
+        ],
         tried,
+        calibration,
     )
 
 
@@ -163,6 +174,7 @@ def _honest_logits(
     weight: np.ndarray | None,
     honest: Sequence[tuple[np.ndarray, np.ndarray]],
     base: float,
+    calibrated: bool,
 ) -> np.ndarray:
     """The combined logits of the rows held out, by settings and weights chosen on other rows.
 
@@ -172,10 +184,16 @@ def _honest_logits(
         weight: their weights.
         honest: `Parts.honest`, the rows to choose on and the rows that get the logits.
         base: the logit of the base rate.
+        calibrated: whether to calibrate them, by a map that is chosen on other rows too.
     """
     logits = np.full(len(y), np.nan)
     for choosing, part in honest:
         chosen, weights = _choose(fits, y, weight, choosing, base)
-        own = {name: fit.candidates.logits[chosen[name]][part] for name, fit in fits.items()}
-        logits[part] = combined(own, weights, base)
+        every = {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}
+        mixed = combined(every, weights, base)
+        if calibrated and weights:
+            own = None if weight is None else weight[choosing]
+            calibration = calibration_of(mixed[choosing], y[choosing], own)
+            mixed = mixed if calibration is None else calibration(mixed)
+        logits[part] = mixed[part]
     return logits

@@ -46,6 +46,18 @@ def predict(
         ),
     ] = 0,
     base_rate: BaseRateInUse = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P", help="Predict positive from this probability on, instead of the model's."
+        ),
+    ] = None,
+    abstain: Annotated[
+        bool,
+        typer.Option(
+            "--abstain", help="Predict nothing for rows that the model's guarantee does not cover."
+        ),
+    ] = False,
     separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
@@ -74,7 +86,7 @@ def predict(
                 "--base-rate estimate needs the rows of a table; give a number with --text"
             )
         moved = fitted if rate is None else fitted.with_base_rate(rate)
-        print_text(files.predict_text(moved, text, explain), json_)
+        print_text(files.predict_text(moved, text, explain, threshold, abstain or None), json_)
         return
     assert table
     counts = files.predict_file(
@@ -87,6 +99,8 @@ def predict(
         prefix,
         explain,
         rate,
+        threshold,
+        abstain or None,
         on_names=lambda columns, names: notes.renamed(columns, names, prefix, explain),
     )
     if estimate := counts.get("base_rate"):
