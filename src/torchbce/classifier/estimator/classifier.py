@@ -38,7 +38,7 @@ from torchbce.classifier.estimator.inputs import (
     read_rows,
 )
 from torchbce.classifier.fitting import fit_rows
-from torchbce.classifier.model import Classifier
+from torchbce.classifier.model import Classifier, encoded_rows
 from torchbce.classifier.options import (
     Device,
     Effort,
@@ -331,7 +331,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_consistent_length(X, targets)
         weight = weights_of(sample_weight, len(targets))
         state = self._state or updates.start(self.classifier_)
-        encoded = self.classifier_.encode(rows)
+        encoded = encoded_rows(self.classifier_, rows)
         state = updates.learn(state, encoded, targets, weight)
         self.classifier_ = updates.classifier_of(state, self.classifier_.card, encoded, targets)
         self._state = state

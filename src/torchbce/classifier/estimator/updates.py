@@ -19,7 +19,7 @@ from torchbce.classifier.columns.inference import Overrides, infer_columns
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.fitting import versions
-from torchbce.classifier.model import FORMAT, Card, Classifier
+from torchbce.classifier.model import FORMAT, Card, Classifier, logits_of
 from torchbce.classifier.models.features import Layout, linear_features
 from torchbce.classifier.models.members import LinearModel
 from torchbce.classifier.models.online import BIAS_PRECISION, WEIGHT_PRECISION, Belief
@@ -144,7 +144,7 @@ def learn(state: State, encoded: Encoded, targets: np.ndarray, weight: np.ndarra
     began = time.perf_counter()
     card = state.others.card
     rows = linear_features(state.others.encoder, encoded)
-    others = state.others.logits_of(encoded) - card.base_shift
+    others = logits_of(state.others, encoded) - card.base_shift
     row_weight = weight
     if card.pos_weight != 1:
         row_weight = 1 + (card.pos_weight - 1) * targets
