@@ -5,10 +5,11 @@ import json
 import pickle
 import re
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -42,6 +43,8 @@ from torchbce.classifier import (
 )
 from torchbce.classifier.columns.matrix import MatrixColumn
 from torchbce.classifier.estimator.inputs import DENSE_COLUMNS
+from torchbce.classifier.estimator.updates import _uncalibrated
+from torchbce.classifier.models.calibration import Calibration
 from torchbce.classifier.models.linear import fit_linear
 from torchbce.classifier.models.members import LinearModel
 
@@ -607,6 +610,26 @@ def test_what_partial_fit_refuses() -> None:
         estimator.partial_fit(X, y, classes=[0, 2])
     with pytest.raises(ValueError, match=r"classes \[5\] that are not in \[0, 1\]"):
         estimator.partial_fit(X, np.where(y == 1, 5, 0))
+
+
+@pytest.mark.parametrize("model", ["linear", "trees"])
+def test_the_calibration_becomes_weights_before_the_first_batch(model: Any) -> None:
+    X, y = arrays(120)
+    fitted = BCEClassifier(model=model, effort="low", pos_weight=2.0).fit(X, y).classifier_
+    card = msgspec.structs.replace(fitted.card, calibration=Calibration("platt", [1.4, -0.3]))
+    calibrated = replace(fitted, card=card)
+    shift = np.abs(calibrated.logits(_table(X)) - fitted.logits(_table(X)))
+    assert shift.max() > 0.5
+    without = _uncalibrated(calibrated)
+    assert without.card.calibration is None
+    assert np.allclose(without.logits(_table(X)), calibrated.logits(_table(X)), atol=1e-12)
+
+
+def test_an_update_takes_no_guarantee_along() -> None:
+    X, y = arrays(300)
+    estimator = BCEClassifier(**LINEAR, guarantee="precision>=0.6").fit(X, y)
+    with pytest.raises(InputError, match="the guarantee was tested for"):
+        estimator.partial_fit(X, y)
 
 
 def test_other_uses_of_the_fitted_linear_model_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

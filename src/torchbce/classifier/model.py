@@ -15,7 +15,9 @@ from torchbce.classifier.columns.matrix import as_matrix
 from torchbce.classifier.columns.outcomes import RowColumns
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
+from torchbce.classifier.decisions.deciding import Decision, Rule
 from torchbce.classifier.errors import InputWarning, name_columns
+from torchbce.classifier.models.calibration import Calibration
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined
 from torchbce.classifier.models.parts import Parts
@@ -89,6 +91,11 @@ class Card(msgspec.Struct, frozen=True):
         split: how rows were held out.
         base_rate: the share of positives where the model is used, above 0 and below 1; None where
             it is that of the table. Logits are shifted by the difference of the two in log-odds.
+        calibration: the map from the combined logits to calibrated ones; None for none.
+        decision: how the threshold was chosen, what it keeps, and which rows stay undecided; None
+            where it is 0.5 because nothing else was wanted.
+        set_aside: the number of rows that the models were not fitted to, which tested the
+            guarantees; `rows` does not count them.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -115,6 +122,9 @@ class Card(msgspec.Struct, frozen=True):
     weight: float | None = None
     split: Split | None = None
     base_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    calibration: Calibration | None = None
+    decision: Decision | None = None
+    set_aside: int = 0
 
     @property
     def base_shift(self) -> float:
@@ -156,7 +166,8 @@ class Classifier:
         """The log-odds of the positive value, log(p / (1 - p)).
 
         The models are combined as `card.models` says. What the weight of the positives added to
-        their logits, log(pos_weight), is taken out, and the shift to `card.base_rate` is added.
+        their logits, log(pos_weight), is taken out. The result is mapped by `card.calibration`, and
+        the shift to `card.base_rate` is added.
 
         Args:
             table: has at least the columns that the model reads; as `fit` takes it.
@@ -192,6 +203,12 @@ class Classifier:
             >>> bool(np.allclose(shift, np.log(0.1 / 0.9)))
             True
         """
+        if rate is not None and self.card.decision is not None and self.card.decision.guarantees:
+            warnings.warn(
+                "the guarantee of this model does not hold where the base rate is another one",
+                InputWarning,
+                stacklevel=2,
+            )
         card = msgspec.structs.replace(
             self.card, base_rate=None if rate is None else check_rate(rate)
         )
@@ -229,7 +246,14 @@ class Classifier:
 
         return np.asarray(expit(self.logits(table)))
 
-    def predict(self, table: TableLike, as_written: bool = False, explain: int = 0) -> pl.DataFrame:
+    def predict(
+        self,
+        table: TableLike,
+        as_written: bool = False,
+        explain: int = 0,
+        threshold: float | None = None,
+        abstain: bool | None = None,
+    ) -> pl.DataFrame:
         """The probability and the predicted target value of each row.
 
         Args:
@@ -237,25 +261,26 @@ class Classifier:
             as_written: whether `predicted` is strings, as the target's values were written; else it
                 is bool or integers where they are.
             explain: how many columns to name that weigh most for each row.
+            threshold: in [0, 1], in place of `card.threshold`; then no row is undecided.
+            abstain: whether rows between the thresholds of `card.decision` stay undecided; None for
+                what was asked for when the classifier was fitted.
 
         Returns:
             A table of two columns, [rows]: `probability` of the positive value, float64, and
-            `predicted`, the positive value where that is at least `card.threshold`, else the
-            negative one. With `explain` K there are `explanation_1` to `explanation_K` too, the
-            columns of the largest absolute contributions as strings, as "age=39 +0.41"; null where
-            a contribution rounds to 0.00.
+            `predicted`, the positive value where that is at least the threshold, else the negative
+            one, or null where the row is undecided. With `explain` K there are `explanation_1` to
+            `explanation_K` too, the columns of the largest absolute contributions as strings, as
+            "age=39 +0.41"; null where a contribution rounds to 0.00.
 
         Raises:
-            InputError: if a column that the model reads is missing, or of another type or kind.
+            InputError: if a column that the model reads is missing, or of another type or kind, the
+                threshold is outside [0, 1], or the classifier has no guarantee to abstain by.
         """
+        rule = self.rule(threshold, abstain)
         probabilities = self.probabilities(table)
+        labels = self.card.target.labels(probabilities >= rule.threshold, as_written)
         predictions = pl.DataFrame(
-            {
-                "probability": probabilities,
-                "predicted": self.card.target.labels(
-                    probabilities >= self.card.threshold, as_written
-                ),
-            }
+            {"probability": probabilities, "predicted": rule.decided(labels, probabilities)}
         )
         if explain < 1:
             return predictions
@@ -265,6 +290,10 @@ class Classifier:
         return predictions.with_columns(
             values.alias(f"explanation_{rank}") for rank, values in enumerate(found, start=1)
         )
+
+    def rule(self, threshold: float | None = None, abstain: bool | None = None) -> Rule:
+        """What is predicted at which probability; the arguments are those of `predict`."""
+        return Rule.of(self.card.threshold, self.card.decision, threshold, abstain)
 
     def explain(self, most: int = 20) -> "Explanation":
         """What weighs most, in log-odds of the positive value.
@@ -369,7 +398,10 @@ def logits_of(classifier: Classifier, encoded: Encoded) -> np.ndarray:
         return np.full(len(encoded), card.base + card.base_shift)
     shift = np.log(card.pos_weight)
     logits = {m.name: m.logits(classifier.encoder, encoded) - shift for m in classifier.models}
-    return combined(logits, card.models, card.base) + card.base_shift
+    mixed = combined(logits, card.models, card.base)
+    if card.calibration is not None:
+        mixed = card.calibration(mixed)
+    return mixed + card.base_shift
 
 
 def unseen_values(names: Sequence[str]) -> str:

@@ -37,7 +37,6 @@ from torchbce.classifier.estimator.inputs import (
     read_more,
     read_rows,
 )
-from torchbce.classifier.fitting import fit_rows
 from torchbce.classifier.model import Classifier, encoded_rows
 from torchbce.classifier.options import (
     Device,
@@ -47,6 +46,7 @@ from torchbce.classifier.options import (
     Precision,
     TrainingOptions,
 )
+from torchbce.classifier.rows import Settings, fit_rows
 from torchbce.classifier.storage import load
 from torchbce.classifier.tables.frames import as_table
 
@@ -87,6 +87,9 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         gamma_neg: likewise.
         margin: likewise.
         epsilon: likewise.
+        optimize: likewise.
+        guarantee: likewise.
+        abstain: likewise; `predict` gives undecided rows the likelier class.
         base_rate: the share of positives where the estimator will be used, if it is not that of y.
         positive: the positive class; None is the usual one of a known pair, as "yes" of "no" and
             "yes", and else `classes_[1]`. It matters for `pos_weight` and the metrics.
@@ -147,6 +150,9 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         gamma_neg: float | None = None,
         margin: float | None = None,
         epsilon: float | None = None,
+        optimize: str | None = None,
+        guarantee: str | tuple[str, ...] = (),
+        abstain: bool = False,
         base_rate: float | None = None,
         positive: Any = None,
         soft: bool = False,
@@ -175,6 +181,9 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.gamma_neg = gamma_neg
         self.margin = margin
         self.epsilon = epsilon
+        self.optimize = optimize
+        self.guarantee = guarantee
+        self.abstain = abstain
         self.base_rate = base_rate
         self.positive = positive
         self.soft = soft
@@ -209,6 +218,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         card = classifier.card
         classes = classes_of_target(card.target)
         options = {name: card.options[name] for name in OPTIONS if name in card.options}
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         words = list(card.missing) or None
         estimator = cls(**options, base_rate=card.base_rate, missing=words)
         estimator.soft = card.target.kind != "values"
@@ -257,10 +267,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if context.target is None:  # that of a table is checked, with the names of its columns
             check_both(targets, weight)
         outcomes = Outcomes(targets, weight, groups_of(groups, number), times_of(times, number))
-        classifier = fit_rows(
-            self._with_nulls(rows),
-            outcomes,
-            classes.target,
+        settings = Settings(
             columns=context.columns,
             base_rate=self.base_rate,
             overrides=self._kinds(X, rows),
@@ -271,6 +278,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             on_choice=context.on_choice,
             all_constant=not is_frame(X),
         )
+        classifier = fit_rows(self._with_nulls(rows), outcomes, classes.target, settings)
         self._keep(classifier, classes, names)
         return self
 
@@ -465,11 +473,13 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "model": options.model not in ("auto", "linear"),
             "loss": options.loss != "bce",
             "pos_weight": options.pos_weight == "balanced",  # it would differ between batches
+            "optimize": options.optimize is not None,
+            "guarantee": bool(options.guarantee),
         }
         for name in (name for name, wrong in refused.items() if wrong):
             raise InputError(
                 "partial_fit updates a linear model by its cross-entropy, with a weight of the "
-                "positives that is a number; leave out ",
+                "positives that is a number, and chooses no threshold; leave out ",
                 Argument(name, getattr(options, name)),
             )
         name = name_of(y, names or [])

@@ -7,6 +7,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder
+from torchbce.classifier.explanations.scales import scaled_weights
 from torchbce.classifier.explanations.sources import TOGETHER
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.models.features import Layout
@@ -118,7 +119,7 @@ def text_weights(classifier: Classifier) -> np.ndarray:
     linear, read = np.zeros(width), np.zeros(width)
     for model in classifier.models:
         if isinstance(model, LinearModel | PairsModel):
-            weight = classifier.card.models[model.name]
+            weight = scaled_weights(classifier.card)[model.name]
             linear += weight * model.linear.weight[start : start + width]
         elif isinstance(model, TreesModel):
             for _, reader in model.parts:

@@ -108,6 +108,28 @@ def fit(
     epsilon: Annotated[
         float | None, typer.Option(help="Of poly: added to its first term; by default 1.")
     ] = None,
+    optimize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GOAL",
+            help="Choose the threshold for accuracy, f1, mcc, balanced-accuracy, precision@R, "
+            "recall@P or cost:FP,FN; without it, it is 0.5.",
+        ),
+    ] = None,
+    guarantee: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FIGURE",
+            help="Find a threshold that keeps precision>=P, recall>=R or fpr<=F with 95% "
+            "confidence; a quarter of the rows is set aside to test it.",
+        ),
+    ] = [],  # noqa: B006
+    abstain: Annotated[
+        bool,
+        typer.Option(
+            "--abstain", help="With --guarantee: predict nothing for rows that it does not cover."
+        ),
+    ] = False,
     base_rate: Annotated[
         float | None,
         typer.Option(
@@ -145,11 +167,10 @@ def fit(
 
     Whether a column is text, categorical or numeric is inferred from its values; --text, --numeric,
     --categorical and --drop override that, and may be given several times.
-
-    Example: torchbce fit reviews.csv --target liked --output liked-model
     """
     started = perf_counter()
     from torchbce import classifier
+    from torchbce.classifier.columns.outcomes import RowColumns
     from torchbce.classifier.estimator.tables import fit_table
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import notes
@@ -174,6 +195,9 @@ def fit(
         gamma_neg=gamma_neg,
         margin=margin,
         epsilon=epsilon,
+        optimize=optimize,
+        guarantee=tuple(guarantee),
+        abstain=abstain,
         base_rate=base_rate,
         text=text,
         numeric=numeric,
@@ -182,8 +206,10 @@ def fit(
         missing=missing,
         decimal=decimal,
     )
-    estimator.training_options()  # before a large table is read
+    options = estimator.training_options()  # before a large table is read
     classifier.check_output(output, overwrite)
+    if not quiet:
+        notes.without_trees(options)
     scanned = scan(table, separator)
     if not quiet:
         for note in scanned.notes:
@@ -204,11 +230,11 @@ def fit(
             time=time,
             progress=progress,
             on_choice=lambda choices, chosen: warnings.extend(
-                notes.before_training(rows, choices, chosen, quiet)
+                notes.before_training(rows, choices, chosen, quiet, RowColumns(weight, group, time))
             ),
         )
     classifier.save(fitted, output, overwrite)
-    warnings += notes.after_training(fitted.card.held_out)
+    warnings += notes.after_training(fitted.card)
     if json_ or not quiet:
         print_fit(fitted, output, perf_counter() - started, warnings, json_)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from torchbce.cli.arguments import (
+    Abstain,
     BaseRateInUse,
     Debug,
     ModelDir,
@@ -13,6 +14,7 @@ from torchbce.cli.arguments import (
     Quiet,
     Separator,
     Tables,
+    Threshold,
 )
 from torchbce.cli.base_rates import base_rate_of, print_estimate
 from torchbce.cli.errors import one_sentence_errors
@@ -46,6 +48,8 @@ def predict(
         ),
     ] = 0,
     base_rate: BaseRateInUse = None,
+    threshold: Threshold = None,
+    abstain: Abstain = False,
     separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
@@ -57,8 +61,6 @@ def predict(
     The columns `probability` and `predicted` are appended to the rows. Where TABLE has one of that
     name already, a number is added to the appended one: `probability_2`. With --explain, columns
     such as `explanation_1` say what weighs most for a row: `age=39 +0.41`, in log-odds.
-
-    Example: torchbce predict liked-model new.csv --output predictions.csv
     """
     from torchbce import classifier
     from torchbce.classifier import files, outputs
@@ -76,7 +78,7 @@ def predict(
                 "--base-rate estimate needs the rows of a table; give a number with --text"
             )
         moved = fitted if rate is None else fitted.with_base_rate(rate)
-        print_text(files.predict_text(moved, text, explain), json_)
+        print_text(files.predict_text(moved, text, explain, threshold, abstain or None), json_)
         return
     assert table
     counts = files.predict_file(
@@ -89,6 +91,8 @@ def predict(
         prefix,
         explain,
         rate,
+        threshold,
+        abstain or None,
         on_names=lambda columns, names: notes.renamed(columns, names, prefix, explain),
     )
     if estimate := counts.get("base_rate"):
