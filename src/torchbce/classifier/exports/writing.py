@@ -20,7 +20,7 @@ def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool
     `onnx` to 1e-5.
 
     Args:
-        classifier: what to write.
+        classifier: what to write; also a fitted `BCEClassifier`.
         path: the file.
         to: "numpy", a Python file that needs NumPy alone; "sql", a SELECT for DuckDB and PostgreSQL,
             of models without text and without a network; "onnx", a graph, of models without text;
@@ -42,7 +42,7 @@ def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool
         >>> names["predict"]([{"x": "a"}, {"x": "b"}])
         [1, 0]
     """
-    path = Path(path)
+    path, classifier = Path(path), getattr(classifier, "classifier_", classifier)
     if to not in get_args(Format):
         names = ", ".join(get_args(Format))
         raise InputError(Argument("to"), f" must be one of {names}, got {to!r}")

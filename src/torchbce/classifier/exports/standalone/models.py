@@ -151,3 +151,15 @@ def network_logits(
         hidden = np.maximum(hidden, 0) @ arrays[f"{layer}.weight"].T.astype(np.float64)
         hidden += arrays[f"{layer}.bias"]
     return np.asarray(hidden[:, 0])
+
+
+def calibrated(z: np.ndarray, kind: str, slopes: list[float], offset: float, **where: float) -> Any:
+    """The map of combined logits to calibrated ones: slopes times functions that do not fall."""
+    functions = [z]
+    if kind == "beta":
+        functions = [-np.logaddexp(0, -z), np.logaddexp(0, z)]
+    elif kind == "quadratic":
+        low, high = where["low"], where["high"]
+        rising = (z.clip(low, high) - low) ** 2 / (2 * (high - low)) + (z - high).clip(0)
+        functions = [z - rising, rising]
+    return sum(slope * own for slope, own in zip(slopes, functions, strict=True)) + offset
