@@ -3,7 +3,6 @@
 import inspect
 import json
 import pickle
-import re
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -171,6 +170,18 @@ def test_frames_of_polars_and_pandas_keep_the_kinds_of_their_columns() -> None:
     assert np.array_equal(proba(one, X), proba(other, frame))
     assert one.classifier_.card == other.classifier_.card
     assert np.array_equal(proba(one, frame), proba(other, X))
+
+
+def test_dicts_and_lazy_frames() -> None:
+    table = reviews(40)
+    X, y = table.drop("kind"), table["kind"].to_list()
+    expected = BCEClassifier(**LINEAR).fit(X, y)
+    for given in (X.to_dict(as_series=False), X.lazy()):
+        estimator = BCEClassifier(**LINEAR).fit(given, y)
+        assert estimator.feature_names_in_.tolist() == X.columns
+        assert np.array_equal(proba(estimator, given), proba(expected, X))
+        updated = BCEClassifier().partial_fit(given, y, classes=["no", "yes"])
+        assert updated.classifier_.card.rows == 40
 
 
 def test_names_are_checked_as_scikit_learn_does() -> None:
@@ -660,15 +671,3 @@ def test_small_numbers_of_rows() -> None:
     estimator = BCEClassifier().fit(X, y)
     assert estimator.predict_proba(X).shape == (12, 2)
     assert estimator.predict(X[:0]).tolist() == []
-
-
-def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 4
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, names)
-    assert names["pipeline"].score(names["texts"], [1, 0] * 40) == 1.0
-    assert names["again"].predict(names["X"]).tolist() == names["y"].to_list()
-    assert names["online"].classifier_.card.rows == 120
