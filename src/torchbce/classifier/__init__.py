@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchbce.classifier.columns.inference import Choice, Overrides
     from torchbce.classifier.errors import InputError, InputWarning
+    from torchbce.classifier.estimator.classifier import BCEClassifier
     from torchbce.classifier.explanations.records import Explanation
+    from torchbce.classifier.exports.writing import export
     from torchbce.classifier.fitting import fit
     from torchbce.classifier.model import Card, Classifier
     from torchbce.classifier.options import TrainingOptions
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torchbce.classifier.tables.reading import read
 
 __all__ = [
+    "BCEClassifier",
     "Card",
     "Choice",
     "Classifier",
@@ -36,6 +39,7 @@ __all__ = [
     "check_output",
     "evaluate_logits",
     "evaluate_probabilities",
+    "export",
     "fit",
     "load",
     "read",
@@ -44,6 +48,7 @@ __all__ = [
 
 #: The module of each name, imported with its first use: predictions need nothing of the training.
 _LAZY = {
+    "BCEClassifier": "estimator.classifier",
     "Card": "model",
     "Choice": "columns.inference",
     "Classifier": "model",
@@ -56,6 +61,7 @@ _LAZY = {
     "check_output": "storage",
     "evaluate_logits": "quality.metrics",
     "evaluate_probabilities": "quality.metrics",
+    "export": "exports.writing",
     "fit": "fitting",
     "load": "storage",
     "read": "tables.reading",

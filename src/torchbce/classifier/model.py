@@ -2,15 +2,16 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.encoder import Column, Encoded, Encoder
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.matrix import as_matrix
 from torchbce.classifier.columns.outcomes import RowColumns
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
@@ -85,6 +86,7 @@ class Card(msgspec.Struct, frozen=True):
         dropped: why each column that the model does not read was dropped, by name.
         columns: the columns that the model reads, in the order of their features.
         missing: more words that mean "no value".
+        decimal: what begins the decimals of numbers in strings.
         row_columns: the columns of weights, groups and times.
         weight: the sum of the weights of the rows; None without weights.
         split: how rows were held out.
@@ -117,6 +119,7 @@ class Card(msgspec.Struct, frozen=True):
     dropped: dict[str, str]
     columns: list[Column]
     missing: list[str] = []
+    decimal: str = "."
     row_columns: RowColumns = RowColumns()
     weight: float | None = None
     split: Split | None = None
@@ -142,6 +145,9 @@ class Classifier:
         models: from the encoder's arrays to logits, in the order of `card.models`.
         choices: the kind of each column and why; empty in a loaded classifier.
         tried: what each model reached on the rows held out, and how long it took.
+        curvature: the second derivatives of the loss of the training rows at the base rate, by the
+            weights of the linear model and by its bias, float64 [width + 1]; None in a loaded
+            classifier.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -156,6 +162,7 @@ class Classifier:
     models: tuple[Model, ...]
     choices: tuple[Choice, ...] = ()
     tried: tuple[Tried, ...] = ()
+    curvature: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def logits(self, table: TableLike) -> np.ndarray:
         """The log-odds of the positive value, log(p / (1 - p)).
@@ -173,19 +180,7 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
-        rows = self._inputs(table)
-        encoded = self.encoder.transform(rows)
-        if unseen := self.encoder.unseen(rows):
-            warnings.warn(unseen_values(unseen), InputWarning, stacklevel=2)
-        weights = self.card.models
-        if not weights:
-            return np.full(len(encoded), self.card.base + self.card.base_shift)
-        shift = np.log(self.card.pos_weight)
-        logits = {m.name: m.logits(self.encoder, encoded) - shift for m in self.models}
-        mixed = combined(logits, weights, self.card.base)
-        if self.card.calibration is not None:
-            mixed = self.card.calibration(mixed)
-        return mixed + self.card.base_shift
+        return logits_of(self, encoded_rows(self, table))
 
     def with_base_rate(self, rate: float | None) -> "Classifier":
         """The same classifier for use where the share of positives is another one.
@@ -370,13 +365,45 @@ class Classifier:
 
         return contributions_table(self, self._inputs(table))
 
-    def _inputs(self, table: TableLike) -> pl.DataFrame:
-        """The columns that the model reads, with null for words that mean "no value"."""
+    def _inputs(self, table: TableLike) -> Any:
+        """The columns that the model reads, null for words of `missing`; or a matrix."""
+        if self.encoder.matrix is not None:
+            return as_matrix(table, self.encoder.matrix.width)
         rows = as_table(table)
         if not self.card.missing:
             return rows
         names = [column.name for column in self.card.columns if column.name in rows.columns]
         return without_words(rows.select(names), self.card.missing)
+
+
+def encoded_rows(classifier: Classifier, table: TableLike) -> Encoded:
+    """The arrays of the rows that a classifier reads, for `logits_of`.
+
+    Args:
+        classifier: the classifier.
+        table: as `Classifier.logits` takes it. A column none of whose values is known is warned of.
+
+    Raises:
+        InputError: if a column that the model reads is missing, or of another type or kind.
+    """
+    rows = classifier._inputs(table)
+    encoded = classifier.encoder.transform(rows)
+    if unseen := classifier.encoder.unseen(rows):
+        warnings.warn(unseen_values(unseen), InputWarning, stacklevel=3)
+    return encoded
+
+
+def logits_of(classifier: Classifier, encoded: Encoded) -> np.ndarray:
+    """The logits of rows that are encoded already, float64 [rows]; see `Classifier.logits`."""
+    card = classifier.card
+    if not card.models:
+        return np.full(len(encoded), card.base + card.base_shift)
+    shift = np.log(card.pos_weight)
+    logits = {m.name: m.logits(classifier.encoder, encoded) - shift for m in classifier.models}
+    mixed = combined(logits, card.models, card.base)
+    if card.calibration is not None:
+        mixed = card.calibration(mixed)
+    return mixed + card.base_shift
 
 
 def unseen_values(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torchbce.classifier.decisions.wishes import check_wishes
 from torchbce.classifier.errors import Argument, InputError, listing
@@ -123,6 +123,23 @@ class TrainingOptions:
         return {name: float(value) for name, value in given.items() if value is not None}
 
     def __post_init__(self) -> None:
+        named = {
+            "model": ModelName,
+            "effort": Effort,
+            "device": Device,
+            "precision": Precision,
+        }
+        for name, words in named.items():
+            if (value := getattr(self, name)) not in get_args(words):
+                raise InputError(
+                    Argument(name),
+                    f" must be {listing(get_args(words), joiner='or')}, got {value!r}",
+                )
+        if isinstance(self.pos_weight, str) and self.pos_weight != "balanced":
+            raise InputError(
+                Argument("pos_weight"),
+                f" must be 'balanced', a number or None, got {self.pos_weight!r}",
+            )
         positive = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,

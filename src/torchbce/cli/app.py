@@ -1,5 +1,6 @@
 """The command line: what it is called, and its commands."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ from torchbce import __version__
 from torchbce.cli.commands.demo import demo
 from torchbce.cli.commands.diagnose import diagnose
 from torchbce.cli.commands.evaluate import evaluate
+from torchbce.cli.commands.export import export
 from torchbce.cli.commands.fit import fit
 from torchbce.cli.commands.predict import predict
 from torchbce.cli.commands.show import show
@@ -31,5 +33,39 @@ def torchbce(
         raise typer.Exit
 
 
-for command in (fit, predict, evaluate, show, diagnose, demo):
-    app.command()(command)
+#: Shown at the end of `--help`.
+EXAMPLES: dict[Callable[..., None], list[str]] = {
+    fit: [
+        "torchbce fit reviews.csv --target liked --output model",
+        "torchbce fit 'day-*.csv' --target churned --positive yes --drop id --output model",
+        "torchbce fit table.parquet --target y --model linear --effort low --output model",
+    ],
+    predict: [
+        "torchbce predict model new.csv --output predicted.csv",
+        "torchbce predict model new.parquet --explain 3 --output predicted.parquet",
+        'torchbce predict model --text "a warm and funny film"',
+    ],
+    evaluate: [
+        "torchbce evaluate model labelled.csv",
+        "torchbce evaluate --predictions scores.csv --target y --probability p --json",
+    ],
+    show: [
+        "torchbce show model",
+        "torchbce show model --most 50 --json",
+    ],
+    export: [
+        "torchbce export model --to numpy --output model.py",
+        "torchbce export model --to onnx --output model.onnx",
+        "torchbce export model --to card --output README.md",
+    ],
+    diagnose: [
+        "torchbce diagnose scores.csv --target y --logit z",
+        "torchbce diagnose scores.csv --target y --probability p --json",
+    ],
+    demo: ["torchbce demo", "torchbce demo --overwrite"],
+}
+
+for command, examples in EXAMPLES.items():
+    # The \b keeps the lines as they are.
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+    app.command(epilog=epilog)(command)

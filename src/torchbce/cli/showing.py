@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchbce.classifier.explanations.labels import signed
+from torchbce.cli.results import held_out_heading
 from torchbce.cli.streams import visible
 from torchbce.cli.terminal import (
     ALL_CHOICES,
@@ -87,7 +88,7 @@ def _lines(classifier: "Classifier", directory: Path, most: int, width: int) -> 
     used += [(name, "dropped", reason) for name, reason in card.dropped.items()]
     yield from _aligned([("column", "used as", "features"), *_in_part(used)])
     yield ""
-    yield "On rows held out, with settings and weights chosen on other rows:"
+    yield held_out_heading(card)
     yield from metrics_lines(card.held_out, of_base_rate(card.held_out))
     yield from decision_lines(card)
     if classifier.tried:

@@ -13,7 +13,7 @@ contribution.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -51,23 +51,23 @@ class Contributions(NamedTuple):
     values: np.ndarray
 
 
-def contributions_table(classifier: Classifier, table: pl.DataFrame) -> pl.DataFrame:
+def contributions_table(classifier: Classifier, table: Any) -> pl.DataFrame:
     """See `Classifier.contributions`."""
     explainer = _Explainer(classifier)
     found = [part for _, part in explainer.parts(classifier.encoder.transform(table))]
     values = np.concatenate([part.values for part in found])
     names = explainer.sources.names
     base = free_name("base", names)
-    columns = {base: np.full(len(table), found[0].base)}
+    columns = {base: np.full(len(values), found[0].base)}
     return pl.DataFrame(columns | dict(zip(names, values.T, strict=True)))
 
 
-def explanations(classifier: Classifier, table: pl.DataFrame, most: int) -> list[pl.Series]:
+def explanations(classifier: Classifier, table: Any, most: int) -> list[pl.Series]:
     """The columns that weigh most for each row, as text: `age=39 +0.41`.
 
     Args:
         classifier: the model.
-        table: has the columns that the model reads.
+        table: has the columns that the model reads; or a matrix, if it reads one.
         most: how many columns to give for each row.
 
     Returns:
@@ -88,7 +88,7 @@ def explanations(classifier: Classifier, table: pl.DataFrame, most: int) -> list
                 None if abs(v) < ROUNDS_TO_0 else f"{labels.of(columns[s], row, v)} {signed(v)}"
                 for row, (s, v) in enumerate(zip(source, value, strict=True), start)
             ]
-    return [pl.Series(rank or [None] * len(table), dtype=pl.String) for rank in ranks]
+    return [pl.Series(rank or [None] * len(encoded), dtype=pl.String) for rank in ranks]
 
 
 class _Explainer:

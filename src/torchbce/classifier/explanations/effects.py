@@ -63,12 +63,13 @@ def _words(encoder: Encoder, main: np.ndarray, most: int) -> list[Word]:
     found = []
     for column in encoder.texts:
         for units in column.units:
-            weights = main[start : start + len(units.vocabulary)]
+            words = units.vocabulary
+            weights = main[start : start + len(words)]
             found += [
-                Word(column.name, units.vocabulary[at], units.unit, float(weights[at]))
+                Word(column.name, words[at], units.unit, float(weights[at]))
                 for at in _largest(weights, most)
             ]
-            start += len(units.vocabulary)
+            start += len(words)
     return sorted(found, key=lambda word: -abs(word.log_odds))[:most]
 
 

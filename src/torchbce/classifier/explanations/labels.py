@@ -1,5 +1,7 @@
 """What a contribution belongs to, as text: a column with its value in a row."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
@@ -33,11 +35,11 @@ class Labels:
 
     Args:
         classifier: the model.
-        table: the rows.
+        table: the rows, a polars table or a matrix.
         encoded: their arrays.
     """
 
-    def __init__(self, classifier: Classifier, table: pl.DataFrame, encoded: Encoded) -> None:
+    def __init__(self, classifier: Classifier, table: Any, encoded: Encoded) -> None:
         self._table, self._text = table, encoded.text
         self._values: dict[str, list[str | None]] = {}
         weights = text_weights(classifier)

@@ -51,10 +51,7 @@ def evaluate(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score a model on TABLE, or score a file of predictions.
-
-    Example: torchbce evaluate liked-model test.csv
-    """
+    """Score a model on TABLE, or score a file of predictions."""
     from torchbce import classifier
     from torchbce.classifier import files
 

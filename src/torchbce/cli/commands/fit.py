@@ -167,39 +167,49 @@ def fit(
 
     Whether a column is text, categorical or numeric is inferred from its values; --text, --numeric,
     --categorical and --drop override that, and may be given several times.
-
-    Example: torchbce fit reviews.csv --target liked --output liked-model
     """
     started = perf_counter()
     from torchbce import classifier
+    from torchbce.classifier.columns.outcomes import RowColumns
+    from torchbce.classifier.estimator.tables import fit_table
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import notes
     from torchbce.cli.terminal import training_progress
 
-    options = classifier.TrainingOptions(
-        model,
-        effort,
-        _pos_weight(pos_weight),
-        seed,
-        epochs,
-        batch_size,
-        learning_rate,
-        weight_decay,
-        patience,
-        device,
-        precision,
-        loss,
-        alpha,
-        gamma,
-        gamma_pos,
-        gamma_neg,
-        margin,
-        epsilon,
-        optimize,
-        tuple(guarantee),
-        abstain,
+    estimator = classifier.BCEClassifier(
+        model=model,
+        effort=effort,
+        pos_weight=_pos_weight(pos_weight),
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        patience=patience,
+        device=device,
+        precision=precision,
+        loss=loss,
+        alpha=alpha,
+        gamma=gamma,
+        gamma_pos=gamma_pos,
+        gamma_neg=gamma_neg,
+        margin=margin,
+        epsilon=epsilon,
+        optimize=optimize,
+        guarantee=tuple(guarantee),
+        abstain=abstain,
+        base_rate=base_rate,
+        text=text,
+        numeric=numeric,
+        categorical=categorical,
+        drop=drop,
+        missing=missing,
+        decimal=decimal,
     )
+    options = estimator.training_options()  # before a large table is read
     classifier.check_output(output, overwrite)
+    if not quiet:
+        notes.without_trees(options)
     scanned = scan(table, separator)
     if not quiet:
         for note in scanned.notes:
@@ -207,7 +217,8 @@ def fit(
     rows = classifier.read(scanned)
     warnings: list[str] = []
     with training_progress(quiet) as progress:
-        fitted = classifier.fit(
+        fitted = fit_table(
+            estimator,
             rows,
             target,
             positive=positive,
@@ -217,14 +228,9 @@ def fit(
             weight=weight,
             group=group,
             time=time,
-            base_rate=base_rate,
-            overrides=classifier.Overrides(text, numeric, categorical, drop),
-            missing=missing,
-            decimal=decimal,
-            options=options,
             progress=progress,
             on_choice=lambda choices, chosen: warnings.extend(
-                notes.before_training(rows, choices, chosen, quiet)
+                notes.before_training(rows, choices, chosen, quiet, RowColumns(weight, group, time))
             ),
         )
     classifier.save(fitted, output, overwrite)

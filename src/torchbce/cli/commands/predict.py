@@ -61,8 +61,6 @@ def predict(
     The columns `probability` and `predicted` are appended to the rows. Where TABLE has one of that
     name already, a number is added to the appended one: `probability_2`. With --explain, columns
     such as `explanation_1` say what weighs most for a row: `age=39 +0.41`, in log-odds.
-
-    Example: torchbce predict liked-model new.csv --output predictions.csv
     """
     from torchbce import classifier
     from torchbce.classifier import files, outputs

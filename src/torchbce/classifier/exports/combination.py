@@ -1,0 +1,62 @@
+"""How the logits of the models become one logit, as every export computes it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchbce.classifier.columns.categorical import CategoricalColumn
+from torchbce.classifier.columns.dates import DateColumn
+from torchbce.classifier.columns.numeric import NumericColumn
+from torchbce.classifier.columns.text import TextColumn
+from torchbce.classifier.errors import InputError, listing
+from torchbce.classifier.model import Classifier
+from torchbce.classifier.models.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class Combination:
+    r"""From the logits of the models to the final logit, in three steps.
+
+    The combined logit :math:`b + \sum_m w_m (z_m - \log p - b)` is an offset and a sum of products. A
+    calibration maps it, and a shift to another base rate is added.
+
+    Attributes:
+        offset: :math:`b - \sum_m w_m (\log p + b)`, where p is `pos_weight` and b the base.
+        weights: of the models' logits, by their names.
+        calibration: the map of the combined logit; None for none.
+        shift: what is added for the base rate in use.
+    """
+
+    offset: float
+    weights: dict[str, float]
+    calibration: Calibration | None
+    shift: float
+
+
+def combination_of(classifier: Classifier) -> Combination:
+    """The combination of a classifier's models.
+
+    Raises:
+        InputError: if it is not a classifier of a table with two target values.
+    """
+    if not isinstance(classifier, Classifier):
+        raise InputError(
+            "only a classifier of one target column that torchbce.classifier.fit or load returned can "
+            f"be exported, got a {type(classifier).__name__}"
+        )
+    kinds = NumericColumn | CategoricalColumn | DateColumn | TextColumn
+    if not all(isinstance(column, kinds) for column in classifier.encoder.columns):
+        raise InputError(
+            "a model of a matrix cannot be exported, because its features have no columns; fit it to "
+            "a table"
+        )
+    card = classifier.card
+    each = float(np.log(card.pos_weight)) + card.base
+    offset = card.base - each * sum(card.models.values())
+    calibration = card.calibration if card.models else None
+    return Combination(offset, dict(card.models), calibration, card.base_shift)
+
+
+def columns_of(classifier: Classifier, kind: type) -> list[str]:
+    """The names of the columns of a kind."""
+    return [column.name for column in classifier.encoder.columns if isinstance(column, kind)]
