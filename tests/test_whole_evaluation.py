@@ -86,11 +86,11 @@ def bootstrapped(z: np.ndarray, y: np.ndarray, name: str) -> tuple[float, float]
 
 @pytest.mark.parametrize("name", ["log_loss", "roc_auc", "average_precision", "accuracy", "f1"])
 def test_intervals_are_those_of_the_bootstrap(name: str) -> None:
-    """The ends differ by the noise of 400 and 1,000 resamples, some 15% of the width."""
+    """The ends differ by the noise of 400 and 500 resamples, some 20% of the width."""
     z, y = rows(400)
     low, high = evaluate_model(z, y, Rule(0.5)).intervals[name]
     want = bootstrapped(z, y, name)
-    assert (low, high) == pytest.approx(want, abs=0.15 * (want[1] - want[0]))
+    assert (low, high) == pytest.approx(want, abs=0.2 * (want[1] - want[0]))
 
 
 def test_merged_rows_have_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_merged_rows_have_the_same_intervals(monkeypatch: pytest.MonkeyPatch) ->
     merged = evaluate_model(z, y, Rule(0.5)).intervals
     for name, (low, high) in whole.items():
         # Other draws: the ends differ by their noise.
-        assert merged[name] == pytest.approx((low, high), abs=0.15 * (high - low)), name
+        assert merged[name] == pytest.approx((low, high), abs=0.2 * (high - low)), name
 
 
 def test_weights_widen_the_intervals_as_far_as_they_differ() -> None:
@@ -114,9 +114,12 @@ def test_weights_widen_the_intervals_as_far_as_they_differ() -> None:
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("roc_auc", 1.0), ("ece", 1.0), ("ece", 1.6)])
-def test_intervals_cover_the_truth(name: str, wrong: float) -> None:
+def test_intervals_cover_the_truth(
+    name: str, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 60 samples, 51 or more: with a coverage of 95% fewer have a probability of 0.1%."""
     truth = getattr(evaluate_logits(*rows(1_000_000, seed=9, wrong=wrong)), name)
+    monkeypatch.setattr(module, "ROUNDS", 200)
     covered = 0
     for seed in range(60):
         low, high = evaluate_model(*rows(1000, seed, wrong), Rule(0.5)).intervals[name]

@@ -7,7 +7,7 @@ import numpy as np
 from torchbce.classifier.quality.calibration import on_grid, smoothed_error, smoothing_width
 from torchbce.classifier.quality.metrics import ECE_BINS, ece_bins
 
-ROUNDS = 1000
+ROUNDS = 500
 #: The percentiles of a 95% interval.
 ENDS = (2.5, 97.5)
 #: Rows are merged to so many groups of neighbouring scores: a million rows take as long as these.
@@ -85,7 +85,7 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """The 95% interval of each figure, for samples of as many rows like these.
 
-    Each of 1,000 rounds draws for a cell how often its rows occur, by Poisson's distribution, which
+    Each of 500 rounds draws for a cell how often its rows occur, by Poisson's distribution, which
     for single rows is the bootstrap with a random number of rows.
 
     Args:
