@@ -1,5 +1,6 @@
 """The command line: what it is called, and its commands."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -33,7 +34,7 @@ def torchbce(
 
 
 #: Shown at the end of `--help`.
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], list[str]] = {
     fit: [
         "torchbce fit reviews.csv --target liked --output model",
         "torchbce fit 'day-*.csv' --target churned --positive yes --drop id --output model",

@@ -175,13 +175,16 @@ def _categories(
     keys = [category_reader(missing)(value) for value in values]
     if not column["boolean"]:
         return keys
-    return [{1.0: "true", 0.0: "false"}.get(key, key) for key in keys]  # type: ignore[call-overload]
+    words: dict[Any, str] = {1.0: "true", 0.0: "false"}
+    return [words.get(key, key) for key in keys]
 
 
 def _bins(numbers: np.ndarray, column: dict[str, Any]) -> np.ndarray:
     """The bin of each number; a missing one comes after the bins, if it has a code."""
     edges = np.asarray(column["edges"], dtype=np.float64)
-    codes = np.searchsorted(edges, numbers, side="right") if len(edges) else np.full(len(numbers), -1)
+    codes = (
+        np.searchsorted(edges, numbers, side="right") if len(edges) else np.full(len(numbers), -1)
+    )
     bins = len(edges) + 1 if len(edges) else 0
     return np.where(np.isnan(numbers), bins if column["flag_missing"] else -1, codes)
 
