@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torchbce.classifier.errors import InputError, InputWarning
     from torchbce.classifier.explanations.records import Explanation
     from torchbce.classifier.fitting import fit
+    from torchbce.classifier.labels.fitting import fit_label_rows, fit_labels
+    from torchbce.classifier.labels.metrics import LabelsMetrics
+    from torchbce.classifier.labels.model import LabelsCard, LabelsClassifier
     from torchbce.classifier.model import Card, Classifier
     from torchbce.classifier.options import TrainingOptions
     from torchbce.classifier.quality.metrics import (
@@ -30,6 +33,9 @@ __all__ = [
     "Explanation",
     "InputError",
     "InputWarning",
+    "LabelsCard",
+    "LabelsClassifier",
+    "LabelsMetrics",
     "Metrics",
     "Overrides",
     "TrainingOptions",
@@ -37,6 +43,8 @@ __all__ = [
     "evaluate_logits",
     "evaluate_probabilities",
     "fit",
+    "fit_label_rows",
+    "fit_labels",
     "load",
     "read",
     "save",
@@ -50,6 +58,9 @@ _LAZY = {
     "Explanation": "explanations.records",
     "InputError": "errors",
     "InputWarning": "errors",
+    "LabelsCard": "labels.model",
+    "LabelsClassifier": "labels.model",
+    "LabelsMetrics": "labels.metrics",
     "Metrics": "quality.metrics",
     "Overrides": "columns.inference",
     "TrainingOptions": "options",
@@ -57,6 +68,8 @@ _LAZY = {
     "evaluate_logits": "quality.metrics",
     "evaluate_probabilities": "quality.metrics",
     "fit": "fitting",
+    "fit_label_rows": "labels.fitting",
+    "fit_labels": "labels.fitting",
     "load": "storage",
     "read": "tables.reading",
     "save": "storage",
