@@ -115,6 +115,61 @@ def test_calibration_error_at_the_ends() -> None:
     assert got == pytest.approx((1.95 - 1) / 2)
 
 
+# ------------------------------------------------------------------------- weights, soft targets
+
+
+def test_weights_against_scikit_learn() -> None:
+    z, y = sample()
+    w = np.random.default_rng(1).gamma(1.0, size=len(y))
+    w[::7] = 0
+    p = sigmoid(z)
+    for got, scores in (
+        (evaluate_logits(z, y, 0.3, w), z),
+        (evaluate_probabilities(p, y, 0.3, w), p),
+    ):
+        of_weights = {"sample_weight": w}
+        assert got.log_loss == pytest.approx(metrics.log_loss(y, p, **of_weights), rel=1e-12)
+        assert got.brier == pytest.approx(metrics.brier_score_loss(y, p, **of_weights), rel=1e-12)
+        assert got.roc_auc == pytest.approx(metrics.roc_auc_score(y, scores, **of_weights))
+        assert got.average_precision == pytest.approx(
+            metrics.average_precision_score(y, scores, **of_weights)
+        )
+        assert got.accuracy == pytest.approx(metrics.accuracy_score(y, p >= 0.3, **of_weights))
+        assert got.f1 == pytest.approx(metrics.f1_score(y, p >= 0.3, **of_weights))
+        matrix = metrics.confusion_matrix(y, p >= 0.3, **of_weights).ravel()
+        np.testing.assert_allclose(msgspec.structs.astuple(got.confusion), matrix)
+
+
+def test_whole_weights_are_repeated_rows() -> None:
+    z, y = sample(300)
+    w = np.random.default_rng(2).integers(0, 4, size=300)
+    weighted = msgspec.to_builtins(evaluate_logits(z, y, weight=w))
+    repeated = msgspec.to_builtins(evaluate_logits(np.repeat(z, w), np.repeat(y, w)))
+    assert weighted.pop("confusion") == repeated.pop("confusion")
+    assert weighted == pytest.approx(repeated, rel=1e-12)
+
+
+def test_soft_targets_are_votes() -> None:
+    """A row with the target 1/4 is one positive and three negatives; the Brier score differs."""
+    z, _ = sample(200)
+    soft = np.random.default_rng(3).integers(0, 5, size=200) / 4
+    got = msgspec.to_builtins(evaluate_logits(z, soft))
+    votes = np.concatenate([np.arange(4) < 4 * target for target in soft]).astype(float)
+    want = msgspec.to_builtins(evaluate_logits(np.repeat(z, 4), votes))
+    confusion = {name: count / 4 for name, count in want.pop("confusion").items()}
+    assert got.pop("confusion") == pytest.approx(confusion)
+    want["brier"] = np.mean((sigmoid(z) - soft) ** 2)
+    assert got == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, math.nan]])
+def test_wrong_weights(weight: list[float]) -> None:
+    y = np.array([0.0, 1.0])
+    for evaluate in (evaluate_logits, evaluate_probabilities):
+        with pytest.raises(ValueError, match="weight"):
+            evaluate(np.array([0.2, 0.7]), y, weight=np.array(weight))
+
+
 # ------------------------------------------------------------------------------------ at the limits
 
 

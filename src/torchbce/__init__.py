@@ -7,7 +7,9 @@ TYPE_CHECKING = False  # as `typing` has it, whose import takes longer than this
 if TYPE_CHECKING:
     from typing import Any
 
+    from torchbce import calibration as calibration
     from torchbce import classifier as classifier
+    from torchbce import diagnosis as diagnosis
     from torchbce import dropin as dropin
     from torchbce import functional as functional
     from torchbce import imbalance as imbalance
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from torchbce import ranking as ranking
     from torchbce.backends.cpu.memory import empty_cache
     from torchbce.backends.selection import backend, backend_for
+    from torchbce.diagnosis.diagnose import diagnose
+    from torchbce.diagnosis.watch import watch
     from torchbce.linear.head import LinearBCELoss
     from torchbce.linear.loss import linear_binary_cross_entropy
     from torchbce.linear.optimizers import FusedAdagrad, FusedRowwiseAdagrad, FusedSGD
@@ -46,7 +50,9 @@ __all__ = [
     "SigmoidFocalLoss",
     "backend",
     "backend_for",
+    "calibration",
     "collate_positives",
+    "diagnose",
     "dropin",
     "empty_cache",
     "functional",
@@ -55,6 +61,7 @@ __all__ = [
     "pairwise_sigmoid_loss",
     "positives_from",
     "ranking",
+    "watch",
 ]
 __version__ = "0.2.0"
 
@@ -76,8 +83,11 @@ _LAZY = {
     "SigmoidFocalLoss": "torchbce.modules",
     "backend": "torchbce.backends.selection",
     "backend_for": "torchbce.backends.selection",
+    "calibration": None,
     "classifier": None,
     "collate_positives": "torchbce.linear.positives",
+    "diagnose": "torchbce.diagnosis.diagnose",
+    "diagnosis": None,
     "dropin": None,
     "empty_cache": "torchbce.backends.cpu.memory",
     "functional": None,
@@ -87,6 +97,7 @@ _LAZY = {
     "pairwise_sigmoid_loss": "torchbce.linear.pairwise",
     "positives_from": "torchbce.linear.positives",
     "ranking": None,
+    "watch": "torchbce.diagnosis.watch",
 }
 
 

@@ -5,12 +5,19 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from torchbce.classifier.columns.target import choose_target
+from torchbce.classifier.columns.outcomes import (
+    Outcomes,
+    RowColumns,
+    positions,
+    read_outcomes,
+    read_weight,
+)
+from torchbce.classifier.columns.target import choose_target, named_target
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.columns.values import as_numbers
 from torchbce.classifier.errors import (
@@ -23,9 +30,10 @@ from torchbce.classifier.errors import (
     unknown_name,
 )
 from torchbce.classifier.model import Classifier, unseen_values
+from torchbce.classifier.quality.base_rates import BaseRate, estimate_base_rate
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
 from torchbce.classifier.tables.carried import numeric_columns
-from torchbce.classifier.tables.reading import batches, read, scan
+from torchbce.classifier.tables.reading import Scan, batches, read, scan
 from torchbce.classifier.tables.sources import Paths
 from torchbce.classifier.tables.writing import row_writer
 
@@ -69,8 +77,9 @@ def predict_file(
     separator: str | None = None,
     prefix: str = "",
     explain: int = 0,
+    base_rate: float | Literal["estimate"] | None = None,
     on_names: Callable[[Sequence[str], Sequence[str]], object] = lambda columns, names: None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write the rows of a file with the columns `probability` and `predicted` appended.
 
     Args:
@@ -82,10 +91,13 @@ def predict_file(
         separator: what separates the values of a CSV; None to look at its first lines.
         prefix: what the names of the appended columns begin with; `appended_names` has the rest.
         explain: how many columns to name that weigh most for each row, as `Classifier.predict`.
+        base_rate: the share of positives among the rows, if it is not that of the rows that the
+            model was fitted to; "estimate" finds it from the rows, which are read twice.
         on_names: called before the first row with the names of the table, and of the new columns.
 
     Returns:
-        The number of `rows`, and of `positives` among the predictions.
+        The number of `rows`, and of `positives` among the predictions; with "estimate" the
+        estimated `base_rate` too.
 
     Raises:
         InputError: if the file cannot be read, does not fit the model or cannot be written.
@@ -94,6 +106,9 @@ def predict_file(
     names: tuple[str, ...] | None = None
     unseen = Unseen(classifier)
     scanned = scan(table, separator, empty=True)
+    classifier, estimate = _at_base_rate(
+        classifier, base_rate, lambda: _logits(classifier, scanned)
+    )
     with row_writer(output, overwrite, json_lines) as writer:
         numbers = {} if writer.keeps_strings else numeric_columns(scanned)
         for batch in batches(scanned):
@@ -108,7 +123,36 @@ def predict_file(
             appended = predictions.rename(dict(zip(predictions.columns, names, strict=True)))
             writer.write(pl.concat([typed, appended], how="horizontal"))
     unseen.warn()
-    return {"rows": rows, "positives": positives}
+    counts = {"rows": rows, "positives": positives}
+    return counts if estimate is None else {**counts, "base_rate": estimate}
+
+
+def _logits(classifier: Classifier, scanned: Scan) -> np.ndarray:
+    """The logits of all rows, without the warnings that predicting them gives again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        found, rows = [], 0
+        for batch in batches(scanned):
+            with rows_offset(rows):
+                found.append(classifier.logits(batch))
+            rows += len(batch)
+    return np.concatenate(found)
+
+
+def _at_base_rate(
+    classifier: Classifier,
+    base_rate: float | Literal["estimate"] | None,
+    logits: Callable[[], np.ndarray],
+    weight: np.ndarray | None = None,
+) -> tuple[Classifier, BaseRate | None]:
+    """The classifier at a base rate, and what was estimated."""
+    if base_rate is None:
+        return classifier, None
+    if base_rate != "estimate":
+        return classifier.with_base_rate(base_rate), None
+    card = classifier.card
+    found = estimate_base_rate(logits() - card.base_shift, card.base, weight)
+    return classifier.with_base_rate(found.usable), found
 
 
 class Unseen:
@@ -161,31 +205,52 @@ def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[st
     return prediction
 
 
-def evaluate_file(classifier: Classifier, table: Paths, separator: str | None = None) -> Metrics:
+def evaluate_file(
+    classifier: Classifier,
+    table: Paths,
+    separator: str | None = None,
+    weight: str | None = None,
+    base_rate: float | Literal["estimate"] | None = None,
+    on_base_rate: Callable[[BaseRate], object] = lambda rate: None,
+) -> Metrics:
     """The metrics of a classifier on a file that has its target column.
 
     Args:
         classifier: the model.
         table: the file to read, or several, as `read` takes them.
         separator: what separates the values of a CSV; None to look at its first lines.
+        weight: the name of a column of weights; rows of weight 0 are left out.
+        base_rate: the share of positives where these rows come from, if it is not that of the rows
+            that the model was fitted to; "estimate" finds it without the targets.
+        on_base_rate: called with what "estimate" finds.
 
     Raises:
         InputError: if the file cannot be read or does not fit the model.
     """
     target = classifier.card.target
     logits: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
+    found: list[Outcomes] = []
     rows = 0
     unseen = Unseen(classifier)
     for batch in batches(scan(table, separator)):
         with rows_offset(rows), unseen.collected(batch):
-            targets.append(target.targets(batch))
-            logits.append(classifier.logits(batch))
+            outcomes = read_outcomes(batch, target, RowColumns(weight))
+            counted = outcomes.counted()
+            found.append(outcomes.take(counted))
+            with positions(counted):
+                logits.append(classifier.logits(batch[counted]))
         rows += len(batch)
     unseen.warn()
-    return evaluate_logits(
-        np.concatenate(logits), np.concatenate(targets), classifier.card.threshold
-    )
+    z, targets = np.concatenate(logits), np.concatenate([one.targets for one in found])
+    weights = [one.weight for one in found if one.weight is not None]
+    w = np.concatenate(weights) if weights else None
+    if w is not None and not len(w):
+        raise InputError("every row has a weight of 0, so that no row counts")
+    moved, estimate = _at_base_rate(classifier, base_rate, lambda: z, w)
+    if estimate is not None:
+        on_base_rate(estimate)
+    z = z + (moved.card.base_shift - classifier.card.base_shift)
+    return evaluate_logits(z, targets, classifier.card.threshold, w)
 
 
 def evaluate_predictions(
@@ -194,6 +259,8 @@ def evaluate_predictions(
     probability: str,
     positive: str | None,
     separator: str | None = None,
+    weight: str | None = None,
+    soft: bool = False,
 ) -> Metrics:
     """The metrics of a file of predictions, from any tool.
 
@@ -203,12 +270,30 @@ def evaluate_predictions(
         probability: the name of the column of predicted probabilities, in [0, 1].
         positive: the positive value of the target; None if its values are a known pair.
         separator: what separates the values of a CSV; None to look at its first lines.
+        weight: the name of a column of weights; rows of weight 0 are left out.
+        soft: whether the true values are probabilities in [0, 1].
 
     Raises:
-        InputError: if the file cannot be read, or a value of the two columns is wrong.
+        InputError: if the file cannot be read, or a value of its columns is wrong.
     """
     table = read(path, separator)
-    chosen = choose_target(table, target, positive)
+    weights = read_weight(table, None, weight)
+    counted = np.arange(len(table)) if weights is None else np.flatnonzero(weights > 0)
+    with positions(counted):
+        w = None if weights is None else weights[counted]
+        return _evaluate_columns(table[counted], target, probability, positive, soft, w)
+
+
+def _evaluate_columns(
+    table: pl.DataFrame,
+    target: str,
+    probability: str,
+    positive: str | None,
+    soft: bool,
+    weight: np.ndarray | None,
+) -> Metrics:
+    named = named_target(target, positive, soft, None, None)
+    chosen = named or choose_target(table, target, positive)
     if probability not in table.columns:
         raise unknown_name("column", probability, table.columns)
     p = as_numbers(table[probability])
@@ -221,4 +306,4 @@ def evaluate_predictions(
             Row(at),
             "; expected probabilities in [0, 1]",
         )
-    return evaluate_probabilities(p, chosen.array(table[target]))
+    return evaluate_probabilities(p, chosen.targets(table), weight=weight)

@@ -26,6 +26,7 @@ from torchbce.classifier.models.data import Data
 from torchbce.classifier.models.search import search
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
+from torchbce.classifier.quality.base_rates import check_rate
 from torchbce.classifier.quality.metrics import Metrics, evaluate_logits
 from torchbce.classifier.tables.frames import TableLike, as_table
 from torchbce.imbalance import pos_weight_from_counts
@@ -44,6 +45,7 @@ def fit(
     weight: str | None = None,
     group: str | None = None,
     time: str | None = None,
+    base_rate: float | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -77,6 +79,8 @@ def fit(
             is both among the rows to learn from and those held out.
         time: the name of a column of dates or numbers: the rows held out are later than those to
             learn from.
+        base_rate: the share of positives where the classifier will be used, if it is not that of
+            the table, as after leaving out negatives. The metrics are those of the table.
         overrides: the columns whose kind is given; that of the others is inferred.
         missing: words that mean "no value", besides those of pandas.
         decimal: what begins the decimals of numbers in strings, "." or ",".
@@ -107,14 +111,14 @@ def fit(
     named = named_target(target, positive, soft, positives, trials)
     counted = rows_given
     if (weights := read_weight(rows_given, named, weight)) is not None:
-        at = np.flatnonzero(weights > 0)
-        counted = rows_given[at]
-    chosen = named if named is not None else choose_target(counted, target or "", positive)
+        counted = rows_given.filter(weights > 0)
+    chosen = named or choose_target(counted if len(counted) else rows_given, target or "", positive)
     return fit_rows(
         rows_given,
         read_outcomes(rows_given, chosen, columns),
         chosen,
         columns=columns,
+        base_rate=base_rate,
         overrides=overrides,
         missing=missing,
         decimal=decimal,
@@ -130,6 +134,7 @@ def fit_rows(
     target: Target,
     *,
     columns: RowColumns | None = None,
+    base_rate: float | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -146,6 +151,7 @@ def fit_rows(
         outcomes: what is known of each row beside its inputs.
         target: the names of the two values.
         columns: the names of the columns of weights, groups and times, for `Classifier.card`.
+        base_rate: as in `fit`.
         overrides: as in `fit`, and so are the others.
         missing: words that mean "no value", for `Classifier.card`; they are null in `inputs`.
         decimal: likewise.
@@ -160,9 +166,13 @@ def fit_rows(
         InputError: as `fit`.
     """
     options, columns = options or TrainingOptions(), columns or RowColumns()
+    if base_rate is not None:
+        check_rate(base_rate)
     if outcomes.weight is not None:
         check_weight(outcomes.weight)
     counted = outcomes.counted()
+    if not len(counted):
+        raise InputError("every row has a weight of 0, so that no row counts")
     if len(counted) < len(outcomes):
         with positions(counted):
             return fit_rows(
@@ -170,6 +180,7 @@ def fit_rows(
                 outcomes.take(counted),
                 target,
                 columns=columns,
+                base_rate=base_rate,
                 overrides=overrides,
                 missing=missing,
                 decimal=decimal,
@@ -224,6 +235,7 @@ def fit_rows(
         row_columns=columns,
         weight=None if outcomes.weight is None else float(outcomes.weight.sum()),
         split=split_of(data.parts, found.rows),
+        base_rate=base_rate,
     )
     return Classifier(card, encoder, tuple(found.models), tuple(choices), tuple(found.tried))
 
@@ -255,9 +267,7 @@ def _mass(y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
 
 
 def _evaluate(logits: np.ndarray, outcomes: Outcomes) -> Metrics:
-    if outcomes.weight is None:
-        return evaluate_logits(logits, outcomes.targets)
-    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)  # type: ignore[call-arg]
+    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)
 
 
 def _pos_weight(options: TrainingOptions, positives: float, negatives: float) -> float:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -19,6 +19,12 @@ from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined
 from torchbce.classifier.models.parts import Parts
 from torchbce.classifier.models.search import Tried
+from torchbce.classifier.quality.base_rates import (
+    BaseRate,
+    check_rate,
+    estimate_base_rate,
+    log_odds,
+)
 from torchbce.classifier.quality.metrics import Metrics
 from torchbce.classifier.tables.frames import TableLike, as_table
 
@@ -80,6 +86,8 @@ class Card(msgspec.Struct, frozen=True):
         row_columns: the columns of weights, groups and times.
         weight: the sum of the weights of the rows; None without weights.
         split: how rows were held out.
+        base_rate: the share of positives where the model is used, above 0 and below 1; None where
+            it is that of the table. Logits are shifted by the difference of the two in log-odds.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -105,6 +113,12 @@ class Card(msgspec.Struct, frozen=True):
     row_columns: RowColumns = RowColumns()
     weight: float | None = None
     split: Split | None = None
+    base_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+
+    @property
+    def base_shift(self) -> float:
+        """What is added to the logits for the base rate in use, in nats."""
+        return 0.0 if self.base_rate is None else log_odds(self.base_rate) - self.base
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,7 @@ class Classifier:
         """The log-odds of the positive value, log(p / (1 - p)).
 
         The models are combined as `card.models` says. What the weight of the positives added to
-        their logits, log(pos_weight), is taken out.
+        their logits, log(pos_weight), is taken out, and the shift to `card.base_rate` is added.
 
         Args:
             table: has at least the columns that the model reads; as `fit` takes it.
@@ -154,10 +168,54 @@ class Classifier:
             warnings.warn(unseen_values(unseen), InputWarning, stacklevel=2)
         weights = self.card.models
         if not weights:
-            return np.full(len(encoded), self.card.base)
+            return np.full(len(encoded), self.card.base + self.card.base_shift)
         shift = np.log(self.card.pos_weight)
         logits = {m.name: m.logits(self.encoder, encoded) - shift for m in self.models}
-        return combined(logits, weights, self.card.base)
+        return combined(logits, weights, self.card.base) + self.card.base_shift
+
+    def with_base_rate(self, rate: float | None) -> "Classifier":
+        """The same classifier for use where the share of positives is another one.
+
+        Its logits are shifted by log(r' / (1 - r')) - log(r / (1 - r)), for the share r of the
+        table that it was fitted to.
+
+        Args:
+            rate: the share of positives in use, above 0 and below 1; None is that of the table.
+
+        Returns:
+            A classifier with `card.base_rate`, which `save` keeps.
+
+        Raises:
+            InputError: if the rate is not above 0 and below 1.
+
+        Example:
+            >>> from torchbce.classifier import fit
+            >>> classifier = fit({"x": [0.0, 1.0, 5.0, 6.0] * 20, "y": [0, 0, 1, 1] * 20}, "y")
+            >>> rows = {"x": [0.5, 5.5]}
+            >>> shift = classifier.with_base_rate(0.1).logits(rows) - classifier.logits(rows)
+            >>> bool(np.allclose(shift, np.log(0.1 / 0.9)))
+            True
+        """
+        card = msgspec.structs.replace(
+            self.card, base_rate=None if rate is None else check_rate(rate)
+        )
+        return replace(self, card=card)
+
+    def estimate_base_rate(self, table: TableLike) -> BaseRate:
+        """The share of positives among the rows of a table without targets, with its interval.
+
+        Args:
+            table: has at least the columns that the model reads; as `fit` takes it.
+
+        Returns:
+            The estimate of `torchbce.classifier.quality.base_rates.estimate_base_rate`.
+
+        Raises:
+            InputError: as `logits`, and if the table has no rows or the model does not tell them
+                apart.
+        """
+        logits = self.logits(table) - self.card.base_shift
+        return estimate_base_rate(logits, self.card.base)
 
     def probabilities(self, table: TableLike) -> np.ndarray:
         """The probabilities of the positive value, sigmoid(logits).

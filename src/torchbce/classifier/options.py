@@ -1,14 +1,24 @@
 """The options of training."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from torchbce.classifier.errors import Argument, InputError
+from torchbce.classifier.errors import Argument, InputError, listing
 
 ModelName = Literal["auto", "linear", "pairs", "trees", "mlp"]
 Effort = Literal["low", "medium", "high"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
+LossName = Literal["bce", "focal", "asymmetric", "poly"]
+
+#: The parameters of each loss, as `torchbce.functional` names them.
+LOSS_PARAMETERS = {
+    "bce": (),
+    "focal": ("alpha", "gamma"),
+    "asymmetric": ("gamma_pos", "gamma_neg", "margin"),
+    "poly": ("epsilon", "gamma", "alpha"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,19 @@ class TrainingOptions:
             same bits.
         precision: of the network: a precision of Lightning Fabric: "32-true", "64-true",
             "bf16-mixed", "16-mixed" or "bf16-true".
+        loss: what the models are fitted by: "bce", binary cross-entropy; "focal", "asymmetric" or
+            "poly", which weigh hard rows more, of the models "linear", "pairs" and "mlp" (trees
+            know only binary cross-entropy, and are left out of "auto"). Settings are always chosen
+            by binary cross-entropy, and probabilities are brought back to the rate of the target
+            by a slope and an offset that are fitted to rows held out.
+        alpha: of the losses "focal" and "poly": in [0, 1], the weight of the positives; None for no
+            such weight. Parameters of losses are those of `torchbce.functional`.
+        gamma: of the losses "focal" and "poly": the focusing exponent, 0 or above; None is 2 and 0.
+        gamma_pos: of the loss "asymmetric": the focusing exponent of the positives; None is 1.
+        gamma_neg: of the loss "asymmetric": that of the negatives; None is 4.
+        margin: of the loss "asymmetric": in [0, 1), subtracted from the probability of negatives;
+            None is 0.05.
+        epsilon: of the loss "poly": -1 or above, added to the coefficient of 1 - p; None is 1.
 
     Raises:
         InputError: if a number is out of its range.
@@ -65,6 +88,20 @@ class TrainingOptions:
     patience: int = 5
     device: Device = "cpu"
     precision: Precision = "32-true"
+    loss: LossName = "bce"
+    alpha: float | None = None
+    gamma: float | None = None
+    gamma_pos: float | None = None
+    gamma_neg: float | None = None
+    margin: float | None = None
+    epsilon: float | None = None
+
+    @property
+    def loss_arguments(self) -> dict[str, float]:
+        """The parameters of the loss that are given."""
+        names = LOSS_PARAMETERS[self.loss]
+        given = {name: getattr(self, name) for name in names}
+        return {name: float(value) for name, value in given.items() if value is not None}
 
     def __post_init__(self) -> None:
         positive = {
@@ -83,3 +120,40 @@ class TrainingOptions:
             )
         if not 0 <= self.seed < 2**63:
             raise InputError(Argument("seed"), f" must be from 0 to 2^63 - 1, got {self.seed}")
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        if self.loss not in LOSS_PARAMETERS:
+            raise InputError(
+                Argument("loss"), f" must be one of {listing(LOSS_PARAMETERS)}, got {self.loss!r}"
+            )
+        if self.loss != "bce" and self.model == "trees":
+            raise InputError(
+                "trees are fitted by binary cross-entropy alone; with ",
+                Argument("loss", self.loss),
+                " the models are linear, pairs and mlp",
+            )
+        ranges = {
+            "alpha": (0, 1),
+            "gamma": (0, math.inf),
+            "gamma_pos": (0, math.inf),
+            "gamma_neg": (0, math.inf),
+            "margin": (0, 1),
+            "epsilon": (-1, math.inf),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if name not in LOSS_PARAMETERS[self.loss]:
+                owners = [loss for loss, names in LOSS_PARAMETERS.items() if name in names]
+                raise InputError(
+                    Argument(name),
+                    f" is a parameter of the loss {listing(owners, joiner='or')}; the loss here is "
+                    f"{self.loss!r}",
+                )
+            closed = name == "alpha"
+            if not (low <= value < high or (closed and value == high)):
+                above = "" if high == math.inf else f", {high}{']' if closed else ')'}"
+                expected = f"{low} or above" if high == math.inf else f"in [{low}{above}"
+                raise InputError(Argument(name), f" must be {expected}, got {value}")

@@ -6,6 +6,7 @@ import typer
 
 from torchbce import __version__
 from torchbce.cli.commands.demo import demo
+from torchbce.cli.commands.diagnose import diagnose
 from torchbce.cli.commands.evaluate import evaluate
 from torchbce.cli.commands.fit import fit
 from torchbce.cli.commands.predict import predict
@@ -30,5 +31,5 @@ def torchbce(
         raise typer.Exit
 
 
-for command in (fit, predict, evaluate, show, demo):
+for command in (fit, predict, evaluate, show, diagnose, demo):
     app.command()(command)

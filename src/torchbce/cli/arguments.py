@@ -16,6 +16,19 @@ Positive = Annotated[
     str | None,
     typer.Option(help="The positive value of the target; not needed for yes/no, 1/0 and the like."),
 ]
+Soft = Annotated[bool, typer.Option("--soft", help="The target holds probabilities, from 0 to 1.")]
+Weight = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="How much each row counts; 0 leaves it out."),
+]
+BaseRateInUse = Annotated[
+    str | None,
+    typer.Option(
+        metavar="P|estimate",
+        help="The share of positives among the rows of TABLE, if it differs from that of the "
+        "fit; estimate finds it without their targets.",
+    ),
+]
 TABLES = (
     "A .csv, .tsv, .txt, .parquet or .jsonl file, a folder of .parquet files, or - for standard "
     "input; several are one table."

@@ -10,6 +10,7 @@ from torchbce.cli.terminal import metrics_lines, tried_lines
 
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier, Metrics
+    from torchbce.classifier.quality.base_rates import BaseRate
 
 
 def print_fit(
@@ -53,10 +54,12 @@ def print_text(prediction: dict[str, Any], as_json: bool) -> None:
                 print(f"  {visible(explanation)}")
 
 
-def print_file(counts: dict[str, int], output: Path, positive: str, as_json: bool) -> None:
+def print_file(counts: dict[str, Any], output: Path, positive: str, as_json: bool) -> None:
     """Print how many rows were written to a file, and how many are predicted positive."""
     if as_json:
-        print(json.dumps({**counts, "output": str(output)}))
+        import msgspec
+
+        print(json.dumps(msgspec.to_builtins({**counts, "output": str(output)})))
     else:
         print(
             f"{counts['rows']:,} rows written to {visible(str(output))}, "
@@ -64,12 +67,15 @@ def print_file(counts: dict[str, int], output: Path, positive: str, as_json: boo
         )
 
 
-def print_metrics(metrics: "Metrics", as_json: bool) -> None:
-    """Print the metrics of a model or of predictions."""
+def print_metrics(metrics: "Metrics", as_json: bool, base_rate: "BaseRate | None" = None) -> None:
+    """Print the metrics of a model or of predictions, with an estimated base rate in JSON."""
     if as_json:
         import msgspec
 
-        print(msgspec.json.encode(metrics).decode())
+        found = msgspec.to_builtins(metrics)
+        if base_rate is not None:
+            found["base_rate"] = msgspec.to_builtins(base_rate)
+        print(msgspec.json.encode(found).decode())
     else:
         _print_metrics(metrics)
 

@@ -111,8 +111,6 @@ def check_weight(weight: np.ndarray, name: str = "weight") -> None:
         raise InputError(
             f"{name} holds {value} in ", Row(at), "; expected finite weights of 0 or above"
         )
-    if len(weight) and not weight.any():
-        raise InputError(f"{name} holds 0 in every row, so that no row counts")
 
 
 def read_weight(

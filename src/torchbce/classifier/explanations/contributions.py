@@ -114,7 +114,10 @@ class _Explainer:
     def _combined(self, encoded: Encoded) -> Contributions:
         base = self._card.base
         shift = float(np.log(self._card.pos_weight))
-        start, total = base, np.zeros((len(encoded), len(self.sources.columns)))
+        start, total = (
+            base + self._card.base_shift,
+            np.zeros((len(encoded), len(self.sources.columns))),
+        )
         for model, features in self._models:
             weight = self._card.models[model.name]
             own = self._of_model(model, features, encoded)

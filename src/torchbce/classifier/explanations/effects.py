@@ -36,7 +36,7 @@ def explain(classifier: Classifier, most: int) -> Explanation:
             trees = _tree_shares(encoder, model)
     readable = any(isinstance(model, LinearModel | PairsModel) for model in classifier.models)
     return Explanation(
-        base=classifier.card.base,
+        base=classifier.card.base + classifier.card.base_shift,
         models={one.model: one.share for one in classifier.tried if one.model in weights},
         words=_words(encoder, main, most) if readable else [],
         categories=_categories(encoder, main, most) if readable else [],

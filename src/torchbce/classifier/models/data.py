@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder
-from torchbce.classifier.models.candidates import Candidates
+from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.features import SparseRows, linear_features
+from torchbce.classifier.models.losses import ArrayLoss
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.parts import Parts, make_parts
+from torchbce.classifier.models.recalibration import Line, cross_fitted, fit_line
+from torchbce.classifier.models.solver import Problem
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import Progress
 
@@ -119,6 +122,63 @@ class Data:
     def unweighted(self, logits: np.ndarray) -> np.ndarray:
         """Logits without the log(pos_weight) that the weight of the positives added."""
         return logits if self.pos_weight == 1 else logits - np.log(self.pos_weight)
+
+    @cached_property
+    def loss(self) -> ArrayLoss | None:
+        """The loss of the linear models; None for binary cross-entropy."""
+        return None if self.options.loss == "bce" else ArrayLoss(self.options)
+
+    def problem(self, rows: SparseRows, at: np.ndarray | slice = slice(None)) -> Problem:
+        """What a linear model is fitted to.
+
+        Args:
+            rows: the features of the rows to learn from.
+            at: which rows of the table these are.
+        """
+        weight = None if self.row_weight is None else self.row_weight[at]
+        return Problem(rows, self.training_targets[at], weight, self.threads, self.loss)
+
+    def comparable(self, logits: np.ndarray) -> np.ndarray:
+        """The logits of all rows held out, as they would be after binary cross-entropy.
+
+        Args:
+            logits: of a model fitted by the loss and the weight of the positives of the options.
+
+        Returns:
+            The logits without log(pos_weight); after another loss than binary cross-entropy mapped
+            by lines that were fitted to other rows.
+        """
+        logits = self.unweighted(logits)
+        if self.options.loss == "bce":
+            return logits
+        return cross_fitted(logits, self.held_out_targets, self.held_out_weight, self.parts.honest)
+
+    def loss_on(self, rows: np.ndarray, logits: np.ndarray) -> float:
+        """The mean binary cross-entropy of a model on some rows held out, to compare settings.
+
+        Args:
+            rows: the indices of the rows.
+            logits: as in `comparable`; here a line is fitted to the same rows.
+        """
+        logits, targets = self.unweighted(logits), self.targets[rows]
+        weight = None if self.weight is None else self.weight[rows]
+        if self.options.loss != "bce":
+            logits = fit_line(logits, targets, weight)(logits)
+        return mean_loss(logits, targets, weight)
+
+    def line(self, logits: np.ndarray) -> Line:
+        """What makes a model's logits those of binary cross-entropy with the weight of positives.
+
+        `Classifier` subtracts log(pos_weight) from what this returns.
+
+        Args:
+            logits: of the rows held out, as in `comparable`.
+        """
+        if self.options.loss == "bce":
+            return Line(1.0, 0.0)
+        shift = float(np.log(self.pos_weight))
+        slope, offset = fit_line(logits - shift, self.held_out_targets, self.held_out_weight)
+        return Line(slope, offset + (1 - slope) * shift)
 
 
 class Fitted(NamedTuple):

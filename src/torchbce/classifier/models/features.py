@@ -1,11 +1,14 @@
 """Sparse features of the linear models: codes as 0 and 1, standardised numbers, text."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 
 class SparseRows(NamedTuple):
@@ -27,6 +30,14 @@ class SparseRows(NamedTuple):
     def matrix(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """The arrays of the matrix, without its width."""
         return self.indptr, self.indices, self.values
+
+    def csr(self) -> "sp.csr_matrix":
+        """The matrix as SciPy's."""
+        import scipy.sparse as sp
+
+        stored = np.ones(len(self.indices), np.float32) if self.values is None else self.values
+        shape = len(self.indptr) - 1, self.width
+        return sp.csr_matrix((stored, self.indices, self.indptr), shape=shape)
 
     def take(self, rows: np.ndarray) -> "SparseRows":
         """The rows at some indices, in their order."""

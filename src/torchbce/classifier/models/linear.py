@@ -9,7 +9,7 @@ from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import Layout
 from torchbce.classifier.models.members import LinearModel
-from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
+from torchbce.classifier.models.solver import STRENGTHS, Linear
 
 # The path begins here, and goes on to weaker penalties; or to stronger ones, if those are better.
 # Rows of text have a norm of 1, so that their weights are larger and want a weaker penalty.
@@ -35,11 +35,13 @@ class LinearPath(NamedTuple):
         candidates: the strengths, and the logits of the rows held out.
         weights: for each strength the weights of each part.
         best: the position of the strength with the lowest loss.
+        raw: for each strength the logits of the rows held out as the models gave them.
     """
 
     candidates: Candidates
     weights: list[list[Linear]]
     best: int
+    raw: list[np.ndarray]
 
     @property
     def l2(self) -> float:
@@ -53,17 +55,10 @@ def linear_path(data: Data) -> LinearPath:
 
     Each strength starts from the weights of the one before, so that it takes a few steps.
     """
-    problems = [
-        Problem(
-            data.rows.take(train),
-            data.training_targets[train],
-            data.weight_of(train),
-            data.threads,
-        )
-        for train, _ in data.parts.pairs
-    ]
+    problems = [data.problem(data.rows.take(train), train) for train, _ in data.parts.pairs]
     held_out = [data.rows.take(index) for _, index in data.parts.pairs]
     candidates, weights = Candidates(), []
+    raw: list[np.ndarray] = []
     data.progress.start("linear", len(STRENGTHS))
 
     def loss_of(l2: float, start: list[Linear]) -> float:
@@ -74,7 +69,8 @@ def linear_path(data: Data) -> LinearPath:
         logits = [
             model.logits(rows, data.threads) for model, rows in zip(models, held_out, strict=True)
         ]
-        candidates.add(l2, data.unweighted(np.concatenate(logits)))
+        raw.append(np.concatenate(logits))
+        candidates.add(l2, data.comparable(raw[-1]))
         weights.append(models)
         loss = mean_loss(candidates.logits[-1], data.held_out_targets, data.held_out_weight)
         data.progress.tried(f"L2 {l2:g}", loss)
@@ -94,16 +90,17 @@ def linear_path(data: Data) -> LinearPath:
     data.progress.end()
     rows = len(data.targets) if data.weight is None else float(data.weight.sum())
     candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
-    return LinearPath(
-        candidates, weights, candidates.best(data.held_out_targets, data.held_out_weight)
-    )
+    best = candidates.best(data.held_out_targets, data.held_out_weight)
+    return LinearPath(candidates, weights, best, raw)
 
 
 def fit_linear(data: Data, path: LinearPath) -> Fitted:
     """The linear model of all rows, for the strengths of a path."""
     return Fitted(
         path.candidates,
-        lambda at: LinearModel(centred(solve_all(data, path, at), data)),
+        lambda at: LinearModel(
+            data.line(path.raw[at]).after(centred(solve_all(data, path, at), data))
+        ),
         lambda l2: f"L2 {l2:g}",
         len(path.candidates.settings),
     )
@@ -115,7 +112,7 @@ def solve_all(data: Data, path: LinearPath, at: int) -> Linear:
     start = Linear(
         np.mean([part.weight for part in parts], axis=0), float(np.mean([p.bias for p in parts]))
     )
-    problem = Problem(data.rows, data.training_targets, data.row_weight, data.threads)
+    problem = data.problem(data.rows)
     return problem.solve(path.candidates.settings[at], start)
 
 

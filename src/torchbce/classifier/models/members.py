@@ -93,12 +93,7 @@ def products(linear: Linear, rows: SparseRows) -> np.ndarray:
 
     A prediction takes one product, for which loading the kernel of the solver would not pay.
     """
-    import scipy.sparse as sp
-
-    indptr, indices, values, width = rows
-    stored = np.ones(len(indices), np.float32) if values is None else values
-    matrix = sp.csr_matrix((stored, indices, indptr), shape=(len(indptr) - 1, width))
-    return np.asarray(matrix @ linear.weight + linear.bias)
+    return np.asarray(rows.csr() @ linear.weight + linear.bias)
 
 
 def tree_columns(encoder: Encoder, encoded: Encoded) -> np.ndarray:

@@ -64,6 +64,16 @@ class Network(nn.Module):
             layer.bias.uniform_(-bound, bound, generator=generator)
         linears[-1].bias.fill_(bias)
 
+    @torch.no_grad()
+    def map_logits(self, slope: float, offset: float) -> None:
+        """Multiply the logits by a slope and add an offset, in the weights of the last layer."""
+        if (slope, offset) == (1.0, 0.0):
+            return
+        last = self.rest[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(slope)
+        last.bias.mul_(slope).add_(offset)
+
     def forward(self, indices: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         """The logits of sparse rows; `row_tensors` makes the arguments.
 

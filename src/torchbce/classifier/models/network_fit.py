@@ -1,6 +1,7 @@
 """Training the network by mini-batches, until the loss of the rows held out stops falling."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from lightning_fabric import Fabric
 
 from torchbce import backend
 from torchbce.classifier.errors import Argument, InputError
+from torchbce.classifier.models import losses
 from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import SparseRows
@@ -22,7 +24,6 @@ from torchbce.classifier.models.network import (
 )
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import Progress
-from torchbce.functional import binary_cross_entropy_with_logits
 from torchbce.imbalance import prior_bias
 
 LEARNING_RATE = 0.002
@@ -63,7 +64,8 @@ class Trained(NamedTuple):
 
     Attributes:
         network: with the weights of the last epoch, on the CPU.
-        stages: the logits of the rows held out, before the first epoch and after each one.
+        stages: the logits of the rows held out, before the first epoch and after each one, as the
+            network gives them.
     """
 
     network: Network
@@ -76,7 +78,7 @@ def fit_network(data: Data) -> Fitted:
     weight = None if data.weight is None else (data.weight / data.weight.mean()).astype(np.float32)
     features = network_features(data.encoder, data.encoded)
     rows = Rows(features, data.targets.astype(np.float32), weight)
-    stages = []
+    stages: list[list[np.ndarray]] = []
     for number, (train_on, held_out) in enumerate(data.parts.pairs, start=1):
         trained = train(
             rows.take(train_on),
@@ -86,16 +88,19 @@ def fit_network(data: Data) -> Fitted:
             data.options,
             data.progress,
             f"mlp {number}/{len(data.parts.pairs)}",
+            functools.partial(data.loss_on, held_out),
         )
         stages.append(trained.stages)
+    raw = [np.concatenate(epoch) for epoch in zip(*stages, strict=False)]
     candidates = Candidates()
-    for epoch in range(min(map(len, stages))):
-        candidates.add(epoch, np.concatenate([part[epoch] for part in stages]))
+    for epoch, logits in enumerate(raw):
+        candidates.add(epoch, data.comparable(logits))
 
     def model(epochs: int) -> NetworkModel:
         final = train(
             rows, None, epochs, data.pos_weight, data.options, data.progress, "mlp, all rows"
         )
+        final.network.map_logits(*data.line(raw[epochs]))
         return NetworkModel(final.network)
 
     return Fitted(candidates, model, lambda epochs: f"{epochs} epochs", len(candidates.settings))
@@ -128,6 +133,7 @@ def train(
     options: TrainingOptions,
     progress: Progress,
     stage: str,
+    loss_of: Callable[[np.ndarray], float] | None = None,
 ) -> Trained:
     """Train a network on `rows` for `epochs`, or until the loss on `held_out` stops falling.
 
@@ -142,6 +148,8 @@ def train(
         options: the other options.
         progress: receives each step and epoch.
         stage: the name of this training, for `progress`.
+        loss_of: the loss of the logits of `held_out`; None is binary cross-entropy, without the
+            log(pos_weight) that the weight of the positives adds.
 
     Raises:
         InputError: if the loss is not finite, or the device or the precision is not available.
@@ -150,6 +158,7 @@ def train(
     generator = torch.Generator().manual_seed(options.seed)
     shuffling = np.random.default_rng(options.seed)
     count = len(rows.targets)
+    loss_function = losses.loss_function(options)
 
     network = Network(rows.features.width)
     bias = prior_bias(*rows.positives(), pos_weight).item()
@@ -175,7 +184,7 @@ def train(
             batch = rows.take(order[start : start + batch_size])
             # Dropout draws from the global generator, whose state is restored afterwards.
             logits = module(*row_tensors(batch.features, fabric.device))
-            loss = binary_cross_entropy_with_logits(
+            loss = loss_function(
                 logits,
                 torch.from_numpy(batch.targets).to(fabric.device),
                 weight=None
@@ -195,8 +204,10 @@ def train(
 
     def held_out_loss(held_out: Rows) -> float:
         logits = predict_logits(network, held_out.features, fabric.autocast)
-        stages.append(logits - np.log(pos_weight))
-        return mean_loss(stages[-1], held_out.targets, held_out.weight)
+        stages.append(logits)
+        if loss_of is not None:
+            return loss_of(logits)
+        return mean_loss(logits - np.log(pos_weight), held_out.targets, held_out.weight)
 
     lowest, lowest_at = np.inf, 0
     if held_out is not None:

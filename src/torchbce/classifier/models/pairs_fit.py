@@ -4,12 +4,12 @@ import itertools
 
 import numpy as np
 
-from torchbce.classifier.models.candidates import Candidates, mean_loss
+from torchbce.classifier.models.candidates import Candidates
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.linear import PATH_TOLERANCE, LinearPath, centred, solve_all
 from torchbce.classifier.models.members import PairsModel
 from torchbce.classifier.models.pairs import Crosses, code_groups, make_crosses, ranked_pairs
-from torchbce.classifier.models.solver import Linear, Problem
+from torchbce.classifier.models.solver import Linear
 
 # What is tried: numbers of pairs and strengths of the penalty. Cells have few rows: with a strength
 # of 1 one table got worse with every pair that was added, with 3 better.
@@ -54,7 +54,8 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
         parts.append(_Part(data, path, groups, number).held_out_logits(count, l2))
     data.progress.end()
     candidates = Candidates()
-    candidates.add((count, l2), np.concatenate(parts))
+    raw = np.concatenate(parts)
+    candidates.add((count, l2), data.comparable(raw))
 
     def model(_: int) -> PairsModel:
         main = solve_all(data, path, path.best)
@@ -63,9 +64,9 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
             groups, data.encoded.codes, _ranked(data, groups, every, main)[:count]
         )
         rows = crosses.features(data.encoded.codes, data.rows)
-        problem = Problem(rows, data.training_targets, data.row_weight, data.threads)
+        problem = data.problem(rows)
         found = problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses))
-        return PairsModel(centred(found, data), crosses)
+        return PairsModel(data.line(raw).after(centred(found, data)), crosses)
 
     return Fitted(candidates, model, lambda s: f"{s[0]} pairs, L2 {s[1]:g}", len(tried))
 
@@ -82,28 +83,21 @@ class _Part:
 
     def loss(self, logits: np.ndarray) -> float:
         """The mean loss of logits of the rows held out."""
-        data, rows = self._data, self._held_out
-        weight = None if data.weight is None else data.weight[rows]
-        return mean_loss(logits, data.targets[rows], weight)
+        return self._data.loss_on(self._held_out, logits)
 
     def held_out_logits(self, count: int, l2: float) -> np.ndarray:
         """The logits of the rows held out, with the best pairs and a strength."""
         data = self._data
         codes = data.encoded.codes[self._train]
         crosses = make_crosses(self._groups, codes, self.ranked[:count])
-        problem = Problem(
-            crosses.features(codes, self._rows[0]),
-            data.training_targets[self._train],
-            data.weight_of(self._train),
-            data.threads,
-        )
+        problem = data.problem(crosses.features(codes, self._rows[0]), self._train)
         found = problem.solve(
             _penalty(self._path, crosses, self._main, l2),
             _start(self._main, crosses),
             PATH_TOLERANCE,
         )
         held_out = crosses.features(data.encoded.codes[self._held_out], self._rows[1])
-        return data.unweighted(found.logits(held_out, data.threads))
+        return found.logits(held_out, data.threads)
 
 
 def _penalty(path: LinearPath, crosses: Crosses, main: Linear, l2: float) -> np.ndarray:
@@ -120,12 +114,16 @@ def _ranked(
 ) -> list[tuple[int, int]]:
     logits = main.logits(data.rows.take(rows), data.threads)
     p = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
-    weight = data.weight_of(rows)
+    weight, targets = data.weight_of(rows), data.training_targets[rows]
     scale = 1.0 if weight is None else weight
+    if data.loss is None:
+        residuals = scale * (targets - p)
+    else:
+        residuals = -data.loss.value_and_grad(logits, targets, weight)[1]
     return ranked_pairs(
         groups,
         data.encoded.codes[rows],
-        scale * (data.training_targets[rows] - p),
+        residuals,
         scale * p * (1 - p),
         data.options.seed,
     )

@@ -131,7 +131,8 @@ def _fit_models(data: Data) -> tuple[dict[str, Fitted], dict[str, float]]:
         add("pairs", lambda: fit_pairs(data, path))
         if not fits:  # no pair explains anything
             add("linear", lambda: fit_linear(data, path))
-    if wanted == "trees" or (auto and columns > 0 and len(data.targets) >= TREE_ROWS):
+    trees = auto and data.options.loss == "bce"  # they know no other
+    if wanted == "trees" or (trees and columns > 0 and len(data.targets) >= TREE_ROWS):
         from torchbce.classifier.models.trees_fit import fit_trees
 
         add("trees", lambda: fit_trees(data, 1.0 if path is None else path.l2))

@@ -1,10 +1,16 @@
 """The weights of a linear model: binary cross-entropy with an L2 penalty, solved by L-BFGS."""
 
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from torchbce.classifier.models.features import SparseRows
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from torchbce.classifier.models.losses import ArrayLoss
 
 #: Strengths of the penalty from strong to weak. The penalty is `l2 / 2` times the sum of squared
 #: weights, beside the sum of the losses of all rows: 1 / C of scikit-learn's `LogisticRegression`.
@@ -39,6 +45,7 @@ class Problem:
         targets: in [0, 1], float64 [rows].
         row_weight: the weight of each row, float64 [rows]; None for 1.
         threads: how many threads compute; the result does not depend on it.
+        loss: the loss of a row; None is binary cross-entropy.
     """
 
     def __init__(
@@ -47,9 +54,10 @@ class Problem:
         targets: np.ndarray,
         row_weight: np.ndarray | None = None,
         threads: int = 1,
+        loss: "ArrayLoss | None" = None,
     ) -> None:
         self._rows, self._targets, self._row_weight = rows, targets, row_weight
-        self._threads = threads
+        self._threads, self._loss = threads, loss
         weight = np.ones(len(targets)) if row_weight is None else row_weight
         rate = float(np.average(targets, weights=weight))
         self._variance = rate * (1 - rate)
@@ -68,21 +76,12 @@ class Problem:
         """
         from scipy.optimize import minimize
 
-        from torchbce.linear import sparse_rows
-
         scale = 1 / np.sqrt(self._variance * self._squares + l2)
         bias_scale = 1 / np.sqrt(self._variance * self._total)
 
         def value_and_grad(u: np.ndarray) -> tuple[float, np.ndarray]:
             weight = u[:-1] * scale
-            loss, gradient, slope = sparse_rows.value_and_grad(
-                *self._rows.matrix,
-                weight,
-                float(u[-1] * bias_scale),
-                self._targets,
-                self._row_weight,
-                self._threads,
-            )
+            loss, gradient, slope = self._value_and_grad(weight, float(u[-1] * bias_scale))
             pull = l2 * weight
             value = loss + float(weight @ pull) / 2
             return value, np.append((gradient + pull) * scale, slope * bias_scale)
@@ -95,3 +94,21 @@ class Problem:
             options={"ftol": tolerance, "gtol": 0.0, "maxiter": 1000},
         )
         return Linear(found.x[:-1] * scale, float(found.x[-1] * bias_scale))
+
+    def _value_and_grad(self, weight: np.ndarray, bias: float) -> tuple[float, np.ndarray, float]:
+        """The sum of the losses, and its derivatives by the weights and the bias."""
+        from torchbce.linear import sparse_rows
+
+        if self._loss is None:
+            found: tuple[float, np.ndarray, float] = sparse_rows.value_and_grad(
+                *self._rows.matrix, weight, bias, self._targets, self._row_weight, self._threads
+            )
+            return found
+        logits = sparse_rows.logits(*self._rows.matrix, weight, bias, self._threads)
+        loss, slopes = self._loss.value_and_grad(logits, self._targets, self._row_weight)
+        return loss, self._matrix.T @ slopes, float(slopes.sum())
+
+    @cached_property
+    def _matrix(self) -> "sp.csr_matrix":
+        """The features as a matrix of SciPy."""
+        return self._rows.csr()

@@ -98,11 +98,11 @@ of predicting the share of positives, 0.500, for every row 0.6931
     return None
 
 
-def _standard_error(n: int, m: int) -> float:
+def _standard_error(n: float, m: float) -> float:
     return math.sqrt((n + m + 1) / (12 * n * m))
 
 
-def _counts(metrics: Metrics) -> tuple[int, int]:
+def _counts(metrics: Metrics) -> tuple[float, float]:
     """The numbers of positives and negatives."""
     counts = metrics.confusion
     return counts.tp + counts.fn, counts.tn + counts.fp

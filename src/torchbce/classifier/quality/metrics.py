@@ -1,5 +1,7 @@
 """Metrics of predicted probabilities: loss, calibration, ranking, and decisions at a threshold."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 
@@ -10,12 +12,12 @@ ECE_BINS = 15
 
 
 class Confusion(msgspec.Struct, frozen=True):
-    """The confusion matrix at a threshold: counts of rows."""
+    """The confusion matrix at a threshold: counts of rows, or sums of their weights."""
 
-    tn: int
-    fp: int
-    fn: int
-    tp: int
+    tn: int | float
+    fp: int | float
+    fn: int | float
+    tp: int | float
 
 
 class Metrics(msgspec.Struct, frozen=True):
@@ -53,21 +55,29 @@ class Metrics(msgspec.Struct, frozen=True):
     confusion: Confusion
 
 
-def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> Metrics:
+def evaluate_logits(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    threshold: float = 0.5,
+    weight: np.ndarray | None = None,
+) -> Metrics:
     """Compute the metrics of logits.
 
     The log loss is exact even where the probability, sigmoid(logit), would round to 0 or 1.
 
     Args:
         logits: log-odds of the positive value in nats, float64, [rows].
-        targets: 0 and 1, float, [rows].
+        targets: in [0, 1], float, [rows]. A target y between 0 and 1 counts as y of a positive and
+            1 - y of a negative in every metric but the Brier score, the mean of (p - y)^2.
         threshold: rows with a probability of at least this are predicted positive, in [0, 1].
+        weight: how much each row counts, at least 0 and not all 0, [rows]; None is 1.
 
     Returns:
         The metrics of these rows; the log loss in nats, without a limit per row.
 
     Raises:
-        ValueError: if the shapes differ or a target is outside [0, 1].
+        ValueError: if the shapes differ, a target is outside [0, 1], or a weight is negative or not
+            finite, or all are 0.
 
     Example:
         >>> metrics = evaluate_logits(np.array([-40.0, 40.0]), np.array([1.0, 1.0]))
@@ -84,29 +94,35 @@ def evaluate_logits(logits: np.ndarray, targets: np.ndarray, threshold: float = 
     from torchbce import backend
     from torchbce.functional import binary_cross_entropy_with_logits
 
+    w = checked_weight(weight, targets)
     z, y = torch.from_numpy(logits), torch.from_numpy(targets)
     with backend("reference"):  # a single call does not repay compiling a kernel
-        log_loss = binary_cross_entropy_with_logits(z, y).item()
+        log_loss = binary_cross_entropy_with_logits(z, y, *_weighted(w)).item()
     # Rows are ranked by logits: different logits may have equal sigmoids.
     ranking = np.nan_to_num(logits)
-    return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold, ranking)
+    return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold, ranking, w)
 
 
 def evaluate_probabilities(
-    probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    threshold: float = 0.5,
+    weight: np.ndarray | None = None,
 ) -> Metrics:
     """Compute the metrics of probabilities.
 
     Args:
         probabilities: of the positive value, in [0, 1], float64, [rows].
-        targets: 0 and 1, float, [rows].
+        targets: in [0, 1], float, [rows]; see `evaluate_logits`.
         threshold: rows with a probability of at least this are predicted positive, in [0, 1].
+        weight: how much each row counts, at least 0 and not all 0, [rows]; None is 1.
 
     Returns:
         The metrics of these rows; the log loss in nats, at most 100 per row, as PyTorch's.
 
     Raises:
-        ValueError: if the shapes differ, or a probability or target is outside [0, 1].
+        ValueError: if the shapes differ, a probability or target is outside [0, 1], or a weight is
+            negative or not finite, or all are 0.
 
     Example:
         >>> metrics = evaluate_probabilities(np.array([0.2, 0.6]), np.array([0.0, 1.0]))
@@ -121,36 +137,88 @@ def evaluate_probabilities(
     from torchbce import backend
     from torchbce.functional import binary_cross_entropy
 
+    w = checked_weight(weight, targets)
     p, y = torch.from_numpy(probabilities), torch.from_numpy(targets)
     with backend("reference"):
-        log_loss = binary_cross_entropy(p, y).item()
-    return _evaluate(probabilities, targets, log_loss, threshold, probabilities)
+        log_loss = binary_cross_entropy(p, y, *_weighted(w)).item()
+    return _evaluate(probabilities, targets, log_loss, threshold, probabilities, w)
+
+
+def checked_weight(weight: np.ndarray | None, targets: np.ndarray) -> np.ndarray | None:
+    """The weights in float64, None where every row counts 1.
+
+    Raises:
+        ValueError: if they are not one for each target, or negative, or not finite, or all 0.
+    """
+    if weight is None:
+        return None
+    w = np.asarray(weight, dtype=np.float64)
+    if w.shape != targets.shape:
+        raise ValueError(f"weight has shape {w.shape} and targets have {targets.shape}")
+    if not ((w >= 0) & np.isfinite(w)).all() or not w.any():
+        raise ValueError("every weight must be finite and at least 0, and one above 0")
+    return w
+
+
+def _weighted(weight: np.ndarray | None) -> tuple[Any, ...]:
+    """The positional arguments of a loss for its mean: weight, two deprecated ones, reduction."""
+    import torch
+
+    return () if weight is None else (torch.from_numpy(weight), None, None, "weighted_mean")
 
 
 def _evaluate(
-    p: np.ndarray, targets: np.ndarray, log_loss: float, threshold: float, ranking: np.ndarray
+    p: np.ndarray,
+    targets: np.ndarray,
+    log_loss: float,
+    threshold: float,
+    ranking: np.ndarray,
+    weight: np.ndarray | None,
 ) -> Metrics:
-    y = targets.astype(bool)
-    rate = float(y.mean())
+    y = targets.astype(np.float64)
+    confusion = confusion_at(p, y, threshold, weight)
+    tn, fp, fn, tp = confusion.tn, confusion.fp, confusion.fn, confusion.tp
+    rate = float(np.average(y, weights=weight))
     both = 0 < rate < 1
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if both else 0.0
-    predicted = p >= threshold
-    tn, fp, fn, tp = np.bincount(2 * y + predicted, minlength=4).tolist()
     return Metrics(
         log_loss=log_loss,
         relative_log_loss=log_loss / float(entropy) if both else None,
-        brier=float(np.mean((p - y) ** 2)),
-        roc_auc=roc_auc(ranking, y) if both else None,
-        average_precision=average_precision(ranking, y) if both else None,
-        accuracy=(tp + tn) / len(y),
-        f1=2 * tp / max(2 * tp + fp + fn, 1),
-        ece=expected_calibration_error(p, y),
-        confusion=Confusion(tn, fp, fn, tp),
+        brier=float(np.average((p - y) ** 2, weights=weight)),
+        roc_auc=roc_auc(ranking, y, weight) if both else None,
+        average_precision=average_precision(ranking, y, weight) if both else None,
+        accuracy=(tp + tn) / (tn + fp + fn + tp),
+        f1=2 * tp / (2 * tp + fp + fn) if tp > 0 else 0.0,
+        ece=expected_calibration_error(p, y, weight),
+        confusion=confusion,
     )
 
 
-def expected_calibration_error(p: np.ndarray, y: np.ndarray) -> float:
+def confusion_at(
+    p: np.ndarray, y: np.ndarray, threshold: float, weight: np.ndarray | None
+) -> Confusion:
+    """The confusion matrix at a threshold; in whole rows unless targets or weights are not."""
+    predicted = (p >= threshold).astype(np.int64)
+    w = np.ones(len(y)) if weight is None else weight
+    negatives = np.bincount(predicted, weights=w * (1 - y), minlength=2).tolist()
+    positives = np.bincount(predicted, weights=w * y, minlength=2).tolist()
+    counts = (*negatives, *positives)
+    if weight is None and all(count.is_integer() for count in counts):
+        counts = tuple(int(count) for count in counts)
+    tn, fp, fn, tp = counts
+    return Confusion(tn, fp, fn, tp)
+
+
+def expected_calibration_error(
+    p: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None
+) -> float:
     """The mean over rows of |share of positives - mean probability| in the row's bin."""
-    bins = np.minimum((p * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    difference = np.bincount(bins, weights=y - p, minlength=ECE_BINS)
-    return float(np.abs(difference).sum() / len(p))
+    w = np.ones(len(p)) if weight is None else weight
+    difference = np.bincount(ece_bins(p), weights=w * (y - p), minlength=ECE_BINS)
+    return float(np.abs(difference).sum() / w.sum())
+
+
+def ece_bins(p: np.ndarray) -> np.ndarray:
+    """The bin of each probability."""
+    bins: np.ndarray = np.minimum((p * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    return bins

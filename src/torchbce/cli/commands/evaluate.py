@@ -1,13 +1,26 @@
 """`torchbce evaluate`: the metrics of a model, or of a file of predictions."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from torchbce.cli.arguments import Debug, Json, Positive, Separator, Tables
+from torchbce.cli.arguments import (
+    BaseRateInUse,
+    Debug,
+    Json,
+    Positive,
+    Separator,
+    Soft,
+    Tables,
+    Weight,
+)
+from torchbce.cli.base_rates import base_rate_of, print_estimate
 from torchbce.cli.errors import one_sentence_errors
 from torchbce.cli.results import print_metrics
+
+if TYPE_CHECKING:
+    from torchbce.classifier.quality.base_rates import BaseRate
 
 
 @one_sentence_errors
@@ -27,6 +40,9 @@ def evaluate(
         str | None, typer.Option(metavar="COLUMN", help="With --predictions: the probabilities.")
     ] = None,
     positive: Positive = None,
+    soft: Soft = False,
+    weight: Weight = None,
+    base_rate: BaseRateInUse = None,
     separator: Separator = None,
     json_: Json = False,
     debug: Debug = False,
@@ -38,18 +54,29 @@ def evaluate(
     from torchbce import classifier
     from torchbce.classifier import files
 
+    estimated: list[BaseRate] = []
     if predictions is not None:
         if directory is not None or target is None or probability is None:
             raise classifier.InputError(
                 "--predictions needs --target COLUMN and --probability COLUMN, and no DIR"
             )
-        metrics = files.evaluate_predictions(predictions, target, probability, positive, separator)
+        if base_rate is not None:
+            raise classifier.InputError("--base-rate goes with DIR and TABLE, not --predictions")
+        metrics = files.evaluate_predictions(
+            predictions, target, probability, positive, separator, weight, soft
+        )
     elif directory is None or not table:
         raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
-    elif target is not None or probability is not None or positive is not None:
+    elif target is not None or probability is not None or positive is not None or soft:
         raise classifier.InputError(
-            "--target, --probability and --positive go with --predictions; a model has its own"
+            "--target, --probability, --positive and --soft go with --predictions; a model has its "
+            "own"
         )
     else:
-        metrics = files.evaluate_file(classifier.load(directory), table, separator)
-    print_metrics(metrics, json_)
+        rate = base_rate_of(base_rate)
+        metrics = files.evaluate_file(
+            classifier.load(directory), table, separator, weight, rate, estimated.append
+        )
+    for found in estimated:
+        print_estimate(found)
+    print_metrics(metrics, json_, estimated[0] if estimated else None)

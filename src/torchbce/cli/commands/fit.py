@@ -1,13 +1,23 @@
 """`torchbce fit`: from a table to a model directory."""
 
 import sys
-import time
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Literal
 
 import typer
 
-from torchbce.cli.arguments import TABLES, Debug, Json, Overwrite, Positive, Quiet, Separator
+from torchbce.cli.arguments import (
+    TABLES,
+    Debug,
+    Json,
+    Overwrite,
+    Positive,
+    Quiet,
+    Separator,
+    Soft,
+    Weight,
+)
 from torchbce.cli.errors import one_sentence_errors
 from torchbce.cli.results import print_fit
 from torchbce.cli.streams import visible
@@ -16,11 +26,35 @@ from torchbce.cli.streams import visible
 @one_sentence_errors
 def fit(
     table: Annotated[list[str], typer.Argument(metavar="TABLE...", help=TABLES)],
-    target: Annotated[str, typer.Option(help="The column to predict, of two values.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The model directory to write.")
     ],
+    target: Annotated[
+        str | None, typer.Option(help="The column to predict, of two values.")
+    ] = None,
     positive: Positive = None,
+    soft: Soft = False,
+    positives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Instead of --target: how many of the trials were positive."
+        ),
+    ] = None,
+    trials: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --positives: how many trials.")
+    ] = None,
+    weight: Weight = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Rows of the same value here, as a patient, stay together in every split.",
+        ),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Dates or numbers: the latest rows are held out."),
+    ] = None,
     text: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as text.")] = [],  # noqa: B006
     numeric: Annotated[list[str], typer.Option(metavar="COLUMN", help="Use as numbers.")] = [],  # noqa: B006
     categorical: Annotated[
@@ -48,6 +82,39 @@ def fit(
             metavar="balanced|NUMBER|none", help="The weight of the positives in the loss."
         ),
     ] = "none",
+    loss: Annotated[
+        Literal["bce", "focal", "asymmetric", "poly"],
+        typer.Option(
+            help="Of linear, pairs and mlp: what they are fitted by. Probabilities are brought "
+            "back to the rate of the target."
+        ),
+    ] = "bce",
+    alpha: Annotated[
+        float | None, typer.Option(help="Of focal and poly: the weight of the positives, to 1.")
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="Of focal and poly: the exponent; by default 2 and 0.")
+    ] = None,
+    gamma_pos: Annotated[
+        float | None, typer.Option(help="Of asymmetric: that of the positives; by default 1.")
+    ] = None,
+    gamma_neg: Annotated[
+        float | None, typer.Option(help="Of asymmetric: that of the negatives; by default 4.")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Of asymmetric: taken off negatives' probabilities; by default 0.05."),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Of poly: added to its first term; by default 1.")
+    ] = None,
+    base_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="The share of positives where the model will be used, if not that of TABLE.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     epochs: Annotated[int, typer.Option(help="Of the mlp: passes over the rows at most.")] = 30,
     batch_size: Annotated[
@@ -81,7 +148,7 @@ def fit(
 
     Example: torchbce fit reviews.csv --target liked --output liked-model
     """
-    started = time.perf_counter()
+    started = perf_counter()
     from torchbce import classifier
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import notes
@@ -99,6 +166,13 @@ def fit(
         patience,
         device,
         precision,
+        loss,
+        alpha,
+        gamma,
+        gamma_pos,
+        gamma_neg,
+        margin,
+        epsilon,
     )
     classifier.check_output(output, overwrite)
     scanned = scan(table, separator)
@@ -112,6 +186,13 @@ def fit(
             rows,
             target,
             positive=positive,
+            soft=soft,
+            positives=positives,
+            trials=trials,
+            weight=weight,
+            group=group,
+            time=time,
+            base_rate=base_rate,
             overrides=classifier.Overrides(text, numeric, categorical, drop),
             missing=missing,
             decimal=decimal,
@@ -124,7 +205,7 @@ def fit(
     classifier.save(fitted, output, overwrite)
     warnings += notes.after_training(fitted.card.held_out)
     if json_ or not quiet:
-        print_fit(fitted, output, time.perf_counter() - started, warnings, json_)
+        print_fit(fitted, output, perf_counter() - started, warnings, json_)
 
 
 def _pos_weight(text: str) -> float | Literal["balanced"] | None:

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from torchbce.cli.arguments import Debug, ModelDir, Overwrite, Quiet, Separator, Tables
+from torchbce.cli.arguments import (
+    BaseRateInUse,
+    Debug,
+    ModelDir,
+    Overwrite,
+    Quiet,
+    Separator,
+    Tables,
+)
+from torchbce.cli.base_rates import base_rate_of, print_estimate
 from torchbce.cli.errors import one_sentence_errors
 from torchbce.cli.results import print_file, print_text
 
@@ -36,6 +45,7 @@ def predict(
             metavar="K", min=0, help="Append the K columns that weigh most for each row, as text."
         ),
     ] = 0,
+    base_rate: BaseRateInUse = None,
     separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
@@ -56,11 +66,17 @@ def predict(
 
     if (not table) == (text is None):
         raise classifier.InputError("give either TABLE or --text")
+    rate = base_rate_of(base_rate)
     if output is not None:
         outputs.check_file(output, overwrite)
     fitted = classifier.load(directory)
     if text is not None:
-        print_text(files.predict_text(fitted, text, explain), json_)
+        if rate == "estimate":
+            raise classifier.InputError(
+                "--base-rate estimate needs the rows of a table; give a number with --text"
+            )
+        moved = fitted if rate is None else fitted.with_base_rate(rate)
+        print_text(files.predict_text(moved, text, explain), json_)
         return
     assert table
     counts = files.predict_file(
@@ -72,7 +88,10 @@ def predict(
         separator,
         prefix,
         explain,
+        rate,
         on_names=lambda columns, names: notes.renamed(columns, names, prefix, explain),
     )
+    if estimate := counts.get("base_rate"):
+        print_estimate(estimate)
     if output is not None and str(output) != "-" and (json_ or not quiet):
         print_file(counts, output, fitted.card.target.positive, json_)
