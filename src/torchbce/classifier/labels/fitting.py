@@ -12,7 +12,7 @@ import polars as pl
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder, fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
-from torchbce.classifier.columns.outcomes import Outcomes, RowColumns
+from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, positions
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import Argument, InputError
@@ -28,6 +28,7 @@ from torchbce.classifier.labels.sources import (
     LabelSource,
     choose_columns,
     choose_lists,
+    read_row_columns,
 )
 from torchbce.classifier.labels.targets import LabelTargets, as_targets
 from torchbce.classifier.model import FORMAT, split_of
@@ -49,6 +50,11 @@ def fit_labels(
     labels: str | None = None,
     separator: str | None = None,
     positive: str | None = None,
+    soft: bool = False,
+    weight: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    optimize: str | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -74,6 +80,12 @@ def fit_labels(
             in a cell.
         positive: the positive value of all target columns; needed unless their values are a known
             pair.
+        soft: whether the target columns hold probabilities in [0, 1].
+        weight: the name of a column of weights, as in `fit`, and so are the next two.
+        group: the name of a column of groups.
+        time: the name of a column of dates or numbers.
+        optimize: what the threshold of each label is chosen for, on rows held out, as "f1"; None
+            for 0.5. `torchbce.classifier.decisions` has the others.
         overrides: the columns whose kind is given; that of the others is inferred.
         missing: words that mean "no value", besides those of pandas.
         decimal: what begins the decimals of numbers in strings, "." or ",".
@@ -100,18 +112,32 @@ def fit_labels(
     if (targets is None) == (labels is None):
         raise InputError("give either ", Argument("target"), "s or ", Argument("labels"))
     rows = without_words(as_table(table), missing)
+    columns = RowColumns(weight, group, time)
+    counted = read_row_columns(rows, columns).counted()
     source: LabelSource
     if labels is not None:
-        source = choose_lists(rows, labels, separator)
-        known = rows[labels].is_not_null() | (rows[labels].dtype == pl.String)
-        rows = rows.filter(known)
+        if positive is not None or soft:
+            raise InputError(
+                Argument("positive"), " and ", Argument("soft"), " go with target columns"
+            )
+        source = choose_lists(rows[counted], labels, separator)
     else:
         assert targets is not None
-        source = choose_columns(rows, targets, positive)
+        source = choose_columns(rows[counted], targets, positive, soft)
+    kept = np.intersect1d(counted, source.known(rows))
+    with positions(kept):
+        rows = rows[kept]
+        outcomes = read_row_columns(rows, columns)
+        y = source.read(rows)
     return fit_label_rows(
         rows,
-        source.read(rows),
+        y,
         source,
+        weight=outcomes.weight,
+        groups=outcomes.groups,
+        times=outcomes.times,
+        columns=columns,
+        optimize=optimize,
         overrides=overrides,
         missing=missing,
         decimal=decimal,
@@ -130,6 +156,7 @@ def fit_label_rows(
     groups: np.ndarray | None = None,
     times: np.ndarray | None = None,
     columns: RowColumns | None = None,
+    optimize: str | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -150,7 +177,13 @@ def fit_label_rows(
         groups: the number of each row's group, which no split divides, [rows].
         times: numbers in the order of time, of which the latest are held out, [rows].
         columns: the names of the columns of weights, groups and times, for the card.
-        overrides: as in `fit_labels`, and so are the others.
+        optimize: as in `fit_labels`, and so are the others.
+        overrides: likewise.
+        missing: likewise.
+        decimal: likewise.
+        options: likewise.
+        progress: likewise.
+        on_choice: likewise.
 
     Returns:
         The classifier.
@@ -164,8 +197,10 @@ def fit_label_rows(
     source = _source(source, targets)
     if len(targets) != len(inputs):
         raise InputError(
-            f"the table has {len(inputs):,} rows and the labels {len(targets):,}; they must be equal"
+            f"the table has {len(inputs):,} rows and the labels {len(targets):,}; give as many"
         )
+    if options.loss != "bce":
+        raise InputError(Argument("loss", options.loss), " is for a single target")
     if options.model not in ("auto", "linear", "mlp"):
         raise InputError(
             Argument("model", options.model),
@@ -196,15 +231,17 @@ def fit_label_rows(
         found = combining.find(data, targets, parts, pos_weight)
     else:
         found = _find_many(data, targets, parts, pos_weight)
-    thresholds = [0.5] * targets.number
     own_weight = None if weight is None else weight[found.rows]
+    thresholds = [0.5] * targets.number
+    if optimize is not None:
+        thresholds = _thresholds(found, targets.take(found.rows), own_weight, optimize)
     held_out = evaluate_labels(
         found.chunks,
         found.best,
         targets.take(found.rows),
         source.names,
         np.array(thresholds),
-        propensity_of(positives, known),
+        propensity_of(positives.tolist(), known.tolist()),
         own_weight,
         listed=few,
     )
@@ -231,10 +268,25 @@ def fit_label_rows(
         missing=list(missing),
         row_columns=columns,
         split=split_of(parts, found.rows),
+        optimized=optimize or "",
     )
     return LabelsClassifier(
         card, encoder, found.linear, found.network, found.text, tuple(choices), tuple(found.tried)
     )
+
+
+def _thresholds(
+    found: combining.Found, targets: LabelTargets, weight: np.ndarray | None, objective: str
+) -> list[float]:
+    """The threshold of each label that is best for an objective on the rows held out."""
+    from torchbce.classifier.decisions import Objective, choose_threshold
+
+    goal = Objective.parse(objective)
+    thresholds = []
+    for label in range(targets.number):
+        z, y = found.chunks(label, label + 1)[:, 0], targets.values(label, label + 1)[:, 0]
+        thresholds.append(choose_threshold(z, y, goal, weight).threshold)
+    return thresholds
 
 
 def _source(source: LabelSource | Sequence[str] | None, targets: LabelTargets) -> LabelSource:

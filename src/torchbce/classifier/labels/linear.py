@@ -30,7 +30,8 @@ class LinearLabels:
         rows = linear_features(encoder, encoded)
         ones = np.ones(len(rows.indices), np.float32) if rows.values is None else rows.values
         matrix = sp.csr_matrix((ones, rows.indices, rows.indptr), shape=(len(encoded), rows.width))
-        return np.asarray(matrix @ self.weight.T, dtype=np.float64) + self.bias
+        logits: np.ndarray = np.asarray(matrix @ self.weight.T, dtype=np.float64) + self.bias
+        return logits
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class LabelOfRows:
     @cached_property
     def known(self) -> np.ndarray:
         """Where the label is known, as a mask."""
-        return ~np.isnan(self.targets)
+        known: np.ndarray = ~np.isnan(self.targets)
+        return known
 
 
 class LinearPaths:
@@ -120,7 +122,7 @@ class LinearPaths:
         return self._problem(self.rows, np.arange(len(label.targets)), label).solve(l2, start)
 
     def _problem(self, rows: SparseRows, index: np.ndarray, label: LabelOfRows) -> Problem:
-        """The problem of the rows of `index` in which a label is known; `rows` are their features."""
+        """The problem of those rows, `index`, whose label is known; `rows` are their features."""
         known = label.known[index]
         if not known.all():
             rows, index = rows.take(np.flatnonzero(known)), index[known]

@@ -27,7 +27,7 @@ class LabelsMetrics(msgspec.Struct, frozen=True):
         micro_f1: the F1 of all decisions together: 2 tp / (2 tp + fp + fn) of the sums over labels.
         macro_f1: the mean of the labels' F1, which is 0 for a label without true positives.
         hamming_loss: the share of wrong decisions.
-        macro_roc_auc: the mean of the ROC-AUC of the labels that have both values; None if none has.
+        macro_roc_auc: the mean of the ROC-AUC of the labels that have both values; None without.
         macro_average_precision: the mean of their average precision.
         precision_at: the share of the k most probable labels of a row that are positive, by k.
         ndcg_at: the normalised discounted cumulative gain of the k most probable labels, by k.

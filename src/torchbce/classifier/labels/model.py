@@ -124,7 +124,7 @@ class LabelsClassifier:
 
     Example:
         >>> from torchbce.classifier import fit_labels
-        >>> table = {"x": [0.0, 1.0, 5.0, 6.0] * 20, "low": [1, 1, 0, 0] * 20, "any": [1, 1, 1, 0] * 20}
+        >>> table = {"x": [0.0, 1.0, 5.0] * 20, "low": [1, 1, 0] * 20, "any": [1, 0, 1] * 20}
         >>> classifier = fit_labels(table, targets=["low", "any"])
         >>> classifier.predict({"x": [0.5]}).columns
         ['probability_low', 'predicted_low', 'probability_any', 'predicted_any']
@@ -147,7 +147,7 @@ class LabelsClassifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
-        return self._combined(self._encoded(table))
+        return self._combined(self.encoded(table))
 
     def probabilities(self, table: TableLike) -> np.ndarray:
         """The probability of each label, float64 [rows, L]; see `logits`."""
@@ -172,7 +172,7 @@ class LabelsClassifier:
             raise InputError(
                 f"k must be from 1 to the number of labels, {len(self.card.labels)}, got {k}"
             )
-        return self._topk(self._encoded(table), k)
+        return self._topk(self.encoded(table), k)
 
     def predict(
         self, table: TableLike, as_written: bool = False, top: int | None = None
@@ -234,7 +234,7 @@ class LabelsClassifier:
         rows = as_table(table)
         if targets is None:
             targets = self.card.source.read(rows)
-        return self.evaluate_encoded(self._encoded(rows), targets, weight)
+        return self.evaluate_encoded(self.encoded(rows), targets, weight)
 
     def evaluate_encoded(
         self, encoded: Encoded, targets: LabelTargets, weight: np.ndarray | None = None
@@ -258,7 +258,8 @@ class LabelsClassifier:
             weight,
         )
 
-    def _encoded(self, table: TableLike) -> Encoded:
+    def encoded(self, table: TableLike) -> Encoded:
+        """The arrays of some rows, as the models read them."""
         rows = as_table(table)
         if self.card.missing:
             names = [column.name for column in self.card.columns if column.name in rows.columns]

@@ -147,7 +147,7 @@ def mean_of(networks: list[LabelsNetwork]) -> LabelsNetwork:
     for name in ("numbers", "sparse", "bias"):
         getattr(mean, name).copy_(torch.cat([getattr(n, name) for n in networks], dim=-1))
     mean.head.weight.copy_(torch.cat([n.head.weight for n in networks], dim=1) / len(networks))
-    biases = [n.head.bias for n in networks if n.head.bias is not None]
+    biases: list[Tensor] = [n.head.bias for n in networks if n.head.bias is not None]
     assert mean.head.bias is not None
     mean.head.bias.copy_(torch.stack(biases).double().mean(0))
     return mean.eval()

@@ -179,7 +179,7 @@ def _train(
                 batch = order[start : start + batch_size]
                 loss = rows.loss(network, batch)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 for schedule in schedules:
                     schedule.step()

@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from torchbce.classifier.columns.target import KNOWN_PAIRS, Target, choose_target
+from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, positions, read_outcomes
+from torchbce.classifier.columns.target import KNOWN_PAIRS, Target, choose_target, named_target
 from torchbce.classifier.columns.values import as_text
-from torchbce.classifier.errors import Argument, InputError, Row, listing, unknown_name
+from torchbce.classifier.errors import Argument, InputError, listing, unknown_name
 from torchbce.classifier.labels.targets import LabelTargets
 
 #: What separates labels that are text, where it is not given: the first one that is in a cell.
@@ -44,17 +45,14 @@ class LabelColumns(msgspec.Struct, frozen=True, tag_field="kind", tag="columns")
         for number, target in enumerate(self.targets):
             if target.column not in table.columns:
                 raise unknown_name("target column", target.column, table.columns)
-            values = table[target.column]
-            known = np.flatnonzero(as_text(values).is_not_null().to_numpy())
-            try:
-                dense[known, number] = target.array(values.gather(known))
-            except InputError as error:  # rows are counted among those that are known
-                error.args = tuple(
-                    Row(int(known[part.position])) if isinstance(part, Row) else part
-                    for part in error.args
-                )
-                raise
+            known = np.flatnonzero(as_text(table[target.column]).is_not_null().to_numpy())
+            with positions(known):
+                dense[known, number] = target.targets(table.select(target.column)[known])
         return LabelTargets(len(self.targets), dense)
+
+    def known(self, table: pl.DataFrame) -> np.ndarray:
+        """The indices of the rows whose labels may be read: all of them."""
+        return np.arange(len(table))
 
     def predicted(self, number: int, positive: np.ndarray, as_written: bool) -> pl.Series:
         """The predicted values of a label, as `Target.labels`."""
@@ -105,6 +103,15 @@ class LabelLists(msgspec.Struct, frozen=True, tag_field="kind", tag="lists"):
         labels = stored["number"].to_numpy().astype(np.int64)
         return LabelTargets(len(self.labels), starts=starts, labels=labels)
 
+    def known(self, table: pl.DataFrame) -> np.ndarray:
+        """The indices of the rows whose labels are known: a list may be null, and text may not."""
+        if self.column not in table.columns:
+            raise unknown_name("label column", self.column, table.columns)
+        values = table[self.column]
+        if self.separator is not None:
+            return np.arange(len(table))
+        return np.flatnonzero(values.is_not_null().to_numpy())
+
     def predicted(self, number: int, positive: np.ndarray, as_written: bool) -> pl.Series:
         """Whether a label is predicted: 1 or 0, or as strings in text formats."""
         values = pl.Series("predicted", positive.astype(np.int8))
@@ -114,8 +121,24 @@ class LabelLists(msgspec.Struct, frozen=True, tag_field="kind", tag="lists"):
 LabelSource = LabelColumns | LabelLists
 
 
+class _NoTarget(Target, frozen=True):
+    """A target that no column holds."""
+
+    def targets(self, table: pl.DataFrame) -> np.ndarray:
+        return np.zeros(len(table))
+
+
+def read_row_columns(table: pl.DataFrame, columns: RowColumns) -> Outcomes:
+    """The weights, groups and times of the rows, with targets of 0.
+
+    Raises:
+        InputError: as `read_outcomes`.
+    """
+    return read_outcomes(table, _NoTarget("", "0", "1"), columns)
+
+
 def choose_columns(
-    table: pl.DataFrame, columns: Sequence[str], positive: str | None
+    table: pl.DataFrame, columns: Sequence[str], positive: str | None, soft: bool = False
 ) -> LabelColumns:
     """The values of each target column, of which empty cells are left out.
 
@@ -134,6 +157,11 @@ def choose_columns(
         present = table.filter(text.is_not_null())
         if not len(present):
             raise InputError(f"target column {column!r} is empty; drop it")
+        if soft:
+            named = named_target(column, positive, True, None, None)
+            assert named is not None
+            found[column] = named
+            continue
         values = text.drop_nulls().unique()
         found[column] = (
             str(values[0]) if len(values) == 1 else choose_target(present, column, positive)
@@ -198,7 +226,7 @@ def split_labels(table: pl.DataFrame, column: str, separator: str | None) -> pl.
     values = table[column]
     if isinstance(values.dtype, pl.List | pl.Array):
         inner = values.dtype.inner
-        if not (inner == pl.String or inner.is_integer() or inner == pl.Null):  # type: ignore[union-attr]
+        if not (inner == pl.String or inner.is_integer() or inner == pl.Null):
             raise InputError(
                 f"label column {column!r} is of type {values.dtype}; expected lists of strings or "
                 "integers"

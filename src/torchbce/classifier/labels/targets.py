@@ -106,10 +106,11 @@ class LabelTargets:
         return dense
 
     def counts(self, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The positives and the rows that are known of each label, or sums of their weights, [L]."""
+        """The positives and the known rows of each label, or the sums of their weights, [L]."""
         w = np.ones(len(self)) if weight is None else weight
         if self.dense is not None:
             return w @ np.nan_to_num(self.dense), w @ ~np.isnan(self.dense)
+        assert self.labels is not None
         positives = np.bincount(self.labels, w[self.rows_of_labels], minlength=self.number)
         return positives, np.full(self.number, w.sum())
 

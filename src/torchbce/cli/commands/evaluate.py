@@ -74,9 +74,16 @@ def evaluate(
         )
     else:
         rate = base_rate_of(base_rate)
-        metrics = files.evaluate_file(
-            classifier.load(directory), table, separator, weight, rate, estimated.append
-        )
+        loaded = classifier.load(directory)
+        if isinstance(loaded, classifier.LabelsClassifier):
+            from torchbce.classifier.labels.files import evaluate_labels_file
+            from torchbce.cli import many_labels
+
+            many_labels.only_for_one(base_rate=base_rate)
+            found_metrics = evaluate_labels_file(loaded, table, separator, weight)
+            many_labels.print_metrics(found_metrics, json_)
+            return
+        metrics = files.evaluate_file(loaded, table, separator, weight, rate, estimated.append)
     for found in estimated:
         print_estimate(found)
     print_metrics(metrics, json_, estimated[0] if estimated else None)
