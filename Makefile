@@ -95,7 +95,7 @@ smoke: dist  ## install the wheel into an empty environment, without and with ex
 	$(SMOKE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[cli]"
 	cd $(SMOKE) && bin/torchbce demo > /dev/null
 
-bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; an hour)
+bench: $(INSTALLED)  ## measure the figures of README and docs (needs the data sets; an hour)
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/linear.py
 	$(BIN)/python benchmarks/pairwise.py
@@ -103,9 +103,11 @@ bench: $(INSTALLED)  ## measure the figures of the README (needs the data sets; 
 	$(BIN)/python benchmarks/classifier.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/ends.py
 	$(BIN)/python benchmarks/session.py
 	$(BIN)/python benchmarks/gpu_code.py
 	$(BIN)/python benchmarks/gpu_host.py
+	$(BIN)/python benchmarks/report.py
 
 exact: $(INSTALLED)  ## the errors of the kernels over all 2^32 float32 logits (minutes)
 	$(BIN)/python benchmarks/exact.py

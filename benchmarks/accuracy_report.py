@@ -26,7 +26,7 @@ def table(found: Results) -> str:
 
 
 def blocks(found: Results) -> list[Block]:
-    return [Block("accuracy", "docs/losses.md", table(found))]
+    return [Block("accuracy", "docs/numerics.md", table(found))]
 
 
 REPORT = Report("accuracy", blocks)

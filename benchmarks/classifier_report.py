@@ -230,7 +230,7 @@ def chart(data: Any) -> Any:
 
 def blocks(found: Results) -> list[Block]:
     return [
-        Block("classifier", "README.md", short_table(found)),
+        Block("classifier", "docs/how-to/compare.md", short_table(found)),
         Block("classifier-goals", DOCUMENT, goals_table(found)),
         Block("classifier-all", DOCUMENT, whole_table(found)),
     ]

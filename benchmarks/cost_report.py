@@ -45,7 +45,7 @@ def table(found: Results) -> str:
 
 
 def blocks(found: Results) -> list[Block]:
-    return [Block("cost", "README.md", table(found))]
+    return [Block("cost", "docs/classifier.md", table(found))]
 
 
 REPORT = Report("cost", blocks)

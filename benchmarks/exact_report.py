@@ -17,7 +17,7 @@ def table(found: Results) -> str:
 
 
 def blocks(found: Results) -> list[Block]:
-    return [Block("exact", "docs/losses.md", table(found))]
+    return [Block("exact", "docs/numerics.md", table(found))]
 
 
 REPORT = Report("exact", blocks)

@@ -200,7 +200,7 @@ def sparse_blocks(found: Results) -> list[Block]:
 
 
 def summary_block(linear: Results, delicious: Results) -> Block:
-    return Block("linear_summary", "README.md", summary(linear, delicious))
+    return Block("linear_summary", DOCUMENT, summary(linear, delicious))
 
 
 def blocks(found: Results) -> list[Block]:

@@ -7,20 +7,24 @@ import accuracy_report
 import classifier_report
 import cost_report
 import delicious_report
+import ends_report
 import exact_report
 import kernels_report
 import linear_report
 import pairwise_report
+import readme_report
 
 REPORTS = [
     accuracy_report.REPORT,
     classifier_report.REPORT,
     cost_report.REPORT,
     delicious_report.REPORT,
+    ends_report.REPORT,
     exact_report.REPORT,
     kernels_report.REPORT,
     linear_report.REPORT,
     pairwise_report.REPORT,
+    readme_report.REPORT,
 ]
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The terminal session of the README: what `torchbce demo` prints, with some columns left out.
+"""The terminal session of `torchbce demo`, without some columns; shorter in the README.
 
 python benchmarks/session.py
 """
@@ -16,7 +16,7 @@ SHOWN = 2
 
 
 def session() -> str:
-    """Run the demo, and return its output as a Markdown block."""
+    """Run the demo, and return its output."""
     command = [sys.executable, "-m", "torchbce.cli", "demo"]
     with tempfile.TemporaryDirectory() as directory:
         ran = subprocess.run(
@@ -31,9 +31,33 @@ def session() -> str:
     lines = [line.rstrip() for line in ran.stdout.splitlines() if ", held-out loss " not in line]
     columns = [i for i, line in enumerate(lines) if re.search(r" numeric +numbers", line)]
     lines[columns[SHOWN] : columns[-1]] = ["..."]
-    text = re.sub(r"\n{2,}", "\n\n", "\n".join(lines).strip())
-    return f"```text\n{text}\n```\n"
+    return re.sub(r"\n{2,}", "\n\n", "\n".join(lines).strip()) + "\n"
+
+
+def shortened(text: str) -> str:
+    """The commands, the first and some other figures of the fit, and what predict says."""
+    fit, predict, _evaluate = re.findall(r"^\$ .*?(?=^\$ |\Z)", text, re.MULTILINE | re.DOTALL)
+    command, *lines = fit.replace("torchbce-demo/", "").rstrip().splitlines()
+    kept = r" +base rate|log loss|ROC-AUC|accuracy|model: "
+    figures = [line for line in lines if re.match(kept, line)]
+    command = command.replace(" --output", " \\\n    --output")
+    return (
+        "\n".join([command, "...", *figures, "", predict.replace("torchbce-demo/", "").rstrip()])
+        + "\n"
+    )
+
+
+def block(text: str) -> str:
+    return f"```text\n{text}```\n"
+
+
+def blocks(text: str) -> list[Block]:
+    return [
+        Block("session", "docs/how-to/first-table.md", block(text)),
+        Block("session-short", "README.md", block(shortened(text))),
+    ]
 
 
 if __name__ == "__main__":
-    markdown.insert(Block("session", "README.md", session()))
+    for found in blocks(session()):
+        markdown.insert(found)

@@ -1,4 +1,4 @@
-"""The tables of docs/losses.md about other libraries, run against those that are installed.
+"""The tables of docs/how-to/porting.md and docs/losses.md about other libraries, run against them.
 
 A row whose library is not installed, or cannot be imported with this build of PyTorch, is skipped.
 """
@@ -21,8 +21,12 @@ from torchbce import functional
 # Those of the libraries.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-PAGE = (Path(__file__).parent.parent / "docs" / "losses.md").read_text()
-ROWS = re.findall(r"^\| (\w+) \| `([^`]+)` \| `([^`]+)` \|$", PAGE, re.MULTILINE)
+DOCS = Path(__file__).parent.parent / "docs"
+ROWS = re.findall(
+    r"^\| (\w+) \| `([^`]+)` \| `([^`]+)` \|$",
+    (DOCS / "how-to" / "porting.md").read_text(),
+    re.MULTILINE,
+)
 #: The part of each library that has its losses.
 PARTS = {
     "torchvision": "ops",
@@ -124,7 +128,7 @@ def test_a_row_gives_the_same_numbers(
 def test_the_forms_of_a_soft_target(
     number: float, library: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert f"| {number:.5f} |" in PAGE
+    assert f"| {number:.5f} |" in (DOCS / "losses.md").read_text()
     part = imported(library, monkeypatch)
     x, y = torch.tensor([[1.5]]), torch.tensor([[0.3]])
     if library == "optax":

@@ -26,7 +26,7 @@ def as_markdown(text: str) -> str:
     return re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
 
 
-class Docstrings(griffe.Extension):
+class Docstrings(griffe.Extension):  # type: ignore[misc]  # mypy reads no types of griffe
     """Rewrites each docstring when it is read."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:

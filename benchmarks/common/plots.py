@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import results
+from common.markdown import ROOT
 
 #: A colour per contender, the same in every plot.
 COLOURS = {
@@ -16,6 +17,9 @@ COLOURS = {
     "memory traffic alone": "#999999",
 }
 
+#: Where the documents show them.
+IMAGES = ROOT / "docs" / "images"
+
 #: Of results/plots.json: for each picture a digest of its data and one of its file.
 DIGESTS = "plots"
 
@@ -23,7 +27,7 @@ Rows = list[dict[str, Any]]
 
 
 class Plot(NamedTuple):
-    """A picture of results/, its data, and the Altair chart of a data frame."""
+    """A picture of docs/images/, its data, and the Altair chart of a data frame."""
 
     file: str
     rows: Rows
@@ -44,7 +48,7 @@ def draw(plot: Plot) -> None:
         return
     import polars as pl
 
-    path = results.RESULTS / plot.file
+    path = IMAGES / plot.file
     plot.chart(pl.DataFrame(plot.rows)).save(str(path), scale_factor=2)
     digests = results.load(DIGESTS)
     digests[plot.file] = {"data": _digest(plot.rows), "file": _file_digest(path)}
@@ -52,8 +56,8 @@ def draw(plot: Plot) -> None:
 
 
 def is_current(plot: Plot) -> bool:
-    """Whether the picture in results/ is the one that was drawn from this data."""
-    path = results.RESULTS / plot.file
+    """Whether the picture is the one that was drawn from this data."""
+    path = IMAGES / plot.file
     recorded = results.load(DIGESTS).get(plot.file)
     return path.exists() and recorded == {
         "data": _digest(plot.rows),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchbce.classifier.columns.inference import Choice, Overrides
     from torchbce.classifier.errors import InputError, InputWarning
+    from torchbce.classifier.estimator.classifier import BCEClassifier
     from torchbce.classifier.explanations.records import Explanation
     from torchbce.classifier.fitting import fit
     from torchbce.classifier.labels.fitting import fit_label_rows, fit_labels
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torchbce.classifier.tables.reading import read
 
 __all__ = [
+    "BCEClassifier",
     "Card",
     "Choice",
     "Classifier",
@@ -52,6 +54,7 @@ __all__ = [
 
 #: The module of each name, imported with its first use: predictions need nothing of the training.
 _LAZY = {
+    "BCEClassifier": "estimator.classifier",
     "Card": "model",
     "Choice": "columns.inference",
     "Classifier": "model",

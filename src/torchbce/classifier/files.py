@@ -20,6 +20,7 @@ from torchbce.classifier.columns.outcomes import (
 from torchbce.classifier.columns.target import choose_target, named_target
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.columns.values import as_numbers
+from torchbce.classifier.decisions.deciding import Rule
 from torchbce.classifier.errors import (
     Argument,
     InputError,
@@ -31,7 +32,11 @@ from torchbce.classifier.errors import (
 )
 from torchbce.classifier.model import Classifier, unseen_values
 from torchbce.classifier.quality.base_rates import BaseRate, estimate_base_rate
-from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
+from torchbce.classifier.quality.evaluation import (
+    Evaluation,
+    evaluate_model,
+    evaluate_predicted,
+)
 from torchbce.classifier.tables.carried import numeric_columns
 from torchbce.classifier.tables.reading import Scan, batches, read, scan
 from torchbce.classifier.tables.sources import Paths
@@ -82,6 +87,8 @@ def predict_file(
     prefix: str = "",
     explain: int = 0,
     base_rate: float | Literal["estimate"] | None = None,
+    threshold: float | None = None,
+    abstain: bool | None = None,
     on_names: Callable[[Sequence[str], Sequence[str]], object] = lambda columns, names: None,
 ) -> dict[str, Any]:
     """Write the rows of a file with the columns `probability` and `predicted` appended.
@@ -97,16 +104,19 @@ def predict_file(
         explain: how many columns to name that weigh most for each row, as `Classifier.predict`.
         base_rate: the share of positives among the rows, if it is not that of the rows that the
             model was fitted to; "estimate" finds it from the rows, which are read twice.
+        threshold: in place of that of the model, as `Classifier.predict`.
+        abstain: whether rows stay undecided, likewise.
         on_names: called before the first row with the names of the table, and of the new columns.
 
     Returns:
-        The number of `rows`, and of `positives` among the predictions; with "estimate" the
-        estimated `base_rate` too.
+        The number of `rows`, and of `positives` among the predictions; where rows may stay
+        undecided the number of `undecided` ones, and with "estimate" the estimated `base_rate` too.
 
     Raises:
         InputError: if the file cannot be read, does not fit the model or cannot be written.
     """
-    rows = positives = 0
+    rows = positives = undecided = 0
+    rule = classifier.rule(threshold, abstain)
     names: tuple[str, ...] | None = None
     unseen = Unseen(classifier)
     scanned = scan(table, separator, empty=True)
@@ -120,14 +130,19 @@ def predict_file(
                 names = appended_names(batch.columns, prefix, explain)
                 on_names(batch.columns, names)
             with rows_offset(rows), unseen.collected(batch):
-                predictions = classifier.predict(batch, writer.keeps_strings, explain)
+                predictions = classifier.predict(
+                    batch, writer.keeps_strings, explain, threshold, abstain
+                )
             rows += len(batch)
-            positives += int((predictions["probability"] >= classifier.card.threshold).sum())
+            positives += int((predictions["probability"] >= rule.threshold).sum())
+            undecided += predictions["predicted"].null_count()
             typed = batch.cast(numbers)  # type: ignore[arg-type]
             appended = predictions.rename(dict(zip(predictions.columns, names, strict=True)))
             writer.write(pl.concat([typed, appended], how="horizontal"))
     unseen.warn()
-    counts = {"rows": rows, "positives": positives}
+    counts: dict[str, Any] = {"rows": rows, "positives": positives}
+    if rule.undecided is not None:
+        counts["undecided"] = undecided
     return counts if estimate is None else {**counts, "base_rate": estimate}
 
 
@@ -181,7 +196,13 @@ class Unseen:
             warnings.warn(unseen_values(self._names), InputWarning, stacklevel=3)
 
 
-def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[str, Any]:
+def predict_text(
+    classifier: Classifier,
+    text: str,
+    explain: int = 0,
+    threshold: float | None = None,
+    abstain: bool | None = None,
+) -> dict[str, Any]:
     """The `probability` and the `predicted` value of one text.
 
     Args:
@@ -189,6 +210,8 @@ def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[st
         text: the value of that column.
         explain: how many of its words and n-grams to give with what they add to the logit, as
             `explanation_1`, `explanation_2` and so on.
+        threshold: in place of that of the model, as `Classifier.predict`.
+        abstain: whether the text may stay undecided, likewise.
 
     Raises:
         InputError: if the model reads other columns.
@@ -200,7 +223,8 @@ def predict_text(classifier: Classifier, text: str, explain: int = 0) -> dict[st
             Argument("text"), f" needs a model of one text column; this one reads {names}"
         )
     table = pl.DataFrame({columns[0].name: [text]})
-    prediction = classifier.predict(table).row(0, named=True)
+    predictions = classifier.predict(table, threshold=threshold, abstain=abstain)
+    prediction = predictions.row(0, named=True)
     if explain:
         from torchbce.classifier.explanations.labels import explained_words
 
@@ -216,7 +240,9 @@ def evaluate_file(
     weight: str | None = None,
     base_rate: float | Literal["estimate"] | None = None,
     on_base_rate: Callable[[BaseRate], object] = lambda rate: None,
-) -> Metrics:
+    threshold: float | None = None,
+    abstain: bool | None = None,
+) -> Evaluation:
     """The metrics of a classifier on a file that has its target column.
 
     Args:
@@ -227,11 +253,13 @@ def evaluate_file(
         base_rate: the share of positives where these rows come from, if it is not that of the rows
             that the model was fitted to; "estimate" finds it without the targets.
         on_base_rate: called with what "estimate" finds.
+        threshold: in place of that of the model, as `Classifier.predict`.
+        abstain: whether rows stay undecided, likewise.
 
     Raises:
         InputError: if the file cannot be read or does not fit the model.
     """
-    target = classifier.card.target
+    target, rule = classifier.card.target, classifier.rule(threshold, abstain)
     logits: list[np.ndarray] = []
     found: list[Outcomes] = []
     rows = 0
@@ -254,7 +282,7 @@ def evaluate_file(
     if estimate is not None:
         on_base_rate(estimate)
     z = z + (moved.card.base_shift - classifier.card.base_shift)
-    return evaluate_logits(z, targets, classifier.card.threshold, w)
+    return evaluate_model(z, targets, rule, w)
 
 
 def evaluate_predictions(
@@ -265,7 +293,8 @@ def evaluate_predictions(
     separator: str | None = None,
     weight: str | None = None,
     soft: bool = False,
-) -> Metrics:
+    threshold: float = 0.5,
+) -> Evaluation:
     """The metrics of a file of predictions, from any tool.
 
     Args:
@@ -276,16 +305,20 @@ def evaluate_predictions(
         separator: what separates the values of a CSV; None to look at its first lines.
         weight: the name of a column of weights; rows of weight 0 are left out.
         soft: whether the true values are probabilities in [0, 1].
+        threshold: rows with a probability of at least this are predicted positive, in [0, 1].
 
     Raises:
         InputError: if the file cannot be read, or a value of its columns is wrong.
     """
+    rule = Rule.of(threshold, None, threshold)
     table = read(path, separator)
     weights = read_weight(table, None, weight)
     counted = np.arange(len(table)) if weights is None else np.flatnonzero(weights > 0)
     with positions(counted):
         w = None if weights is None else weights[counted]
-        return _evaluate_columns(table[counted], target, probability, positive, soft, w)
+        return _evaluate_columns(
+            table[counted], target, probability, positive, soft, w, rule.threshold
+        )
 
 
 def _evaluate_columns(
@@ -295,7 +328,8 @@ def _evaluate_columns(
     positive: str | None,
     soft: bool,
     weight: np.ndarray | None,
-) -> Metrics:
+    threshold: float,
+) -> Evaluation:
     named = named_target(target, positive, soft, None, None)
     chosen = named or choose_target(table, target, positive)
     if probability not in table.columns:
@@ -310,4 +344,4 @@ def _evaluate_columns(
             Row(at),
             "; expected probabilities in [0, 1]",
         )
-    return evaluate_probabilities(p, chosen.targets(table), weight=weight)
+    return evaluate_predicted(p, chosen.targets(table), threshold, weight)

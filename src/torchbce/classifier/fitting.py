@@ -1,37 +1,18 @@
-"""Fit a classifier to a table: infer the columns, encode them, fit models, combine them."""
+"""Fit a classifier to a table: find its target, weights, groups and times among its columns."""
 
-import dataclasses
-import platform
 from collections.abc import Callable, Collection
-from importlib.metadata import version
 
-import numpy as np
 import polars as pl
 
-from torchbce.classifier.columns.encoder import fit_encoder
-from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
-from torchbce.classifier.columns.outcomes import (
-    Outcomes,
-    RowColumns,
-    check_weight,
-    positions,
-    read_outcomes,
-    read_weight,
-)
+from torchbce.classifier.columns.inference import Choice, Overrides
+from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, read_outcomes, read_weight
 from torchbce.classifier.columns.target import Target, choose_target, named_target
 from torchbce.classifier.columns.values import without_words
-from torchbce.classifier.errors import InputError
-from torchbce.classifier.model import FORMAT, Card, Classifier, split_of
-from torchbce.classifier.models.data import Data
-from torchbce.classifier.models.search import search
+from torchbce.classifier.model import Classifier
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
-from torchbce.classifier.quality.base_rates import check_rate
-from torchbce.classifier.quality.metrics import Metrics, evaluate_logits
+from torchbce.classifier.rows import Settings, fit_rows
 from torchbce.classifier.tables.frames import TableLike, as_table
-from torchbce.imbalance import pos_weight_from_counts
-
-LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
 
 
 def fit(
@@ -108,169 +89,33 @@ def fit(
     """
     rows_given = without_words(as_table(table), missing)
     columns = RowColumns(weight, group, time)
-    named = named_target(target, positive, soft, positives, trials)
-    counted = rows_given
-    if (weights := read_weight(rows_given, named, weight)) is not None:
-        counted = rows_given.filter(weights > 0)
-    chosen = named or choose_target(counted if len(counted) else rows_given, target or "", positive)
-    return fit_rows(
-        rows_given,
-        read_outcomes(rows_given, chosen, columns),
-        chosen,
+    chosen, outcomes = read_target(rows_given, target, positive, soft, positives, trials, columns)
+    settings = Settings(
         columns=columns,
         base_rate=base_rate,
-        overrides=overrides,
+        overrides=overrides or Overrides(),
         missing=missing,
         decimal=decimal,
-        options=options,
-        progress=progress,
+        options=options or TrainingOptions(),
+        progress=progress or NoProgress(),
         on_choice=on_choice,
     )
+    return fit_rows(rows_given, outcomes, chosen, settings)
 
 
-def fit_rows(
-    inputs: pl.DataFrame,
-    outcomes: Outcomes,
-    target: Target,
-    *,
-    columns: RowColumns | None = None,
-    base_rate: float | None = None,
-    overrides: Overrides | None = None,
-    missing: Collection[str] = (),
-    decimal: str = ".",
-    options: TrainingOptions | None = None,
-    progress: Progress | None = None,
-    on_choice: Callable[[list[Choice], Target], object] = lambda choices, target: None,
-) -> Classifier:
-    """Fit a classifier to inputs, and targets, weights, groups and times that are arrays.
-
-    `fit` reads these from columns of the table, and calls this.
-
-    Args:
-        inputs: the rows; columns of the target, and those of `columns`, are not read.
-        outcomes: what is known of each row beside its inputs.
-        target: the names of the two values.
-        columns: the names of the columns of weights, groups and times, for `Classifier.card`.
-        base_rate: as in `fit`.
-        overrides: as in `fit`, and so are the others.
-        missing: words that mean "no value", for `Classifier.card`; they are null in `inputs`.
-        decimal: likewise.
-        options: likewise.
-        progress: likewise.
-        on_choice: likewise.
-
-    Returns:
-        The classifier.
-
-    Raises:
-        InputError: as `fit`.
-    """
-    options, columns = options or TrainingOptions(), columns or RowColumns()
-    if base_rate is not None:
-        check_rate(base_rate)
-    if outcomes.weight is not None:
-        check_weight(outcomes.weight)
-    counted = outcomes.counted()
-    if not len(counted):
-        raise InputError("every row has a weight of 0, so that no row counts")
-    if len(counted) < len(outcomes):
-        with positions(counted):
-            return fit_rows(
-                inputs[counted],
-                outcomes.take(counted),
-                target,
-                columns=columns,
-                base_rate=base_rate,
-                overrides=overrides,
-                missing=missing,
-                decimal=decimal,
-                options=options,
-                progress=progress,
-                on_choice=on_choice,
-            )
-    choices = infer_columns(
-        inputs, target.columns, overrides or Overrides(), decimal, columns.dropped()
-    )
-    on_choice(choices, target)
-
-    y, weight = outcomes.targets, outcomes.scaled()
-    _check_counts(target, y)
-    encoder, encoded = fit_encoder(inputs, choices)
-    positives, negatives = _mass(y, outcomes.weight)
-    pos_weight = _pos_weight(options, positives, negatives)
-    data = Data(
-        encoder,
-        encoded,
-        y,
-        pos_weight,
-        options,
-        progress or NoProgress(),
-        weight,
-        outcomes.groups,
-        outcomes.times,
-    )
-    found = search(data)
-
-    card = Card(
-        format=FORMAT,
-        target=target,
-        threshold=0.5,
-        base=found.base,
-        models={
-            model.name: weight for model, weight in zip(found.models, found.weights, strict=True)
-        },
-        pos_weight=pos_weight,
-        rows=len(y),
-        positives=positives,
-        held_out=_evaluate(found.logits, outcomes.take(found.rows)),
-        options=dataclasses.asdict(options),
-        versions={
-            "torchbce": version("torchbce"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
-        dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
-        columns=encoder.columns,
-        missing=list(missing),
-        row_columns=columns,
-        weight=None if outcomes.weight is None else float(outcomes.weight.sum()),
-        split=split_of(data.parts, found.rows),
-        base_rate=base_rate,
-    )
-    return Classifier(card, encoder, tuple(found.models), tuple(choices), tuple(found.tried))
-
-
-def _check_counts(target: Target, y: np.ndarray) -> None:
-    for value, count in ((target.positive, (y > 0).sum()), (target.negative, (y < 1).sum())):
-        if count < 2:
-            raise InputError(
-                f"only {count} row of target column {target.column!r} holds {value!r}; at least "
-                "2 rows of each value are needed, one to learn from and one to check with"
-                if target.kind == "values"
-                else f"target column {target.column!r} says {target.negative!r} or "
-                f"{target.positive!r} for certain in all rows but {count}; there is nothing to "
-                "learn"
-            )
-    if (y == y[0]).all():
-        raise InputError(
-            f"target column {target.column!r} holds the probability {y[0]:g} in every row; there "
-            "is nothing to learn"
-        )
-
-
-def _mass(y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
-    """The weights of all positives and of all negatives; whole numbers where they count rows."""
-    weight = np.ones(len(y)) if weight is None else weight
-    positives, negatives = float(weight @ y), float(weight @ (1 - y))
-    whole = positives.is_integer() and negatives.is_integer()
-    return (int(positives), int(negatives)) if whole else (positives, negatives)
-
-
-def _evaluate(logits: np.ndarray, outcomes: Outcomes) -> Metrics:
-    return evaluate_logits(logits, outcomes.targets, weight=outcomes.weight)
-
-
-def _pos_weight(options: TrainingOptions, positives: float, negatives: float) -> float:
-    if options.pos_weight == "balanced":
-        return pos_weight_from_counts(positives, negatives).item()
-    return float(options.pos_weight or 1.0)
+def read_target(
+    table: pl.DataFrame,
+    target: str | None,
+    positive: str | None,
+    soft: bool,
+    positives: str | None,
+    trials: str | None,
+    columns: RowColumns,
+) -> tuple[Target, Outcomes]:
+    """The target of a table, and what its columns say of each row; for the rest see `fit`."""
+    named = named_target(target, positive, soft, positives, trials)
+    counted = table
+    if (weights := read_weight(table, named, columns.weight)) is not None:
+        counted = table.filter(weights > 0)
+    chosen = named or choose_target(counted if len(counted) else table, target or "", positive)
+    return chosen, read_outcomes(table, chosen, columns)

@@ -2,19 +2,22 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.encoder import Column, Encoded, Encoder
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.matrix import as_matrix
 from torchbce.classifier.columns.outcomes import RowColumns
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
+from torchbce.classifier.decisions.deciding import Decision, Rule
 from torchbce.classifier.errors import InputWarning, name_columns
+from torchbce.classifier.models.calibration import Calibration
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.mixture import combined
 from torchbce.classifier.models.parts import Parts
@@ -88,6 +91,11 @@ class Card(msgspec.Struct, frozen=True):
         split: how rows were held out.
         base_rate: the share of positives where the model is used, above 0 and below 1; None where
             it is that of the table. Logits are shifted by the difference of the two in log-odds.
+        calibration: the map from the combined logits to calibrated ones; None for none.
+        decision: how the threshold was chosen, what it keeps, and which rows stay undecided; None
+            where it is 0.5 because nothing else was wanted.
+        set_aside: the number of rows that the models were not fitted to, which tested the
+            guarantees; `rows` does not count them.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -114,6 +122,9 @@ class Card(msgspec.Struct, frozen=True):
     weight: float | None = None
     split: Split | None = None
     base_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    calibration: Calibration | None = None
+    decision: Decision | None = None
+    set_aside: int = 0
 
     @property
     def base_shift(self) -> float:
@@ -132,6 +143,9 @@ class Classifier:
         models: from the encoder's arrays to logits, in the order of `card.models`.
         choices: the kind of each column and why; empty in a loaded classifier.
         tried: what each model reached on the rows held out, and how long it took.
+        curvature: the second derivatives of the loss of the training rows at the base rate, by the
+            weights of the linear model and by its bias, float64 [width + 1]; None in a loaded
+            classifier.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -146,12 +160,14 @@ class Classifier:
     models: tuple[Model, ...]
     choices: tuple[Choice, ...] = ()
     tried: tuple[Tried, ...] = ()
+    curvature: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def logits(self, table: TableLike) -> np.ndarray:
         """The log-odds of the positive value, log(p / (1 - p)).
 
         The models are combined as `card.models` says. What the weight of the positives added to
-        their logits, log(pos_weight), is taken out, and the shift to `card.base_rate` is added.
+        their logits, log(pos_weight), is taken out. The result is mapped by `card.calibration`, and
+        the shift to `card.base_rate` is added.
 
         Args:
             table: has at least the columns that the model reads; as `fit` takes it.
@@ -162,16 +178,44 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
+        return self.logits_of(self.encode(table))
+
+    def encode(self, table: TableLike) -> Encoded:
+        """The arrays that the models read.
+
+        Args:
+            table: has at least the columns that the model reads; as `fit` takes it.
+
+        Returns:
+            The arrays, for `logits_of`. A column none of whose values is known is warned of.
+
+        Raises:
+            InputError: if a column that the model reads is missing, or of another type or kind.
+        """
         rows = self._inputs(table)
         encoded = self.encoder.transform(rows)
         if unseen := self.encoder.unseen(rows):
-            warnings.warn(unseen_values(unseen), InputWarning, stacklevel=2)
+            warnings.warn(unseen_values(unseen), InputWarning, stacklevel=3)
+        return encoded
+
+    def logits_of(self, encoded: Encoded) -> np.ndarray:
+        """The logits of rows that are encoded already.
+
+        Args:
+            encoded: the arrays of the rows, from `encoder`.
+
+        Returns:
+            Logits in nats, float64, [rows].
+        """
         weights = self.card.models
         if not weights:
             return np.full(len(encoded), self.card.base + self.card.base_shift)
         shift = np.log(self.card.pos_weight)
         logits = {m.name: m.logits(self.encoder, encoded) - shift for m in self.models}
-        return combined(logits, weights, self.card.base) + self.card.base_shift
+        mixed = combined(logits, weights, self.card.base)
+        if self.card.calibration is not None:
+            mixed = self.card.calibration(mixed)
+        return mixed + self.card.base_shift
 
     def with_base_rate(self, rate: float | None) -> "Classifier":
         """The same classifier for use where the share of positives is another one.
@@ -196,6 +240,12 @@ class Classifier:
             >>> bool(np.allclose(shift, np.log(0.1 / 0.9)))
             True
         """
+        if rate is not None and self.card.decision is not None and self.card.decision.guarantees:
+            warnings.warn(
+                "the guarantee of this model does not hold where the base rate is another one",
+                InputWarning,
+                stacklevel=2,
+            )
         card = msgspec.structs.replace(
             self.card, base_rate=None if rate is None else check_rate(rate)
         )
@@ -233,7 +283,14 @@ class Classifier:
 
         return np.asarray(expit(self.logits(table)))
 
-    def predict(self, table: TableLike, as_written: bool = False, explain: int = 0) -> pl.DataFrame:
+    def predict(
+        self,
+        table: TableLike,
+        as_written: bool = False,
+        explain: int = 0,
+        threshold: float | None = None,
+        abstain: bool | None = None,
+    ) -> pl.DataFrame:
         """The probability and the predicted target value of each row.
 
         Args:
@@ -241,25 +298,26 @@ class Classifier:
             as_written: whether `predicted` is strings, as the target's values were written; else it
                 is bool or integers where they are.
             explain: how many columns to name that weigh most for each row.
+            threshold: in [0, 1], in place of `card.threshold`; then no row is undecided.
+            abstain: whether rows between the thresholds of `card.decision` stay undecided; None for
+                what was asked for when the classifier was fitted.
 
         Returns:
             A table of two columns, [rows]: `probability` of the positive value, float64, and
-            `predicted`, the positive value where that is at least `card.threshold`, else the
-            negative one. With `explain` K there are `explanation_1` to `explanation_K` too, the
-            columns of the largest absolute contributions as strings, as "age=39 +0.41"; null where
-            a contribution rounds to 0.00.
+            `predicted`, the positive value where that is at least the threshold, else the negative
+            one, or null where the row is undecided. With `explain` K there are `explanation_1` to
+            `explanation_K` too, the columns of the largest absolute contributions as strings, as
+            "age=39 +0.41"; null where a contribution rounds to 0.00.
 
         Raises:
-            InputError: if a column that the model reads is missing, or of another type or kind.
+            InputError: if a column that the model reads is missing, or of another type or kind, the
+                threshold is outside [0, 1], or the classifier has no guarantee to abstain by.
         """
+        rule = self.rule(threshold, abstain)
         probabilities = self.probabilities(table)
+        labels = self.card.target.labels(probabilities >= rule.threshold, as_written)
         predictions = pl.DataFrame(
-            {
-                "probability": probabilities,
-                "predicted": self.card.target.labels(
-                    probabilities >= self.card.threshold, as_written
-                ),
-            }
+            {"probability": probabilities, "predicted": rule.decided(labels, probabilities)}
         )
         if explain < 1:
             return predictions
@@ -269,6 +327,10 @@ class Classifier:
         return predictions.with_columns(
             values.alias(f"explanation_{rank}") for rank, values in enumerate(found, start=1)
         )
+
+    def rule(self, threshold: float | None = None, abstain: bool | None = None) -> Rule:
+        """What is predicted at which probability; the arguments are those of `predict`."""
+        return Rule.of(self.card.threshold, self.card.decision, threshold, abstain)
 
     def explain(self, most: int = 20) -> "Explanation":
         """What weighs most, in log-odds of the positive value.
@@ -338,8 +400,10 @@ class Classifier:
 
         return contributions_table(self, self._inputs(table))
 
-    def _inputs(self, table: TableLike) -> pl.DataFrame:
-        """The columns that the model reads, with null for words that mean "no value"."""
+    def _inputs(self, table: TableLike) -> Any:
+        """The columns that the model reads, null for words of `missing`; or a matrix."""
+        if self.encoder.matrix is not None:
+            return as_matrix(table, self.encoder.matrix.width)
         rows = as_table(table)
         if not self.card.missing:
             return rows

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from torchbce.classifier.decisions.wishes import check_wishes
 from torchbce.classifier.errors import Argument, InputError, listing
 
 ModelName = Literal["auto", "linear", "pairs", "trees", "mlp"]
@@ -61,6 +62,16 @@ class TrainingOptions:
         margin: of the loss "asymmetric": in [0, 1), subtracted from the probability of negatives;
             None is 0.05.
         epsilon: of the loss "poly": -1 or above, added to the coefficient of 1 - p; None is 1.
+        optimize: what the threshold is chosen for on rows held out: "accuracy", "f1", "mcc",
+            "balanced-accuracy", "precision@R" (the highest precision with a recall of R),
+            "recall@P" (the highest recall with a precision of P) or "cost:FP,FN" (the costs of a
+            false positive and of a false negative); None for a threshold of 0.5.
+        guarantee: what the threshold is to keep with 95% confidence: "precision>=P", "recall>=R" or
+            "fpr<=F", the false positive rate. A quarter of the rows is set aside to test it. With
+            `abstain`, a tuple of two may be given: one for rows predicted positive (precision or
+            fpr), one for those predicted negative (recall).
+        abstain: whether predictions leave rows undecided: those between the threshold that keeps
+            the guarantee and that for the other value.
 
     Raises:
         InputError: if a number is out of its range.
@@ -95,6 +106,14 @@ class TrainingOptions:
     gamma_neg: float | None = None
     margin: float | None = None
     epsilon: float | None = None
+    optimize: str | None = None
+    guarantee: str | tuple[str, ...] = ()
+    abstain: bool = False
+
+    @property
+    def guarantees(self) -> tuple[str, ...]:
+        """The guarantees that are wanted."""
+        return (self.guarantee,) if isinstance(self.guarantee, str) else tuple(self.guarantee)
 
     @property
     def loss_arguments(self) -> dict[str, float]:
@@ -104,6 +123,23 @@ class TrainingOptions:
         return {name: float(value) for name, value in given.items() if value is not None}
 
     def __post_init__(self) -> None:
+        named = {
+            "model": ModelName,
+            "effort": Effort,
+            "device": Device,
+            "precision": Precision,
+        }
+        for name, words in named.items():
+            if (value := getattr(self, name)) not in get_args(words):
+                raise InputError(
+                    Argument(name),
+                    f" must be {listing(get_args(words), joiner='or')}, got {value!r}",
+                )
+        if isinstance(self.pos_weight, str) and self.pos_weight != "balanced":
+            raise InputError(
+                Argument("pos_weight"),
+                f" must be 'balanced', a number or None, got {self.pos_weight!r}",
+            )
         positive = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -120,6 +156,7 @@ class TrainingOptions:
             )
         if not 0 <= self.seed < 2**63:
             raise InputError(Argument("seed"), f" must be from 0 to 2^63 - 1, got {self.seed}")
+        check_wishes(self.optimize, self.guarantees, self.abstain)
         self._check_loss()
 
     def _check_loss(self) -> None:

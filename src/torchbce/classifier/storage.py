@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_arrays
 from torchbce.classifier.columns.categorical import CategoricalColumn
 from torchbce.classifier.columns.dates import FORMATS, PARTS, DateColumn
 from torchbce.classifier.columns.encoder import Column, Encoder
+from torchbce.classifier.columns.matrix import MatrixColumn
 from torchbce.classifier.columns.numeric import NumericColumn
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import Argument, InputError, file_error, listing
@@ -137,7 +138,9 @@ def load(directory: str | Path) -> "Classifier | LabelsClassifier":
     card, checksum = _read_card(directory / CARD)
     arrays = _read_arrays(directory / TENSORS, checksum)
     try:
-        idf = {c.name: _idf(arrays, key, c) for key, c in _idf_names(card.columns).items()}
+        idf = {
+            c.name: _of_column(arrays, key, c) for key, c in _column_arrays(card.columns).items()
+        }
         encoder = Encoder(card.columns, idf)
         if isinstance(card, Card):
             models = tuple(model_of(name, arrays, encoder) for name in card.models)
@@ -162,6 +165,21 @@ def load(directory: str | Path) -> "Classifier | LabelsClassifier":
     return LabelsClassifier(card, encoder, *parts, tried=tried)
 
 
+def load_single(directory: str | Path) -> Classifier:
+    """As `load`, for what works with a single target only.
+
+    Raises:
+        InputError: as `load`, and if the model has many labels.
+    """
+    found = load(directory)
+    if isinstance(found, Classifier):
+        return found
+    raise InputError(
+        f"{str(directory)!r} is a model of {len(found.card.labels):,} labels; this is for a model "
+        "of a single target"
+    )
+
+
 def _read_card(path: Path) -> "tuple[Card | LabelsCard, str]":
     """The card of a file, and the SHA-256 of the weights that belong to it."""
     content = _read(path)
@@ -178,8 +196,10 @@ def _read_card(path: Path) -> "tuple[Card | LabelsCard, str]":
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     names = [column.name for column in card.columns]
-    if len(set(names)) != len(names) or not names:
+    if len(set(names)) != len(names) or (card.models and not names):
         raise _damaged(path, "it must name at least one column, and each column once")
+    if len(names) > 1 and any(isinstance(column, MatrixColumn) for column in card.columns):
+        raise _damaged(path, "a matrix must be its only column")
     if isinstance(card, Card):
         if card.target.positive == card.target.negative:
             raise _damaged(path, "the two values of the target must differ")
@@ -239,15 +259,20 @@ def _read_arrays(path: Path, checksum: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _idf(arrays: dict[str, np.ndarray], key: str, column: TextColumn) -> np.ndarray:
-    idf = arrays.pop(key, None)
-    if idf is None or idf.shape != (column.width,) or idf.dtype != np.float32:
+def _of_column(
+    arrays: dict[str, np.ndarray], key: str, column: TextColumn | MatrixColumn
+) -> np.ndarray:
+    values = arrays.pop(key, None)
+    if values is None or values.shape != (column.width,) or values.dtype != np.float32:
         raise BadArraysError(f"tensor {key!r} must be float32 of shape ({column.width},)")
+    if isinstance(column, MatrixColumn):
+        if not ((values >= 1) & (values < np.inf)).all():
+            raise BadArraysError(f"tensor {key!r} must be finite and at least 1")
     # idf = 1 + log((1 + documents) / (1 + documents with the word)) is in [1, 100] for up to 1e42
     # documents; a much larger one would overflow in a product.
-    if ((idf < 0.99) | (idf > 100)).any():
+    elif ((values < 0.99) | (values > 100)).any():
         raise BadArraysError(f"tensor {key!r} must be in [1, 100]")
-    return idf
+    return values
 
 
 def _read_history(path: Path) -> tuple[Tried, ...]:
@@ -280,7 +305,7 @@ def _checksum(content: bytes) -> str:
 
 def _arrays(classifier: "Classifier | LabelsClassifier") -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    for key, column in _idf_names(classifier.encoder.columns).items():
+    for key, column in _column_arrays(classifier.encoder.columns).items():
         arrays[key] = classifier.encoder.idf[column.name]
     if isinstance(classifier, Classifier):
         for model in classifier.models:
@@ -292,9 +317,15 @@ def _arrays(classifier: "Classifier | LabelsClassifier") -> dict[str, np.ndarray
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _idf_names(columns: Sequence[Column]) -> dict[str, TextColumn]:
-    """The text columns, by the name of the tensor of their inverse document frequencies."""
-    return {f"idf.{i}": c for i, c in enumerate(columns) if isinstance(c, TextColumn)}
+def _column_arrays(columns: Sequence[Column]) -> dict[str, TextColumn | MatrixColumn]:
+    """The columns that have a tensor, by its name: inverse document frequencies, or scales."""
+    found: dict[str, TextColumn | MatrixColumn] = {}
+    for position, column in enumerate(columns):
+        if isinstance(column, TextColumn):
+            found[f"idf.{position}"] = column
+        elif isinstance(column, MatrixColumn):
+            found[f"scale.{position}"] = column
+    return found
 
 
 def _read(path: Path) -> bytes:

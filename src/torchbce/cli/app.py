@@ -1,5 +1,6 @@
 """The command line: what it is called, and its commands."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -31,5 +32,34 @@ def torchbce(
         raise typer.Exit
 
 
-for command in (fit, predict, evaluate, show, diagnose, demo):
-    app.command()(command)
+#: Shown at the end of `--help`.
+EXAMPLES: dict[Callable[..., None], list[str]] = {
+    fit: [
+        "torchbce fit reviews.csv --target liked --output model",
+        "torchbce fit 'day-*.csv' --target churned --positive yes --drop id --output model",
+        "torchbce fit table.parquet --target y --model linear --effort low --output model",
+    ],
+    predict: [
+        "torchbce predict model new.csv --output predicted.csv",
+        "torchbce predict model new.parquet --explain 3 --output predicted.parquet",
+        'torchbce predict model --text "a warm and funny film"',
+    ],
+    evaluate: [
+        "torchbce evaluate model labelled.csv",
+        "torchbce evaluate --predictions scores.csv --target y --probability p --json",
+    ],
+    show: [
+        "torchbce show model",
+        "torchbce show model --most 50 --json",
+    ],
+    diagnose: [
+        "torchbce diagnose scores.csv --target y --logit z",
+        "torchbce diagnose scores.csv --target y --probability p --json",
+    ],
+    demo: ["torchbce demo", "torchbce demo --overwrite"],
+}
+
+for command, examples in EXAMPLES.items():
+    # The \b keeps the lines as they are.
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+    app.command(epilog=epilog)(command)

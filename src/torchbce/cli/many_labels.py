@@ -25,7 +25,7 @@ def only_for_one(**given: object) -> None:
     from torchbce.classifier.errors import Argument
 
     for name, value in given.items():
-        if value not in (None, False, 0):
+        if value:
             raise InputError(Argument(name), " is for a single target; there are many labels here")
 
 

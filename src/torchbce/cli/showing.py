@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchbce.classifier.explanations.labels import signed
+from torchbce.cli.results import held_out_heading
 from torchbce.cli.streams import visible
-from torchbce.cli.terminal import ALL_CHOICES, SHOWN_CHOICES, metrics_lines, tried_lines
+from torchbce.cli.terminal import (
+    ALL_CHOICES,
+    SHOWN_CHOICES,
+    decision_lines,
+    metrics_lines,
+    tried_lines,
+)
 
 if TYPE_CHECKING:
     from torchbce.classifier import Classifier
@@ -59,6 +66,8 @@ def _json(classifier: "Classifier", most: int) -> dict[str, Any]:
         "dropped": card.dropped,
         "held_out": msgspec.to_builtins(card.held_out),
         "base_rate": msgspec.to_builtins(of_base_rate(card.held_out)),
+        "decision": msgspec.to_builtins(card.decision),
+        "calibration": msgspec.to_builtins(card.calibration),
         "models": card.models,
         "tried": msgspec.to_builtins(classifier.tried),
         "explanation": msgspec.to_builtins(classifier.explain(most)),
@@ -79,8 +88,9 @@ def _lines(classifier: "Classifier", directory: Path, most: int, width: int) -> 
     used += [(name, "dropped", reason) for name, reason in card.dropped.items()]
     yield from _aligned([("column", "used as", "features"), *_in_part(used)])
     yield ""
-    yield "On rows held out, with settings and weights chosen on other rows:"
+    yield held_out_heading(card)
     yield from metrics_lines(card.held_out, of_base_rate(card.held_out))
+    yield from decision_lines(card)
     if classifier.tried:
         yield ""
         yield from tried_lines(classifier.tried)

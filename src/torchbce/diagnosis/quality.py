@@ -158,9 +158,10 @@ def best_map(sample: Sample, z: np.ndarray) -> Map:
         return offset
     both = fit_map(z, a, b, sample.groups, sample.hard)
     slope = fit_map(z, a, b, sample.groups, sample.hard, offset=False)
-    if both.deviance - slope.deviance < ONE:
-        return slope
-    return offset if both.deviance - offset.deviance < ONE else both
+    for one in (slope, offset):
+        if 2 * (both.gain - one.gain) / both.inflation < ONE:
+            return one
+    return both
 
 
 def has_spread(sample: Sample, z: np.ndarray) -> bool:

@@ -132,7 +132,8 @@ def tensor(name: str, values: Any) -> Tensor:
             found = found.to_dense()
     else:
         try:
-            found = torch.as_tensor(np.asarray(values))
+            # A copy where PyTorch refuses: of negative strides, or of memory that is read-only.
+            found = torch.as_tensor(np.require(values, requirements=["C", "W"]))
         except TypeError as error:
             raise TypeError(
                 f"{name} must be a tensor or an array of numbers, got {type(values).__name__}"

@@ -7,13 +7,14 @@ import torch
 
 from torchbce.diagnosis.records import Finding
 from torchbce.diagnosis.sample import Sample, as_logits
-from torchbce.diagnosis.statistics import FEWEST, SIGMAS, losses, ranking, sigmas
+from torchbce.diagnosis.statistics import FEWEST, losses, ranking, sigmas
 
 #: The values of a sigmoid of probabilities: from sigmoid(0) to sigmoid(1).
 TWICE = 0.5, 1 / (1 + np.exp(-1.0))
-#: By how many standard errors the ranks have to know something before a domain is doubted: the
-#: outputs of an untrained model may lie in [0, 1] by chance.
-INFORMED = 3.0
+#: By how many standard errors the ranks have to know something before a domain is doubted, since
+#: the outputs of an untrained model may lie in [0, 1] by chance; and by how many the other reading
+#: has to be better. Small logits that are calibrated are far from it.
+INFORMED = BETTER = 3.0
 
 LOSS = {
     "logits": "binary_cross_entropy_with_logits",
@@ -134,7 +135,7 @@ def input_values(sample: Sample) -> Iterator[Finding]:
             "error",
             f"{int(outside.sum()):,} of {len(x):,} {_words(sample.domain)} are outside "
             f"[{low:g}, {high:g}], the first is {x[at]:g}{sample.place(at)}.",
-            f"{remedy}, without a sigmoid; diagnose them with domain='logits'.",
+            f"{remedy}, without a sigmoid, and diagnose them as logits.",
             {
                 "outside": int(outside.sum()),
                 "first": float(x[at]),
@@ -184,7 +185,7 @@ def other_domain(sample: Sample) -> Iterator[Finding]:
         lower = loss_given - loss
         # Predicted classes are no probabilities: one wrong class would have an infinite loss.
         classes = times == 1 and sample.domain == "logits" and set(np.unique(p)) == {0.0, 1.0}
-        if (classes or sigmas(lower, sample.groups) > SIGMAS) and (
+        if (classes or sigmas(lower, sample.groups) > BETTER) and (
             best is None or loss.mean() < best[0]
         ):
             best = float(loss.mean()), code, p, times

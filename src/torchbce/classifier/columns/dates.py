@@ -15,7 +15,7 @@ from torchbce.classifier.columns.values import is_missing
 from torchbce.classifier.errors import InputError, Row
 
 _NAMES = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_MONTHS = {name: str(number) for number, name in enumerate(_NAMES, start=1)}
+MONTHS = {name: str(number) for number, name in enumerate(_NAMES, start=1)}
 _FIELDS = {
     "%Y": "(?P<year>[0-9]{4})",
     "%y": "(?P<short>[0-9]{2})",
@@ -55,6 +55,10 @@ ISO = "%Y-%m-%d"
 
 #: The parts that become features, in their order.
 PARTS = ("year", "month", "day of week", "hour", "elapsed days")
+
+#: Hours of a minute, and days of a microsecond. These are factors because polars computes a quotient as
+#: a product too, and exported models have to compute the same bits.
+HOURS, DAYS = 1 / 60, 1 / 86_400_000_000
 
 #: A column is looked at more closely only if one of its first cells is a date.
 _LOOK = 20
@@ -104,13 +108,12 @@ def date_parts(values: pl.Series, written: str) -> dict[str, pl.Series]:
             Row(at),
             f" holds {values[at]!r}",
         )
-    days = moments.dt.epoch("us") / 86_400_000_000
     parts = {
         "year": moments.dt.year(),
         "month": moments.dt.month(),
         "day of week": moments.dt.weekday(),
-        "hour": moments.dt.hour() + moments.dt.minute() / 60,
-        "elapsed days": days,
+        "hour": moments.dt.hour() + moments.dt.minute() * HOURS,
+        "elapsed days": moments.dt.epoch("us") * DAYS,
     }
     return {name: part.cast(pl.Float64).alias(name) for name, part in parts.items()}
 
@@ -159,7 +162,7 @@ def dates_of(text: pl.Series) -> DateReading:
 
 
 def _parsed(text: pl.Series, written: str) -> pl.Series:
-    fields = text.str.extract_groups(_pattern(written)).struct.unnest()
+    fields = text.str.extract_groups(date_pattern(written)).struct.unnest()
     fields = fields.with_columns(
         pl.lit(None, dtype=pl.String).alias(name) for name in _GROUPS if name not in fields.columns
     )
@@ -167,7 +170,7 @@ def _parsed(text: pl.Series, written: str) -> pl.Series:
     number = pl.col("short").cast(pl.Int64)  # as POSIX: 69 is 1969, and 68 is 2068
     short = (number + pl.when(number >= 69).then(1900).otherwise(2000)).cast(pl.String)
     name = pl.col("name").str.to_lowercase()
-    month = name.replace_strict(_MONTHS, default=None, return_dtype=pl.String)
+    month = name.replace_strict(MONTHS, default=None, return_dtype=pl.String)
     half = pl.col("half").str.to_lowercase()
     hour = pl.col("hour").cast(pl.Int64)
     hour = pl.when(half.is_null()).then(hour).otherwise(hour % 12 + 12 * (half == "p"))
@@ -183,7 +186,12 @@ def _parsed(text: pl.Series, written: str) -> pl.Series:
     return fields.select(stamp.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False)).to_series()
 
 
-def _pattern(written: str) -> str:
+def date_pattern(written: str) -> str:
+    """The regular expression of a format, whose groups are named as in `_GROUPS`.
+
+    Args:
+        written: one of `FORMATS`.
+    """
     if written == "%H:%M":
         return f"^{_TIME}$"
     pattern = written.replace(".", r"\.").replace(" ", r"\s+").replace(",", ",?")

@@ -4,6 +4,10 @@ An `Encoder` is a list of column descriptions, which are plain data saved in `mo
 inverse document frequencies of each text column, which are saved as arrays. It has no other state,
 so a loaded encoder runs the same code as a fitted one. It is fitted to the inputs of a table only,
 never to its targets.
+
+A sparse matrix is a table of a single column, `MatrixColumn`: its features take the place of those
+of a text. The linear model, the pairs model and the network read them as they are, trees the logit
+that a linear model gives them.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,6 +22,7 @@ import scipy.sparse as sp
 from torchbce.classifier.columns.categorical import CategoricalColumn, fit_categorical
 from torchbce.classifier.columns.dates import ISO, DateColumn, date_parts, fit_date, is_date
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.matrix import MatrixColumn, as_matrix, fit_matrix, scaled
 from torchbce.classifier.columns.numbers import PLAIN, Notation
 from torchbce.classifier.columns.numeric import NumericColumn, fit_numeric
 from torchbce.classifier.columns.text import (
@@ -30,7 +35,7 @@ from torchbce.classifier.columns.text import (
 from torchbce.classifier.columns.values import is_unsupported, plain_numbers
 from torchbce.classifier.errors import InputError, listing, name_columns
 
-Column = TextColumn | CategoricalColumn | NumericColumn | DateColumn
+Column = TextColumn | CategoricalColumn | NumericColumn | DateColumn | MatrixColumn
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Encoded:
         numbers: of the numeric columns, float64 [rows, N]; NaN where missing.
         codes: of the numeric columns and then the categorical ones, int32 [rows, N + C]: the bin or
             the category, and -1 where a value has none.
-        text: TF-IDF features of the text columns, float32 CSR, [rows, T].
+        text: TF-IDF features of the text columns, or the features of a sparse matrix, float32 CSR,
+            [rows, T].
     """
 
     numbers: np.ndarray
@@ -61,7 +67,8 @@ class Encoder:
 
     Args:
         columns: the columns that the model reads, in their order in the table.
-        idf: the inverse document frequencies of each text column, by its name, float32, [width].
+        idf: the inverse document frequencies of each text column, by its name, or the scales of the
+            features of a matrix, float32, [width].
     """
 
     def __init__(self, columns: Sequence[Column], idf: dict[str, np.ndarray]) -> None:
@@ -76,7 +83,7 @@ class Encoder:
             for part in date.parts
         ]
         self.categorical = [column for column in columns if isinstance(column, CategoricalColumn)]
-        self.texts = [column for column in columns if isinstance(column, TextColumn)]
+        self.texts = [c for c in columns if isinstance(c, TextColumn | MatrixColumn)]
 
     @property
     def coded(self) -> list[NumericColumn | CategoricalColumn]:
@@ -88,15 +95,24 @@ class Encoder:
         """The number of text features."""
         return sum(column.width for column in self.texts)
 
-    def transform(self, table: pl.DataFrame) -> Encoded:
+    @property
+    def matrix(self) -> MatrixColumn | None:
+        """The only column, where the encoder reads a matrix and no tables."""
+        first = self.columns[0] if self.columns else None
+        return first if isinstance(first, MatrixColumn) else None
+
+    def transform(self, table: pl.DataFrame | sp.csr_matrix) -> Encoded:
         """The arrays of a table.
 
         Args:
-            table: has at least the encoder's columns; others are ignored.
+            table: has at least the encoder's columns; others are ignored. A matrix, where the
+                encoder reads one.
 
         Raises:
             InputError: if a column is missing, or its values are of another kind.
         """
+        if self.matrix is not None:
+            return self._of_matrix(as_matrix(table, self.matrix.width))
         self._check(table)
         text = [self._vectorizers[c.name].features(table[c.name]) for c in self.texts if len(table)]
         return self._arrays(table, text, _plain_columns(table, self.columns))
@@ -121,6 +137,11 @@ class Encoder:
             if text
             else sp.csr_matrix((rows, self.text_width), dtype=np.float32),
         )
+
+    def _of_matrix(self, matrix: sp.csr_matrix) -> Encoded:
+        rows = matrix.shape[0]
+        codes = np.zeros((rows, 0), dtype=np.int32)
+        return Encoded(np.zeros((rows, 0)), codes, scaled(matrix, self.idf[self.columns[0].name]))
 
     def _check(self, table: pl.DataFrame) -> None:
         schema = table.schema
@@ -156,15 +177,19 @@ class Encoder:
 
     @cached_property
     def _vectorizers(self) -> dict[str, TextVectorizer]:
-        return {c.name: TextVectorizer(c, self.idf[c.name]) for c in self.texts}
+        texts = [column for column in self.texts if isinstance(column, TextColumn)]
+        return {column.name: TextVectorizer(column, self.idf[column.name]) for column in texts}
 
 
-def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder, Encoded]:
+def fit_encoder(
+    table: pl.DataFrame | sp.csr_matrix, choices: Sequence[Choice], all_constant: bool = False
+) -> tuple[Encoder, Encoded]:
     """Fit an encoder to the columns of a table.
 
     Args:
-        table: has the columns of `choices`.
-        choices: the kind of each column.
+        table: has the columns of `choices`; or a sparse matrix.
+        choices: the kind of each column; a matrix has none.
+        all_constant: whether rows that are all alike are no error.
 
     Returns:
         The encoder, and the table's arrays.
@@ -172,6 +197,8 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
     Raises:
         InputError: if the values of a column do not fit its kind, or no two rows differ.
     """
+    if not isinstance(table, pl.DataFrame):
+        return _matrix_encoder(table)
     columns: list[Column] = []
     idf: dict[str, np.ndarray] = {}
     text = []
@@ -200,13 +227,20 @@ def fit_encoder(table: pl.DataFrame, choices: Sequence[Choice]) -> tuple[Encoder
             columns.append(column)
     encoder = Encoder(columns, idf)
     encoded = encoder._arrays(table, text, plain)
-    if not _varies(encoded):
+    if not all_constant and not _varies(encoded):
         used = [choice.name for choice in choices if choice.kind != "dropped"]
         raise InputError(
             f"every feature is constant: every row has the same features of {name_columns(used)}, "
             "so there is nothing to learn from"
         )
     return encoder, encoded
+
+
+def _matrix_encoder(matrix: sp.csr_matrix) -> tuple[Encoder, Encoded]:
+    """Fit an encoder to a sparse matrix; the encoder and the matrix's arrays."""
+    column, scale = fit_matrix(matrix)
+    encoder = Encoder([column], {column.name: scale})
+    return encoder, encoder.transform(matrix)
 
 
 def _plain_columns(

@@ -45,7 +45,10 @@ _CODES = (
 _CURRENCY = rf"(?:[A-Z]{{0,3}}\p{{Sc}}|(?:{_CODES})\b\.?)"
 #: A unit of one letter only if it is usual: 12A may be a seat.
 _UNIT = r"(?:[gmshldykKMBVWLt]|m[23²³]|[°µ%‰]\p{L}?|\p{L}[\p{L}²³°/. ]*[\p{L}²³.][23]?)"
-_MINUS = r"[-\u2212\u2013]"
+#: The signs that make a number negative.
+MINUS = r"[-\u2212\u2013]"
+#: What is read as a space, and as an apostrophe.
+SPACES, APOSTROPHE = "\u00a0\u2007\u2009\u202f", "\u2019"
 
 #: Any number: a sign, a currency, digits with separators, an exponent, a unit.
 _CELL = (
@@ -124,7 +127,7 @@ def _parsed(text: pl.Series, written: Notation) -> pl.Series:
         body = body.str.replace_all(written.thousands, "", literal=True)
     if written.decimal == ",":
         body = body.str.replace(",", ".", literal=True)
-    numbers = (body + parts["exponent"].str.replace(_MINUS, "-")).cast(pl.Float64, strict=False)
+    numbers = (body + parts["exponent"].str.replace(MINUS, "-")).cast(pl.Float64, strict=False)
     fits = _in_digits(parts["body"], written) & (
         (parts["before"] == written.before) & (parts["after"] == written.after)
     )
@@ -134,10 +137,10 @@ def _parsed(text: pl.Series, written: Notation) -> pl.Series:
 
 def _parts(text: pl.Series) -> pl.DataFrame:
     """The parts of each number, null where a cell is none; a missing part is ""."""
-    spaced = text.str.replace_all(r"[\u00a0\u2007\u2009\u202f]", " ").str.replace_all("\u2019", "'")
+    spaced = text.str.replace_all(f"[{SPACES}]", " ").str.replace_all(APOSTROPHE, "'")
     names = ["open", "sign", "before", "inner", "body", "exponent", "after", "close"]
     groups = spaced.str.extract_groups(_CELL).struct.rename_fields(names).struct.unnest()
-    minus = pl.col("sign", "inner").str.contains(_MINUS).fill_null(False)
+    minus = pl.col("sign", "inner").str.contains(MINUS).fill_null(False)
     both = pl.col("open").is_not_null() == pl.col("close").is_not_null()
     return groups.with_columns(
         body=pl.when(both & (pl.col("sign").is_null() | pl.col("inner").is_null())).then("body"),
@@ -147,6 +150,11 @@ def _parts(text: pl.Series) -> pl.DataFrame:
 
 def _in_digits(body: pl.Series, written: Notation) -> pl.Series:
     """Whether the digits are grouped as a notation says."""
+    return body.str.contains(f"^(?:{digits_pattern(written)})$").fill_null(False)
+
+
+def digits_pattern(written: Notation) -> str:
+    """The regular expression of the digits of a number, with its groups and decimals."""
     between, point = (f"[{written.thousands}]" if written.thousands else ""), f"[{written.decimal}]"
     whole = "[0-9]+"
     if written.thousands == "_":
@@ -155,7 +163,7 @@ def _in_digits(body: pl.Series, written: Notation) -> pl.Series:
         # India writes 12,34,567.
         short = "{2,3}" if written.thousands == "," else "{3}"
         whole = rf"(?:[0-9]{{1,3}}(?:{between}[0-9]{short})*{between}[0-9]{{3}}|[0-9]+)"
-    return body.str.contains(rf"^(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)$").fill_null(False)
+    return rf"{whole}(?:{point}[0-9]*)?|{point}[0-9]+"
 
 
 def _most_common(values: pl.Series) -> str:

@@ -186,15 +186,35 @@ def choose_target(table: pl.DataFrame, column: str, positive: str | None) -> Tar
         )
     if positive is not None:
         return _with_positive(column, values, positive)
-    for no, yes in KNOWN_PAIRS:
-        lowered = {as_text(pl.Series([value]))[0].lower(): value for value in values}
-        if lowered.keys() == {no, yes}:
-            return Target(column, lowered[no], lowered[yes], f"{yes} against {no}")
+    if (known := _known_pair(column, values)) is not None:
+        return known
     raise InputError(
         f"target column {column!r} holds {listing(values)}; say which is the positive one, for "
         "instance ",
         Argument("positive", values[1]),
     )
+
+
+def target_of_pair(column: str, values: list[str], positive: str | None) -> Target:
+    """The target of two classes; if nothing says which is positive, it is the second one.
+
+    Args:
+        column: the name of the target.
+        values: the names of the classes, in their order.
+        positive: the name of the positive one; None if the names say it.
+    """
+    if positive is not None:
+        return Target(column, values[1 - values.index(positive)], positive, "as you said")
+    known = _known_pair(column, values)
+    return known or Target(column, values[0], values[1], "the second class")
+
+
+def _known_pair(column: str, values: list[str]) -> Target | None:
+    for no, yes in KNOWN_PAIRS:
+        lowered = {(as_text(pl.Series([value]))[0] or "").lower(): value for value in values}
+        if lowered.keys() == {no, yes}:
+            return Target(column, lowered[no], lowered[yes], f"{yes} against {no}")
+    return None
 
 
 def _if_probabilities(values: list[str]) -> list[str | Argument]:

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 
 from torchbce.classifier.columns.categorical import least_rows
 
-Unit = Literal["words", "characters", "characters across spaces"]
+#: Those of texts, and "columns" for the features of a sparse matrix.
+Unit = Literal["words", "characters", "characters across spaces", "columns"]
 
 # Words and pairs of words; single letters and digits are words too. Characters are n-grams inside
 # words, punctuation included, with a space before and after; where a script has no spaces, they are

@@ -6,13 +6,17 @@ with a stated confidence.
 """
 
 from torchbce.classifier.decisions.counts import Counts, count_thresholds
+from torchbce.classifier.decisions.guarantees import Certified, Guarantee, certify
 from torchbce.classifier.decisions.objectives import Objective
 from torchbce.classifier.decisions.thresholds import ChosenThreshold, choose_threshold
 
 __all__ = [
+    "Certified",
     "ChosenThreshold",
     "Counts",
+    "Guarantee",
     "Objective",
+    "certify",
     "choose_threshold",
     "count_thresholds",
 ]

@@ -95,8 +95,7 @@ def choose_threshold(
     theory = goal.in_theory(float(w @ y) / total if total > 0 else 0.5)
     if note := _too_few(goal, len(z), positives, negatives):
         return _chosen(theory, goal, p, y, w, note)
-    share = ROWS_OF_PROBABILITIES / (ROWS_OF_PROBABILITIES + min(positives, negatives))
-    counts = count_thresholds(p, y + share * (p - y), weight=w)
+    counts = count_thresholds(p, blended(p, y), weight=w)
     score = goal.score(counts)
     note = ""
     if not np.isfinite(score).any():
@@ -109,6 +108,14 @@ def choose_threshold(
     best = np.flatnonzero(score >= score.max() - 1e-12 * max(1.0, abs(float(score.max()))))
     at = best[np.argmin(np.abs(counts.thresholds[best] - theory))]
     return _chosen(float(counts.thresholds[at]), goal, p, y, w, note)
+
+
+def blended(p: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The targets, drawn to the probabilities the more, the fewer rows of the rarer value."""
+    rarer = min(float(y.sum()), float((1 - y).sum()))
+    share = ROWS_OF_PROBABILITIES / (ROWS_OF_PROBABILITIES + rarer)
+    mixed: np.ndarray = y + share * (p - y)
+    return mixed
 
 
 def _too_few(goal: Objective, rows: int, positives: float, negatives: float) -> str:

@@ -1,5 +1,9 @@
 r"""What each column adds to the logit of a row.
 
+Where the combined logit is calibrated, by the map c, what each column adds is multiplied by
+:math:`(c(z) - c(z_0)) / (z - z_0)`, where :math:`z_0` is the logit before any column adds to it, so
+that the contributions add up to the calibrated logit.
+
 The combined logit is :math:`b + \sum_m w_m (z_m - b)`. The logit of a model, :math:`z_m`, is a
 constant and the sum of what each column adds: exactly so in the linear and the pairs model. In
 trees each split on the way of a row adds the difference between the mean of the side that it takes
@@ -9,7 +13,7 @@ contribution.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -47,23 +51,23 @@ class Contributions(NamedTuple):
     values: np.ndarray
 
 
-def contributions_table(classifier: Classifier, table: pl.DataFrame) -> pl.DataFrame:
+def contributions_table(classifier: Classifier, table: Any) -> pl.DataFrame:
     """See `Classifier.contributions`."""
     explainer = _Explainer(classifier)
     found = [part for _, part in explainer.parts(classifier.encoder.transform(table))]
     values = np.concatenate([part.values for part in found])
     names = explainer.sources.names
     base = free_name("base", names)
-    columns = {base: np.full(len(table), found[0].base)}
+    columns = {base: np.full(len(values), found[0].base)}
     return pl.DataFrame(columns | dict(zip(names, values.T, strict=True)))
 
 
-def explanations(classifier: Classifier, table: pl.DataFrame, most: int) -> list[pl.Series]:
+def explanations(classifier: Classifier, table: Any, most: int) -> list[pl.Series]:
     """The columns that weigh most for each row, as text: `age=39 +0.41`.
 
     Args:
         classifier: the model.
-        table: has the columns that the model reads.
+        table: has the columns that the model reads; or a matrix, if it reads one.
         most: how many columns to give for each row.
 
     Returns:
@@ -84,7 +88,7 @@ def explanations(classifier: Classifier, table: pl.DataFrame, most: int) -> list
                 None if abs(v) < ROUNDS_TO_0 else f"{labels.of(columns[s], row, v)} {signed(v)}"
                 for row, (s, v) in enumerate(zip(source, value, strict=True), start)
             ]
-    return [pl.Series(rank or [None] * len(table), dtype=pl.String) for rank in ranks]
+    return [pl.Series(rank or [None] * len(encoded), dtype=pl.String) for rank in ranks]
 
 
 class _Explainer:
@@ -114,16 +118,24 @@ class _Explainer:
     def _combined(self, encoded: Encoded) -> Contributions:
         base = self._card.base
         shift = float(np.log(self._card.pos_weight))
-        start, total = (
-            base + self._card.base_shift,
-            np.zeros((len(encoded), len(self.sources.columns))),
-        )
+        start, total = base, np.zeros((len(encoded), len(self.sources.columns)))
         for model, features in self._models:
             weight = self._card.models[model.name]
             own = self._of_model(model, features, encoded)
             total += weight * own.values
             start += weight * (own.base - shift - base)
-        return Contributions(start, total)
+        start, total = self._calibrated(start, total)
+        return Contributions(start + self._card.base_shift, total)
+
+    def _calibrated(self, start: float, values: np.ndarray) -> tuple[float, np.ndarray]:
+        calibration = self._card.calibration
+        if calibration is None:
+            return start, values
+        added = values.sum(1)
+        base = float(calibration(np.array([start]))[0])
+        scale = np.full(len(values), calibration.slope_near(start))
+        np.divide(calibration(start + added) - base, added, out=scale, where=abs(added) > 1e-9)
+        return base, values * scale[:, None]
 
     def _of_model(self, model: Model, features: np.ndarray, encoded: Encoded) -> Contributions:
         width = len(self.sources.columns)

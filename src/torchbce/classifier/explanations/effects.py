@@ -12,6 +12,7 @@ from torchbce.classifier.explanations.records import (
     PairTable,
     Word,
 )
+from torchbce.classifier.explanations.scales import calibrated_base, scaled_weights
 from torchbce.classifier.explanations.sources import tree_features
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.models.features import Layout
@@ -22,7 +23,7 @@ from torchbce.classifier.models.pairs import Crosses
 def explain(classifier: Classifier, most: int) -> Explanation:
     """See `Classifier.explain`."""
     encoder = classifier.encoder
-    weights = classifier.card.models
+    weights = scaled_weights(classifier.card)
     main = np.zeros(Layout.of(encoder).width)
     pairs: list[PairTable] = []
     trees: dict[str, float] = {}
@@ -36,7 +37,7 @@ def explain(classifier: Classifier, most: int) -> Explanation:
             trees = _tree_shares(encoder, model)
     readable = any(isinstance(model, LinearModel | PairsModel) for model in classifier.models)
     return Explanation(
-        base=classifier.card.base + classifier.card.base_shift,
+        base=calibrated_base(classifier.card) + classifier.card.base_shift,
         models={one.model: one.share for one in classifier.tried if one.model in weights},
         words=_words(encoder, main, most) if readable else [],
         categories=_categories(encoder, main, most) if readable else [],
@@ -62,12 +63,13 @@ def _words(encoder: Encoder, main: np.ndarray, most: int) -> list[Word]:
     found = []
     for column in encoder.texts:
         for units in column.units:
-            weights = main[start : start + len(units.vocabulary)]
+            words = units.vocabulary
+            weights = main[start : start + len(words)]
             found += [
-                Word(column.name, units.vocabulary[at], units.unit, float(weights[at]))
+                Word(column.name, words[at], units.unit, float(weights[at]))
                 for at in _largest(weights, most)
             ]
-            start += len(units.vocabulary)
+            start += len(words)
     return sorted(found, key=lambda word: -abs(word.log_odds))[:most]
 
 

@@ -1,10 +1,13 @@
 """What a contribution belongs to, as text: a column with its value in a row."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder
+from torchbce.classifier.explanations.scales import scaled_weights
 from torchbce.classifier.explanations.sources import TOGETHER
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.models.features import Layout
@@ -32,11 +35,11 @@ class Labels:
 
     Args:
         classifier: the model.
-        table: the rows.
+        table: the rows, a polars table or a matrix.
         encoded: their arrays.
     """
 
-    def __init__(self, classifier: Classifier, table: pl.DataFrame, encoded: Encoded) -> None:
+    def __init__(self, classifier: Classifier, table: Any, encoded: Encoded) -> None:
         self._table, self._text = table, encoded.text
         self._values: dict[str, list[str | None]] = {}
         weights = text_weights(classifier)
@@ -116,7 +119,7 @@ def text_weights(classifier: Classifier) -> np.ndarray:
     linear, read = np.zeros(width), np.zeros(width)
     for model in classifier.models:
         if isinstance(model, LinearModel | PairsModel):
-            weight = classifier.card.models[model.name]
+            weight = scaled_weights(classifier.card)[model.name]
             linear += weight * model.linear.weight[start : start + width]
         elif isinstance(model, TreesModel):
             for _, reader in model.parts:

@@ -1,6 +1,7 @@
 """Fit a classifier of many labels to a table."""
 
 import dataclasses
+import json
 import platform
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -8,15 +9,15 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import polars as pl
+import scipy.sparse as sp
 
 from torchbce.classifier.columns.encoder import Encoded, Encoder, fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
+from torchbce.classifier.columns.matrix import as_matrix
 from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, positions
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import Argument, InputError
-from torchbce.classifier.fitting import LIBRARIES
 from torchbce.classifier.labels import combining
 from torchbce.classifier.labels.inputs import most_frequent, network_inputs, sparse_width
 from torchbce.classifier.labels.metrics import evaluate_labels
@@ -37,6 +38,7 @@ from torchbce.classifier.models.parts import Parts, make_parts
 from torchbce.classifier.models.search import Tried
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
+from torchbce.classifier.rows import LIBRARIES
 from torchbce.classifier.tables.frames import TableLike, as_table
 
 #: Up to so many labels each has a linear model beside the network.
@@ -54,7 +56,6 @@ def fit_labels(
     weight: str | None = None,
     group: str | None = None,
     time: str | None = None,
-    optimize: str | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -84,13 +85,12 @@ def fit_labels(
         weight: the name of a column of weights, as in `fit`, and so are the next two.
         group: the name of a column of groups.
         time: the name of a column of dates or numbers.
-        optimize: what the threshold of each label is chosen for, on rows held out, as "f1"; None
-            for 0.5. `torchbce.classifier.decisions` has the others.
         overrides: the columns whose kind is given; that of the others is inferred.
         missing: words that mean "no value", besides those of pandas.
         decimal: what begins the decimals of numbers in strings, "." or ",".
         options: what to fit and how; None is `TrainingOptions()`. `model` is "auto", "linear" (few
-            labels only) or "mlp", the network.
+            labels only) or "mlp", the network; `optimize` is what the threshold of each label is
+            chosen for.
         progress: receives each model and setting that is tried.
         on_choice: called before the training with the choice of each column, and the labels.
 
@@ -101,10 +101,10 @@ def fit_labels(
         InputError: if the table cannot be learned from, or the options do not fit it.
 
     Example:
-        >>> table = {"x": ["a", "b"] * 40, "tags": [["red", "big"], ["big"]] * 40}
+        >>> table = {"x": ["a", "b"] * 40, "tags": [["red"], ["big", "new"]] * 40}
         >>> classifier = fit_labels(table, labels="tags")
         >>> classifier.card.labels, classifier.predict({"x": ["a"]}, top=1)["label_1"].to_list()
-        (['big', 'red'], ['big'])
+        (['big', 'new', 'red'], ['red'])
 
     References:
         Breiman, Stacked Regressions, 1996 (non-negative weights fitted to rows held out).
@@ -137,7 +137,6 @@ def fit_labels(
         groups=outcomes.groups,
         times=outcomes.times,
         columns=columns,
-        optimize=optimize,
         overrides=overrides,
         missing=missing,
         decimal=decimal,
@@ -148,7 +147,7 @@ def fit_labels(
 
 
 def fit_label_rows(
-    inputs: pl.DataFrame,
+    inputs: Any,
     y: Any,
     source: LabelSource | Sequence[str] | None = None,
     *,
@@ -156,7 +155,6 @@ def fit_label_rows(
     groups: np.ndarray | None = None,
     times: np.ndarray | None = None,
     columns: RowColumns | None = None,
-    optimize: str | None = None,
     overrides: Overrides | None = None,
     missing: Collection[str] = (),
     decimal: str = ".",
@@ -169,7 +167,8 @@ def fit_label_rows(
     `fit_labels` reads the labels from columns of the table, and calls this.
 
     Args:
-        inputs: the rows; the columns of the labels, and those of `columns`, are not read.
+        inputs: the rows, a table, of which the columns of the labels, and those of `columns`, are
+            not read; or a SciPy sparse matrix.
         y: one value per label in [0, 1], NaN where unknown, [rows, L]; or the positives of each
             row, as `torchbce.positives_from` takes them: a SciPy matrix, or lists.
         source: the columns that the labels come from, or their names; None for "0", "1" and so on.
@@ -177,8 +176,7 @@ def fit_label_rows(
         groups: the number of each row's group, which no split divides, [rows].
         times: numbers in the order of time, of which the latest are held out, [rows].
         columns: the names of the columns of weights, groups and times, for the card.
-        optimize: as in `fit_labels`, and so are the others.
-        overrides: likewise.
+        overrides: as in `fit_labels`, and so are the others.
         missing: likewise.
         decimal: likewise.
         options: likewise.
@@ -195,25 +193,32 @@ def fit_label_rows(
     progress = progress or NoProgress()
     targets = as_targets(y, len(source) if isinstance(source, Sequence) else None)
     source = _source(source, targets)
-    if len(targets) != len(inputs):
+    matrix = sp.issparse(inputs)
+    inputs = as_matrix(inputs) if matrix else as_table(inputs)
+    rows = inputs.shape[0]
+    if len(targets) != rows:
         raise InputError(
-            f"the table has {len(inputs):,} rows and the labels {len(targets):,}; give as many"
+            f"the table has {rows:,} rows and the labels {len(targets):,}; give as many"
         )
     if options.loss != "bce":
         raise InputError(Argument("loss", options.loss), " is for a single target")
+    if options.guarantee or options.abstain:
+        raise InputError(Argument("guarantee"), " is for a single target")
     if options.model not in ("auto", "linear", "mlp"):
         raise InputError(
             Argument("model", options.model),
             " is for a single target; many labels have auto, linear or mlp",
         )
-    if len(inputs) < 4:
-        raise InputError(f"the table has {len(inputs)} rows; at least 4 are needed")
-    choices = infer_columns(
-        inputs, source.columns, overrides or Overrides(), decimal, columns.dropped()
-    )
+    if rows < 4:
+        raise InputError(f"the table has {rows} rows; at least 4 are needed")
+    choices: list[Choice] = []
+    if not matrix:
+        choices = infer_columns(
+            inputs, source.columns, overrides or Overrides(), decimal, columns.dropped()
+        )
     on_choice(choices, source)
     encoder, encoded = fit_encoder(inputs, choices)
-    weight = Outcomes(np.zeros(len(inputs)), weight).scaled()
+    weight = Outcomes(np.zeros(rows), weight).scaled()
     few = targets.number <= FEW_LABELS
     if few and targets.dense is None:
         targets = LabelTargets(targets.number, targets.values().astype(np.float32))
@@ -233,8 +238,8 @@ def fit_label_rows(
         found = _find_many(data, targets, parts, pos_weight)
     own_weight = None if weight is None else weight[found.rows]
     thresholds = [0.5] * targets.number
-    if optimize is not None:
-        thresholds = _thresholds(found, targets.take(found.rows), own_weight, optimize)
+    if options.optimize is not None:
+        thresholds = _thresholds(found, targets.take(found.rows), own_weight, options.optimize)
     held_out = evaluate_labels(
         found.chunks,
         found.best,
@@ -257,7 +262,7 @@ def fit_label_rows(
         positives=positives.tolist(),
         known=known.tolist(),
         held_out=held_out,
-        options=dataclasses.asdict(options),
+        options=json.loads(json.dumps(dataclasses.asdict(options))),  # lists for tuples
         versions={
             "torchbce": version("torchbce"),
             "python": platform.python_version(),
@@ -268,7 +273,7 @@ def fit_label_rows(
         missing=list(missing),
         row_columns=columns,
         split=split_of(parts, found.rows),
-        optimized=optimize or "",
+        optimized=options.optimize or "",
     )
     return LabelsClassifier(
         card, encoder, found.linear, found.network, found.text, tuple(choices), tuple(found.tried)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +11,7 @@ import polars as pl
 
 from torchbce.classifier.columns.encoder import Column, Encoded, Encoder
 from torchbce.classifier.columns.inference import Choice
+from torchbce.classifier.columns.matrix import as_matrix
 from torchbce.classifier.columns.outcomes import RowColumns
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import InputError, InputWarning
@@ -155,6 +156,13 @@ class LabelsClassifier:
 
         return np.asarray(expit(self.logits(table)))
 
+    def with_threshold(self, threshold: float | None) -> "LabelsClassifier":
+        """The same classifier with one threshold for all labels; None keeps those of the card."""
+        if threshold is None:
+            return self
+        thresholds = [float(threshold)] * len(self.card.labels)
+        return replace(self, card=msgspec.structs.replace(self.card, thresholds=thresholds))
+
     def topk(self, table: TableLike, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k most probable labels of each row, without storing the logits of all.
 
@@ -260,6 +268,8 @@ class LabelsClassifier:
 
     def encoded(self, table: TableLike) -> Encoded:
         """The arrays of some rows, as the models read them."""
+        if self.encoder.matrix is not None:
+            return self.encoder.transform(as_matrix(table, self.encoder.matrix.width))
         rows = as_table(table)
         if self.card.missing:
             names = [column.name for column in self.card.columns if column.name in rows.columns]
@@ -272,6 +282,8 @@ class LabelsClassifier:
     def _combined(self, encoded: Encoded) -> np.ndarray:
         """The logits of all labels, float64 [rows, L]."""
         bases = np.array(self.card.bases)
+        if self.linear is None and self.network is not None and self._network_alone():
+            return self.network.logits(network_inputs(self.encoder, encoded, self.text))
         total = np.tile(bases, (len(encoded), 1))
         if self.linear is not None:
             weight = np.array(self.card.models["linear"])

@@ -4,6 +4,7 @@ The arrays of a fitted tree are private to scikit-learn. They are read here and 
 `tests/test_trees.py` compares what `Trees` computes from them with scikit-learn's own predictions.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -161,7 +162,13 @@ def _renumbered(column: np.ndarray, known: np.ndarray) -> np.ndarray:
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
     """Limit the threads of OpenMP: on a busy machine threads wait for each other."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(number, "openmp"):
+    with _controller().limit(limits=number, user_api="openmp"):
         yield
+
+
+@functools.cache
+def _controller() -> Any:
+    """The libraries with threads; finding them takes 10 ms, as long as four small trees."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -9,6 +9,7 @@ from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.linear import PATH_TOLERANCE, LinearPath, centred, solve_all
 from torchbce.classifier.models.members import PairsModel
 from torchbce.classifier.models.pairs import Crosses, code_groups, make_crosses, ranked_pairs
+from torchbce.classifier.models.recalibration import fit_line
 from torchbce.classifier.models.solver import Linear
 
 # What is tried: numbers of pairs and strengths of the penalty. Cells have few rows: with a strength
@@ -113,17 +114,15 @@ def _ranked(
     data: Data, groups: list[np.ndarray], rows: np.ndarray, main: Linear
 ) -> list[tuple[int, int]]:
     logits = main.logits(data.rows.take(rows), data.threads)
-    p = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
     weight, targets = data.weight_of(rows), data.training_targets[rows]
+    if data.loss is not None:
+        logits = fit_line(logits, targets, weight)(logits)
+    p = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
     scale = 1.0 if weight is None else weight
-    if data.loss is None:
-        residuals = scale * (targets - p)
-    else:
-        residuals = -data.loss.value_and_grad(logits, targets, weight)[1]
     return ranked_pairs(
         groups,
         data.encoded.codes[rows],
-        residuals,
+        scale * (targets - p),
         scale * p * (1 - p),
         data.options.seed,
     )

@@ -1,12 +1,13 @@
 """Fit the models that suit a table, choose their settings on rows held out, and combine them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
+from torchbce.classifier.models.calibration import Calibration, calibration_of
 from torchbce.classifier.models.candidates import mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.linear import LinearPath, fit_linear, linear_path
@@ -49,9 +50,10 @@ class Found(NamedTuple):
         weights: the weight of each in the combination.
         base: the logit of the base rate.
         rows: the rows held out, each once.
-        logits: the combined logits of these rows, of models, settings and weights that were chosen
-            without their targets, float64.
+        logits: the combined logits of these rows, calibrated, of models, settings, weights and
+            maps that were chosen without their targets, float64.
         tried: what was tried.
+        calibration: the map of the combined logits to calibrated ones; None for none.
     """
 
     models: list[Model]
@@ -60,25 +62,34 @@ class Found(NamedTuple):
     rows: np.ndarray
     logits: np.ndarray
     tried: list[Tried]
+    calibration: Calibration | None = None
 
 
 def search(data: Data) -> Found:
     """Fit, choose and combine the models of a table."""
+    if not data.encoder.columns:  # the rows are all alike
+        rows = np.unique(data.parts.held_out[data.parts.judged])
+        return Found([], [], data.base, rows, np.full(len(rows), data.base), [])
     fits, seconds = _fit_models(data)
     y, weight, base = data.held_out_targets, data.held_out_weight, data.base
     every = np.ones(len(y), dtype=bool)
     chosen, weights = _choose(fits, y, weight, every, base)
     if data.options.model != "auto":  # who asks for a model gets it, also where it does not help
         weights = dict.fromkeys(fits, 1.0) | weights
-    shares = shares_of(
-        {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}, weights
+    logits = {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}
+    shares = shares_of(logits, weights)
+    # Rows that are held out several times are few, and few rows are not calibrated.
+    calibrated = bool(weights) and data.parts.repeats == 1
+    groups = None if data.groups is None else data.groups[data.parts.held_out]
+    calibration = (
+        calibration_of(combined(logits, weights, base), y, weight, groups) if calibrated else None
     )
     tried = [
         Tried(
             name,
             fit.words(fit.candidates.settings[chosen[name]]),
             fit.tried,
-            mean_loss(fit.candidates.logits[chosen[name]], y, weight),
+            mean_loss(logits[name], y, weight),
             weights.get(name, 0.0),
             round(seconds[name], 3),
             shares.get(name, 0.0),
@@ -92,8 +103,9 @@ def search(data: Data) -> Found:
         list(weights.values()),
         base,
         rows,
-        _honest_logits(fits, y, weight, data.parts.honest, base)[judged][first],
+        _honest_logits(data, fits, calibration is not None)[judged][first],
         tried,
+        calibration,
     )
 
 
@@ -157,25 +169,25 @@ def _choose(
     return chosen, mixture_weights(logits, base, y[rows], own)
 
 
-def _honest_logits(
-    fits: dict[str, Fitted],
-    y: np.ndarray,
-    weight: np.ndarray | None,
-    honest: Sequence[tuple[np.ndarray, np.ndarray]],
-    base: float,
-) -> np.ndarray:
+def _honest_logits(data: Data, fits: dict[str, Fitted], calibrated: bool) -> np.ndarray:
     """The combined logits of the rows held out, by settings and weights chosen on other rows.
 
     Args:
+        data: the table, of which `parts.honest` has the rows to choose on, and those that get the
+            logits.
         fits: what the models reached.
-        y: the targets of the rows held out.
-        weight: their weights.
-        honest: `Parts.honest`, the rows to choose on and the rows that get the logits.
-        base: the logit of the base rate.
+        calibrated: whether to calibrate them, by a map that is chosen on other rows too.
     """
+    y, weight, base = data.held_out_targets, data.held_out_weight, data.base
+    groups = None if data.groups is None else data.groups[data.parts.held_out]
     logits = np.full(len(y), np.nan)
-    for choosing, part in honest:
+    for choosing, part in data.parts.honest:
         chosen, weights = _choose(fits, y, weight, choosing, base)
-        own = {name: fit.candidates.logits[chosen[name]][part] for name, fit in fits.items()}
-        logits[part] = combined(own, weights, base)
+        every = {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}
+        mixed = combined(every, weights, base)
+        if calibrated and weights:
+            own = [None if of is None else of[choosing] for of in (weight, groups)]
+            calibration = calibration_of(mixed[choosing], y[choosing], *own)
+            mixed = mixed if calibration is None else calibration(mixed)
+        logits[part] = mixed[part]
     return logits

@@ -46,6 +46,7 @@ class Problem:
         row_weight: the weight of each row, float64 [rows]; None for 1.
         threads: how many threads compute; the result does not depend on it.
         loss: the loss of a row; None is binary cross-entropy.
+        offsets: what is added to each logit, float64 [rows]; None for 0.
     """
 
     def __init__(
@@ -55,35 +56,49 @@ class Problem:
         row_weight: np.ndarray | None = None,
         threads: int = 1,
         loss: "ArrayLoss | None" = None,
+        offsets: np.ndarray | None = None,
     ) -> None:
         self._rows, self._targets, self._row_weight = rows, targets, row_weight
-        self._threads, self._loss = threads, loss
+        self._threads, self._loss, self._offsets = threads, loss, offsets
         weight = np.ones(len(targets)) if row_weight is None else row_weight
-        rate = float(np.average(targets, weights=weight))
-        self._variance = rate * (1 - rate)
+        self._rate = float(np.average(targets, weights=weight))
+        self._variance = self._rate * (1 - self._rate)
         self._total = float(weight.sum())
         squares = None if rows.values is None else np.square(rows.values, dtype=np.float64)
         self._squares = np.bincount(rows.indices, squares, minlength=rows.width)
-        self.start = Linear(np.zeros(rows.width), float(np.log(rate) - np.log1p(-rate)))
 
-    def solve(self, l2: float | np.ndarray, start: Linear, tolerance: float = TOLERANCE) -> Linear:
+    @property
+    def start(self) -> Linear:
+        """No weights, and the base rate as bias."""
+        bias = float(np.log(self._rate) - np.log1p(-self._rate))
+        return Linear(np.zeros(self._rows.width), bias)
+
+    def solve(
+        self,
+        l2: float | np.ndarray,
+        start: Linear,
+        tolerance: float = TOLERANCE,
+        bias_l2: float = 0.0,
+    ) -> Linear:
         """The weights at a strength of the penalty, from the weights of another one.
 
         Args:
             l2: the strength, or that of each weight, [width].
             start: the weights to begin with.
             tolerance: a step that lowers the loss by less than this share is the last.
+            bias_l2: the strength of the penalty of the bias.
         """
         from scipy.optimize import minimize
 
         scale = 1 / np.sqrt(self._variance * self._squares + l2)
-        bias_scale = 1 / np.sqrt(self._variance * self._total)
+        bias_scale = 1 / np.sqrt(self._variance * self._total + bias_l2)
 
         def value_and_grad(u: np.ndarray) -> tuple[float, np.ndarray]:
-            weight = u[:-1] * scale
-            loss, gradient, slope = self._value_and_grad(weight, float(u[-1] * bias_scale))
+            weight, bias = u[:-1] * scale, float(u[-1] * bias_scale)
+            loss, gradient, slope = self._value_and_grad(weight, bias)
             pull = l2 * weight
-            value = loss + float(weight @ pull) / 2
+            value = loss + float(weight @ pull) / 2 + bias_l2 * bias * bias / 2
+            slope += bias_l2 * bias
             return value, np.append((gradient + pull) * scale, slope * bias_scale)
 
         found = minimize(
@@ -101,10 +116,18 @@ class Problem:
 
         if self._loss is None:
             found: tuple[float, np.ndarray, float] = sparse_rows.value_and_grad(
-                *self._rows.matrix, weight, bias, self._targets, self._row_weight, self._threads
+                *self._rows.matrix,
+                weight,
+                bias,
+                self._targets,
+                self._row_weight,
+                self._threads,
+                offsets=self._offsets,
             )
             return found
-        logits = sparse_rows.logits(*self._rows.matrix, weight, bias, self._threads)
+        logits = sparse_rows.logits(
+            *self._rows.matrix, weight, bias, self._threads, offsets=self._offsets
+        )
         loss, slopes = self._loss.value_and_grad(logits, self._targets, self._row_weight)
         return loss, self._matrix.T @ slopes, float(slopes.sum())
 

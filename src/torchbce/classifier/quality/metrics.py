@@ -177,7 +177,6 @@ def _evaluate(
 ) -> Metrics:
     y = targets.astype(np.float64)
     confusion = confusion_at(p, y, threshold, weight)
-    tn, fp, fn, tp = confusion.tn, confusion.fp, confusion.fn, confusion.tp
     rate = float(np.average(y, weights=weight))
     both = 0 < rate < 1
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if both else 0.0
@@ -187,8 +186,7 @@ def _evaluate(
         brier=float(np.average((p - y) ** 2, weights=weight)),
         roc_auc=roc_auc(ranking, y, weight) if both else None,
         average_precision=average_precision(ranking, y, weight) if both else None,
-        accuracy=(tp + tn) / (tn + fp + fn + tp),
-        f1=2 * tp / (2 * tp + fp + fn) if tp > 0 else 0.0,
+        **decision_figures(confusion),
         ece=expected_calibration_error(p, y, weight),
         confusion=confusion,
     )
@@ -207,6 +205,15 @@ def confusion_at(
         counts = tuple(int(count) for count in counts)
     tn, fp, fn, tp = counts
     return Confusion(tn, fp, fn, tp)
+
+
+def decision_figures(confusion: Confusion) -> dict[str, float]:
+    """The accuracy and F1 of a confusion matrix."""
+    tn, fp, fn, tp = msgspec.structs.astuple(confusion)
+    return {
+        "accuracy": (tp + tn) / (tn + fp + fn + tp),
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp > 0 else 0.0,
+    }
 
 
 def expected_calibration_error(

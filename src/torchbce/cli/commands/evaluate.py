@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from torchbce.cli.arguments import (
+    Abstain,
     BaseRateInUse,
     Debug,
     Json,
@@ -13,6 +14,7 @@ from torchbce.cli.arguments import (
     Separator,
     Soft,
     Tables,
+    Threshold,
     Weight,
 )
 from torchbce.cli.base_rates import base_rate_of, print_estimate
@@ -43,14 +45,13 @@ def evaluate(
     soft: Soft = False,
     weight: Weight = None,
     base_rate: BaseRateInUse = None,
+    threshold: Threshold = None,
+    abstain: Abstain = False,
     separator: Separator = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score a model on TABLE, or score a file of predictions.
-
-    Example: torchbce evaluate liked-model test.csv
-    """
+    """Score a model on TABLE, or score a file of predictions."""
     from torchbce import classifier
     from torchbce.classifier import files
 
@@ -60,10 +61,19 @@ def evaluate(
             raise classifier.InputError(
                 "--predictions needs --target COLUMN and --probability COLUMN, and no DIR"
             )
+        if abstain:
+            raise classifier.InputError("--abstain goes with DIR and TABLE, not --predictions")
         if base_rate is not None:
             raise classifier.InputError("--base-rate goes with DIR and TABLE, not --predictions")
         metrics = files.evaluate_predictions(
-            predictions, target, probability, positive, separator, weight, soft
+            predictions,
+            target,
+            probability,
+            positive,
+            separator,
+            weight,
+            soft,
+            0.5 if threshold is None else threshold,
         )
     elif directory is None or not table:
         raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
@@ -79,11 +89,21 @@ def evaluate(
             from torchbce.classifier.labels.files import evaluate_labels_file
             from torchbce.cli import many_labels
 
-            many_labels.only_for_one(base_rate=base_rate)
-            found_metrics = evaluate_labels_file(loaded, table, separator, weight)
-            many_labels.print_metrics(found_metrics, json_)
+            many_labels.only_for_one(base_rate=base_rate, abstain=abstain)
+            loaded = loaded.with_threshold(threshold)
+            of_labels = evaluate_labels_file(loaded, table, separator, weight)
+            many_labels.print_metrics(of_labels, json_)
             return
-        metrics = files.evaluate_file(loaded, table, separator, weight, rate, estimated.append)
+        metrics = files.evaluate_file(
+            loaded,
+            table,
+            separator,
+            weight,
+            rate,
+            estimated.append,
+            threshold,
+            abstain or None,
+        )
     for found in estimated:
         print_estimate(found)
     print_metrics(metrics, json_, estimated[0] if estimated else None)

@@ -129,6 +129,28 @@ def fit(
     epsilon: Annotated[
         float | None, typer.Option(help="Of poly: added to its first term; by default 1.")
     ] = None,
+    optimize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GOAL",
+            help="Choose the threshold for accuracy, f1, mcc, balanced-accuracy, precision@R, "
+            "recall@P or cost:FP,FN; without it, it is 0.5.",
+        ),
+    ] = None,
+    guarantee: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FIGURE",
+            help="Find a threshold that keeps precision>=P, recall>=R or fpr<=F with 95% "
+            "confidence; a quarter of the rows is set aside to test it.",
+        ),
+    ] = [],  # noqa: B006
+    abstain: Annotated[
+        bool,
+        typer.Option(
+            "--abstain", help="With --guarantee: predict nothing for rows that it does not cover."
+        ),
+    ] = False,
     base_rate: Annotated[
         float | None,
         typer.Option(
@@ -168,39 +190,52 @@ def fit(
     --categorical and --drop override that, and may be given several times.
 
     Several --target, or --labels for a column such as "red,blue", make a classifier of many labels.
-
-    Example: torchbce fit reviews.csv --target liked --output liked-model
     """
     started = perf_counter()
     from torchbce import classifier
+    from torchbce.classifier.columns.outcomes import RowColumns
+    from torchbce.classifier.estimator.tables import fit_table
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import many_labels, notes
     from torchbce.cli.terminal import training_progress
 
-    options = classifier.TrainingOptions(
-        model,
-        effort,
-        _pos_weight(pos_weight),
-        seed,
-        epochs,
-        batch_size,
-        learning_rate,
-        weight_decay,
-        patience,
-        device,
-        precision,
-        loss,
-        alpha,
-        gamma,
-        gamma_pos,
-        gamma_neg,
-        margin,
-        epsilon,
+    estimator = classifier.BCEClassifier(
+        model=model,
+        effort=effort,
+        pos_weight=_pos_weight(pos_weight),
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        patience=patience,
+        device=device,
+        precision=precision,
+        loss=loss,
+        alpha=alpha,
+        gamma=gamma,
+        gamma_pos=gamma_pos,
+        gamma_neg=gamma_neg,
+        margin=margin,
+        epsilon=epsilon,
+        optimize=optimize,
+        guarantee=tuple(guarantee),
+        abstain=abstain,
+        base_rate=base_rate,
+        text=text,
+        numeric=numeric,
+        categorical=categorical,
+        drop=drop,
+        missing=missing,
+        decimal=decimal,
     )
+    options = estimator.training_options()  # before a large table is read
     classifier.check_output(output, overwrite)
     many = labels is not None or len(target) > 1
     if csv_separator is None and labels is None:
         csv_separator = separator
+    if not quiet and not many:
+        notes.without_trees(options)
     scanned = scan(table, csv_separator)
     if not quiet:
         for note in scanned.notes:
@@ -208,8 +243,13 @@ def fit(
     rows = classifier.read(scanned)
     warnings: list[str] = []
     if many:
-        only = {"positives": positives, "trials": trials, "base_rate": base_rate}
-        many_labels.only_for_one(**only)
+        many_labels.only_for_one(
+            positives=positives,
+            trials=trials,
+            base_rate=base_rate,
+            guarantee=guarantee,
+            abstain=abstain,
+        )
         if labels is not None and target:
             raise classifier.InputError("give either --target or --labels")
         with training_progress(quiet) as progress:
@@ -238,7 +278,8 @@ def fit(
             many_labels.print_fit(of_labels, output, perf_counter() - started, warnings, json_)
         return
     with training_progress(quiet) as progress:
-        fitted = classifier.fit(
+        fitted = fit_table(
+            estimator,
             rows,
             target[0] if target else None,
             positive=positive,
@@ -248,18 +289,13 @@ def fit(
             weight=weight,
             group=group,
             time=time,
-            base_rate=base_rate,
-            overrides=classifier.Overrides(text, numeric, categorical, drop),
-            missing=missing,
-            decimal=decimal,
-            options=options,
             progress=progress,
             on_choice=lambda choices, chosen: warnings.extend(
-                notes.before_training(rows, choices, chosen, quiet)
+                notes.before_training(rows, choices, chosen, quiet, RowColumns(weight, group, time))
             ),
         )
     classifier.save(fitted, output, overwrite)
-    warnings += notes.after_training(fitted.card.held_out)
+    warnings += notes.after_training(fitted.card)
     if json_ or not quiet:
         print_fit(fitted, output, perf_counter() - started, warnings, json_)
 

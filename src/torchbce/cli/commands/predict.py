@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from torchbce.cli.arguments import (
+    Abstain,
     BaseRateInUse,
     Debug,
     ModelDir,
@@ -13,6 +14,7 @@ from torchbce.cli.arguments import (
     Quiet,
     Separator,
     Tables,
+    Threshold,
 )
 from torchbce.cli.base_rates import base_rate_of, print_estimate
 from torchbce.cli.errors import one_sentence_errors
@@ -52,6 +54,8 @@ def predict(
         ),
     ] = None,
     base_rate: BaseRateInUse = None,
+    threshold: Threshold = None,
+    abstain: Abstain = False,
     separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
@@ -66,8 +70,6 @@ def predict(
 
     A model of many labels appends `probability_LABEL` and `predicted_LABEL` for each of up to 200
     labels, or with --top K, and of more labels, `label_1`, `probability_1` and so on.
-
-    Example: torchbce predict liked-model new.csv --output predictions.csv
     """
     from torchbce import classifier
     from torchbce.classifier import files, outputs
@@ -82,7 +84,8 @@ def predict(
     if isinstance(fitted, classifier.LabelsClassifier):
         from torchbce.cli import many_labels
 
-        many_labels.only_for_one(explain=explain, base_rate=base_rate)
+        many_labels.only_for_one(explain=explain, base_rate=base_rate, abstain=abstain)
+        fitted = fitted.with_threshold(threshold)
         many_labels.predict(
             fitted, table, text, output, overwrite, json_, separator, prefix, top, quiet
         )
@@ -95,7 +98,7 @@ def predict(
                 "--base-rate estimate needs the rows of a table; give a number with --text"
             )
         moved = fitted if rate is None else fitted.with_base_rate(rate)
-        print_text(files.predict_text(moved, text, explain), json_)
+        print_text(files.predict_text(moved, text, explain, threshold, abstain or None), json_)
         return
     assert table
     counts = files.predict_file(
@@ -108,6 +111,8 @@ def predict(
         prefix,
         explain,
         rate,
+        threshold,
+        abstain or None,
         on_names=lambda columns, names: notes.renamed(columns, names, prefix, explain),
     )
     if estimate := counts.get("base_rate"):

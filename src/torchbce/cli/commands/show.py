@@ -20,8 +20,6 @@ def show(
     """Show what a model reads, how good it is, and what weighs most in it.
 
     Weights are log-odds: +0.69 doubles the odds of the positive value, and -0.69 halves them.
-
-    Example: torchbce show liked-model
     """
     from torchbce.classifier import load
     from torchbce.classifier.model import Classifier
