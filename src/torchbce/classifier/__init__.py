@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchbce.classifier.errors import InputError, InputWarning
     from torchbce.classifier.estimator.classifier import BCEClassifier
     from torchbce.classifier.explanations.records import Explanation
+    from torchbce.classifier.exports.writing import export
     from torchbce.classifier.fitting import fit
     from torchbce.classifier.model import Card, Classifier
     from torchbce.classifier.options import TrainingOptions
@@ -38,6 +39,7 @@ __all__ = [
     "check_output",
     "evaluate_logits",
     "evaluate_probabilities",
+    "export",
     "fit",
     "load",
     "read",
@@ -59,6 +61,7 @@ _LAZY = {
     "check_output": "storage",
     "evaluate_logits": "quality.metrics",
     "evaluate_probabilities": "quality.metrics",
+    "export": "exports.writing",
     "fit": "fitting",
     "load": "storage",
     "read": "tables.reading",

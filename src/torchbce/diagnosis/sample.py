@@ -13,7 +13,7 @@ from torchbce.diagnosis.statistics import Groups
 
 DOMAINS = ("logits", "probabilities", "log_probs")
 #: At most so many elements are looked at; evenly spaced rows of larger tensors.
-MOST = 2**20
+MOST = 2**18
 #: Rows from which on each is a group; fewer rows are divided into `BLOCKS` of their elements.
 FEWEST_ROWS, BLOCKS = 32, 64
 #: More outputs than this are not told apart.

@@ -16,7 +16,12 @@ from torchbce.classifier.columns.encoder import Encoder
 from torchbce.classifier.columns.numbers import APOSTROPHE, PLAIN, SPACES
 from torchbce.classifier.columns.numeric import NumericColumn
 from torchbce.classifier.columns.values import BOOLEANS, MISSING
-from torchbce.classifier.exports.patterns import MINUS_SIGNS, Pattern, moment_pattern, number_pattern
+from torchbce.classifier.exports.patterns import (
+    MINUS_SIGNS,
+    Pattern,
+    moment_pattern,
+    number_pattern,
+)
 from torchbce.classifier.exports.sql_words import choice, lookup, name, number, text, texts
 from torchbce.classifier.exports.standalone.cells import EXACT, WHITE, plain_number
 
@@ -25,7 +30,9 @@ Stage = dict[str, str]
 
 _PLAIN = text("^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$")
 _NAN = texts(["nan", "+nan", "-nan"])
-_WORDS = {value: [w for w, v in BOOLEANS.items() if v == value] + [value] for value in ("true", "false")}
+_WORDS = {
+    value: [w for w, v in BOOLEANS.items() if v == value] + [value] for value in ("true", "false")
+}
 
 
 def cell_stages(encoder: Encoder, missing: list[str]) -> dict[str, Stage]:
@@ -47,7 +54,9 @@ def cell_stages(encoder: Encoder, missing: list[str]) -> dict[str, Stage]:
     unread: list[str] = []
     for position, column in enumerate(encoder.columns):
         c = f"raw.c{position}"
-        raw[f"c{position}"] = f"TRIM(BOTH {text(WHITE)} FROM CAST(t.{name(column.name)} AS VARCHAR))"
+        raw[f"c{position}"] = (
+            f"TRIM(BOTH {text(WHITE)} FROM CAST(t.{name(column.name)} AS VARCHAR))"
+        )
         cells[f"v{position}"] = _cell(c, column, missing)
     for position, column in enumerate(encoder.columns):
         v = f"cell.v{position}"

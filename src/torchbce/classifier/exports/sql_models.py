@@ -90,7 +90,9 @@ def trees_logit(encoder: Encoder, model: TreesModel) -> str:
     parts = []
     for trees, _ in model.parts:
         roots = trees.starts[:-1].tolist()
-        parts.append(total([number(trees.baseline), *(_node(encoder, trees, root) for root in roots)]))
+        parts.append(
+            total([number(trees.baseline), *(_node(encoder, trees, root) for root in roots)])
+        )
     return f"{total(parts)} / {number(len(parts))}"
 
 

@@ -16,7 +16,9 @@ def grams_of(text: str, unit: str) -> list[str]:
     text = text.lower()
     if unit == "words":
         words = WORD.findall(text)
-        return words + [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
+        return words + [
+            f"{first} {second}" for first, second in zip(words, words[1:], strict=False)
+        ]
     text = SEVERAL_SPACES.sub(" ", text)
     if unit == "characters across spaces":
         return [text[i : i + n] for n in range(1, 5) for i in range(len(text) - n + 1)]
