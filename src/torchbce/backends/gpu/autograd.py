@@ -107,8 +107,12 @@ class BinaryCrossEntropyGPU(torch.autograd.Function):
             kept = None
         if kept is None or kept.dtype.itemsize <= 2:
             return compute_gradient(_request(ctx, saved), upstream, kept), None, None
-        divisor = 1.0 if ctx.computed is None else ctx.computed
-        launch.launch_scale(kept, upstream, divisor, ctx.ignores)
+        scale = ctx.__dict__.get("scale")
+        if scale is not None and upstream.dtype == ctx.upstream_dtype:
+            scale((kept, upstream))
+        else:
+            divisor = 1.0 if ctx.computed is None else ctx.computed
+            launch.launch_scale(kept, upstream, divisor, ctx.ignores)
         return kept, None, None
 
 

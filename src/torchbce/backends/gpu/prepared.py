@@ -42,11 +42,11 @@ class PreparedLoss:
         self._is_same_kind = is_same_kind
         self._needs_gradient = input.requires_grad
         self._shape = None if given_target.shape == input.shape else input.shape
-        self._dtype = reference.compute_dtype(input.dtype)
+        self.dtype = reference.compute_dtype(input.dtype)
         programs = tiles.count_programs(input.numel(), tiles.block_size(spec, inputs))
         self._programs = programs
         detached = inputs._replace(input=input.detach())
-        value, sums = input.new_empty((), dtype=self._dtype), self._new_sums(input)
+        value, sums = input.new_empty((), dtype=self.dtype), self._new_sums(input)
         results = Outputs(value=value) if sums is None else Outputs(sums=sums)
         self._loss, self._loss_and_gradient = (
             PreparedLaunch(
@@ -57,6 +57,8 @@ class PreparedLoss:
             )
             for gradient in (None, detached.input)
         )
+        #: Multiplies the gradient by an upstream gradient of the value's dtype.
+        self.scale = PreparedLaunch(launch.describe_scale(detached.input, value), input.device)
         self._sum = None
         if sums is not None:
             described = launch.describe_sum(sums, value, denominator)
@@ -77,7 +79,7 @@ class PreparedLoss:
 
     def compute(self, input: Tensor, target: Tensor, gradient: Tensor | None) -> Tensor:
         """The loss, and its gradient if there is memory for one."""
-        value, sums = input.new_empty((), dtype=self._dtype), self._new_sums(input)
+        value, sums = input.new_empty((), dtype=self.dtype), self._new_sums(input)
         result = value if sums is None else sums
         if gradient is None:
             self._loss((input, target, result))
@@ -91,7 +93,7 @@ class PreparedLoss:
         """Memory for partial sums; None if there is a single program."""
         if self._programs == 1:
             return None
-        return input.new_empty(self._programs, dtype=self._dtype)
+        return input.new_empty(self._programs, dtype=self.dtype)
 
 
 class PreparedBinaryCrossEntropyGPU(BinaryCrossEntropyGPU):
@@ -107,6 +109,7 @@ class PreparedBinaryCrossEntropyGPU(BinaryCrossEntropyGPU):
             gradient = torch.empty_like(input)
         ctx.call, ctx.denominator = prepared.call, prepared.denominator
         ctx.gradient, ctx.computed, ctx.ignores = gradient, None, False
+        ctx.scale, ctx.upstream_dtype = prepared.scale, prepared.dtype
         ctx.captured = _captures(input)
         ctx.save_for_backward(input, target)
         return prepared.compute(input, target, gradient)
