@@ -86,6 +86,7 @@ class Card(msgspec.Struct, frozen=True):
         dropped: why each column that the model does not read was dropped, by name.
         columns: the columns that the model reads, in the order of their features.
         missing: more words that mean "no value".
+        decimal: what begins the decimals of numbers in strings.
         row_columns: the columns of weights, groups and times.
         weight: the sum of the weights of the rows; None without weights.
         split: how rows were held out.
@@ -118,6 +119,7 @@ class Card(msgspec.Struct, frozen=True):
     dropped: dict[str, str]
     columns: list[Column]
     missing: list[str] = []
+    decimal: str = "."
     row_columns: RowColumns = RowColumns()
     weight: float | None = None
     split: Split | None = None

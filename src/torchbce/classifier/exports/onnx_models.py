@@ -119,13 +119,17 @@ def _trees(graph: Graph, encoder: Encoder, cells: Cells, model: TreesModel) -> s
     place[order] = np.arange(len(columns))
     for column, own in enumerate(tables):
         if own:
-            code = graph.node("Squeeze", _column(graph, cells.codes, numbers + column), _axis(graph))
+            code = graph.node(
+                "Squeeze", _column(graph, cells.codes, numbers + column), _axis(graph)
+            )
             read.append(graph.node("Gather", graph.constant(np.column_stack(own)), code))
     table = graph.node("Concat", *read, axis=1)
     joined = {name: np.concatenate(values) for name, values in nodes.items()}
     by_set = joined["featureids"] >= numbers
     joined["featureids"][by_set] = numbers + place[joined["featureids"][by_set] - numbers]
-    return _ensemble(graph, table, joined, float(np.mean([trees.baseline for trees, _ in model.parts])))
+    return _ensemble(
+        graph, table, joined, float(np.mean([trees.baseline for trees, _ in model.parts]))
+    )
 
 
 def _axis(graph: Graph) -> str:
@@ -133,7 +137,7 @@ def _axis(graph: Graph) -> str:
 
 
 def _outside(encoder: Encoder, trees: Trees, node: int) -> np.ndarray:
-    """For each code, and last for -1: 0 if it goes left, 1 if right, NaN if it counts as missing."""
+    """For each code, and last for -1: 0 if it goes left, 1 if right, NaN if it is missing."""
     codes = np.arange(encoder.categorical[int(trees.feature[node])].codes + 1)
     missing = (codes == len(codes) - 1) | (codes > MOST_CATEGORIES)
     codes = np.where(missing, 0, codes)
@@ -226,7 +230,9 @@ def _shares(graph: Graph, encoder: Encoder, cells: Cells) -> str:
     shares = []
     for position, column in enumerate(encoder.coded):
         code = _column(graph, cells.codes, position)
-        zero = graph.node("Mul", graph.cast(code, TensorProto.DOUBLE), graph.constant(0.0, np.float64))
+        zero = graph.node(
+            "Mul", graph.cast(code, TensorProto.DOUBLE), graph.constant(0.0, np.float64)
+        )
         if position >= len(encoder.numeric) or len(encoder.numeric[position].edges) < 2:
             shares.append(zero)
             continue
@@ -235,7 +241,9 @@ def _shares(graph: Graph, encoder: Encoder, cells: Cells) -> str:
         low = np.zeros(column.codes + 1)
         width = np.full(column.codes + 1, np.inf)
         low[1 : len(edges)], width[1 : len(edges)] = edges[:-1] / 2, edges[1:] / 2 - edges[:-1] / 2
-        x = graph.node("Div", _column(graph, cells.numbers, position), graph.constant(2.0, np.float64))
+        x = graph.node(
+            "Div", _column(graph, cells.numbers, position), graph.constant(2.0, np.float64)
+        )
         distance = graph.node("Sub", x, graph.node("Gather", graph.constant(low), code))
         share = graph.node("Div", distance, graph.node("Gather", graph.constant(width), code))
         shares.append(graph.node("Where", graph.node("IsNaN", share), zero, share))

@@ -16,7 +16,12 @@ from torchbce.classifier.columns.encoder import Encoder
 from torchbce.classifier.columns.numbers import APOSTROPHE, PLAIN, SPACES
 from torchbce.classifier.columns.numeric import NumericColumn
 from torchbce.classifier.columns.values import BOOLEANS, MISSING
-from torchbce.classifier.exports.patterns import MINUS_SIGNS, Pattern, moment_pattern, number_pattern
+from torchbce.classifier.exports.patterns import (
+    MINUS_SIGNS,
+    Pattern,
+    moment_pattern,
+    number_pattern,
+)
 from torchbce.classifier.exports.sql_words import choice, lookup, name, number, text, texts
 from torchbce.classifier.exports.standalone.cells import EXACT, WHITE, plain_number
 
@@ -25,7 +30,9 @@ Stage = dict[str, str]
 
 _PLAIN = text("^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$")
 _NAN = texts(["nan", "+nan", "-nan"])
-_WORDS = {value: [w for w, v in BOOLEANS.items() if v == value] + [value] for value in ("true", "false")}
+_WORDS = {
+    value: [w for w, v in BOOLEANS.items() if v == value] + [value] for value in ("true", "false")
+}
 
 
 def cell_stages(encoder: Encoder, missing: list[str]) -> dict[str, Stage]:
@@ -47,7 +54,9 @@ def cell_stages(encoder: Encoder, missing: list[str]) -> dict[str, Stage]:
     unread: list[str] = []
     for position, column in enumerate(encoder.columns):
         c = f"raw.c{position}"
-        raw[f"c{position}"] = f"TRIM(BOTH {text(WHITE)} FROM CAST(t.{name(column.name)} AS VARCHAR))"
+        raw[f"c{position}"] = (
+            f"TRIM(BOTH {text(WHITE)} FROM CAST(t.{name(column.name)} AS VARCHAR))"
+        )
         cells[f"v{position}"] = _cell(c, column, missing)
     for position, column in enumerate(encoder.columns):
         v = f"cell.v{position}"
@@ -164,7 +173,8 @@ def _fields_of(v: str, pattern: Pattern) -> Stage:
 
 def _day(i: int) -> Stage:
     """The day, NULL where there is no such day; a leap second at its end begins the next day."""
-    leap = f"(MOD(field.year{i}, 4) = 0 AND (MOD(field.year{i}, 100) <> 0 OR MOD(field.year{i}, 400) = 0))"
+    year = f"field.year{i}"
+    leap = f"MOD({year}, 4) = 0 AND (MOD({year}, 100) <> 0 OR MOD({year}, 400) = 0)"
     short = f"field.month{i} IN (4, 6, 9, 11)"
     february = choice([(leap, "29")], "28")
     last = choice([(f"field.month{i} = 2", february), (short, "30")], "31")
@@ -184,7 +194,8 @@ def _parts(i: int) -> Stage:
     """The numbers of a date, by the names of its parts."""
     days = f"CAST(day.date{i} - DATE '1970-01-01' AS DOUBLE PRECISION)"
     micro = f"({days} * {number(86400)} + day.time{i}) * {number(1e6)}"
-    hour = f"FLOOR(day.time{i} / {number(3600)}) + FLOOR(MOD(day.time{i}, 3600) / {number(60)}) * {number(HOURS)}"
+    minutes = f"FLOOR(MOD(day.time{i}, 3600) / {number(60)})"
+    hour = f"FLOOR(day.time{i} / {number(3600)}) + {minutes} * {number(HOURS)}"
     dated = f"day.date{i} IS NOT NULL"
     return {
         "year": f"CAST(EXTRACT(YEAR FROM day.date{i}) AS DOUBLE PRECISION)",
