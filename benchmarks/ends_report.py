@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import polars as pl
+
 from common import markdown, plots
 from common.markdown import Block
 from common.report import Report, Results
@@ -48,6 +50,7 @@ def right_plot(found: Results) -> plots.Plot:
 
 def right_chart(data: Any) -> Any:
     import altair as alt
+    import polars as pl
 
     labels = "datum.value == 1 ? 'all' : datum.value >= 0.01 ? datum.value * 100 + ' %' : "
     labels += "format(datum.value, '.0e')"
@@ -69,7 +72,7 @@ def right_chart(data: Any) -> Any:
             )
         )
         if of == "gradient of a positive":
-            text = alt.Chart(alt.Data(values=[note])).mark_text(
+            text = alt.Chart(pl.DataFrame([note])).mark_text(
                 align="left", fontSize=13, lineBreak="|", color="#d95f02"
             )
             lines = lines + text.encode(x="logit:Q", y=alt.Y("error:Q", scale=scale), text="text:N")

@@ -29,6 +29,7 @@ def choose(
     *,
     ignore_index: float | None = None,
     kinds: Sequence[str] = TRIED,
+    groups: np.ndarray | None = None,
 ) -> Calibrator:
     """The map of logits that lowers the log loss of rows it was not fitted to, if one does.
 
@@ -46,6 +47,7 @@ def choose(
         weight: how much each element counts, at least 0, of the logits' shape or [N]; None is 1.
         ignore_index: elements with this target are left out too.
         kinds: what is tried, the simplest first: "temperature", "platt", "beta", "quadratic".
+        groups: the group of each row, integers or strings [N]; rows of a group are in one fold.
 
     Returns:
         The fitted map; an `Identity` if none helps.
@@ -72,7 +74,7 @@ def choose(
     z, y, w = elements(logits, targets, weight, ignore_index)
     if len(z) < FEWEST_ROWS or not kinds:
         return Identity()
-    held_out = cross_validated(z, y, w, kinds)
+    held_out = cross_validated(z, y, w, kinds, groups)
     before = held_out["identity"]
     means = {kind: float(_total(held_out[kind]).mean()) for kind in kinds}
     lowest = held_out[min(means, key=means.__getitem__)]
@@ -92,7 +94,11 @@ def choose(
 
 
 def cross_validated(
-    z: Tensor, y: Tensor, w: Tensor, kinds: Sequence[str] = TRIED
+    z: Tensor,
+    y: Tensor,
+    w: Tensor,
+    kinds: Sequence[str] = TRIED,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Tensor]:
     """The weighted loss of each element by maps that were fitted to other rows, for each kind.
 
@@ -101,6 +107,7 @@ def cross_validated(
         y: their targets.
         w: their weights.
         kinds: the kinds of map.
+        groups: the group of each row; None for one of its own.
 
     Returns:
         Losses in nats of "identity" and of each kind, float64 of the shape of z.
@@ -108,7 +115,8 @@ def cross_validated(
     found = {"identity": _losses(z, y, w)}
     folds = FOLDS if len(z) < MANY else FOLDS_OF_MANY
     # In random order, the same each time, without touching PyTorch's own generator.
-    order = np.random.default_rng(0).permutation(len(z)) % folds
+    group = np.arange(len(z)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = (np.random.default_rng(0).permutation(int(group.max()) + 1) % folds)[group.ravel()]
     fold = torch.from_numpy(order).to(z.device)
     for kind in kinds:
         losses = torch.empty_like(z)

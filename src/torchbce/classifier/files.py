@@ -20,6 +20,7 @@ from torchbce.classifier.columns.outcomes import (
 from torchbce.classifier.columns.target import choose_target, named_target
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.columns.values import as_numbers
+from torchbce.classifier.decisions.deciding import Rule
 from torchbce.classifier.errors import (
     Argument,
     InputError,
@@ -31,7 +32,11 @@ from torchbce.classifier.errors import (
 )
 from torchbce.classifier.model import Classifier, unseen_values
 from torchbce.classifier.quality.base_rates import BaseRate, estimate_base_rate
-from torchbce.classifier.quality.metrics import Metrics, evaluate_logits, evaluate_probabilities
+from torchbce.classifier.quality.evaluation import (
+    Evaluation,
+    evaluate_model,
+    evaluate_predicted,
+)
 from torchbce.classifier.tables.carried import numeric_columns
 from torchbce.classifier.tables.reading import Scan, batches, read, scan
 from torchbce.classifier.tables.sources import Paths
@@ -231,7 +236,9 @@ def evaluate_file(
     weight: str | None = None,
     base_rate: float | Literal["estimate"] | None = None,
     on_base_rate: Callable[[BaseRate], object] = lambda rate: None,
-) -> Metrics:
+    threshold: float | None = None,
+    abstain: bool | None = None,
+) -> Evaluation:
     """The metrics of a classifier on a file that has its target column.
 
     Args:
@@ -242,11 +249,13 @@ def evaluate_file(
         base_rate: the share of positives where these rows come from, if it is not that of the rows
             that the model was fitted to; "estimate" finds it without the targets.
         on_base_rate: called with what "estimate" finds.
+        threshold: in place of that of the model, as `Classifier.predict`.
+        abstain: whether rows stay undecided, likewise.
 
     Raises:
         InputError: if the file cannot be read or does not fit the model.
     """
-    target = classifier.card.target
+    target, rule = classifier.card.target, classifier.rule(threshold, abstain)
     logits: list[np.ndarray] = []
     found: list[Outcomes] = []
     rows = 0
@@ -269,7 +278,7 @@ def evaluate_file(
     if estimate is not None:
         on_base_rate(estimate)
     z = z + (moved.card.base_shift - classifier.card.base_shift)
-    return evaluate_logits(z, targets, classifier.card.threshold, w)
+    return evaluate_model(z, targets, rule, w)
 
 
 def evaluate_predictions(
@@ -280,7 +289,8 @@ def evaluate_predictions(
     separator: str | None = None,
     weight: str | None = None,
     soft: bool = False,
-) -> Metrics:
+    threshold: float = 0.5,
+) -> Evaluation:
     """The metrics of a file of predictions, from any tool.
 
     Args:
@@ -291,16 +301,20 @@ def evaluate_predictions(
         separator: what separates the values of a CSV; None to look at its first lines.
         weight: the name of a column of weights; rows of weight 0 are left out.
         soft: whether the true values are probabilities in [0, 1].
+        threshold: rows with a probability of at least this are predicted positive, in [0, 1].
 
     Raises:
         InputError: if the file cannot be read, or a value of its columns is wrong.
     """
+    rule = Rule.of(threshold, None, threshold)
     table = read(path, separator)
     weights = read_weight(table, None, weight)
     counted = np.arange(len(table)) if weights is None else np.flatnonzero(weights > 0)
     with positions(counted):
         w = None if weights is None else weights[counted]
-        return _evaluate_columns(table[counted], target, probability, positive, soft, w)
+        return _evaluate_columns(
+            table[counted], target, probability, positive, soft, w, rule.threshold
+        )
 
 
 def _evaluate_columns(
@@ -310,7 +324,8 @@ def _evaluate_columns(
     positive: str | None,
     soft: bool,
     weight: np.ndarray | None,
-) -> Metrics:
+    threshold: float,
+) -> Evaluation:
     named = named_target(target, positive, soft, None, None)
     chosen = named or choose_target(table, target, positive)
     if probability not in table.columns:
@@ -325,4 +340,4 @@ def _evaluate_columns(
             Row(at),
             "; expected probabilities in [0, 1]",
         )
-    return evaluate_probabilities(p, chosen.targets(table), weight=weight)
+    return evaluate_predicted(p, chosen.targets(table), threshold, weight)

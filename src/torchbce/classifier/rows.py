@@ -173,7 +173,12 @@ def _fit_part(
     held_out = outcomes.take(found.rows)
     shift = 0.0 if base_rate is None else log_odds(base_rate) - found.base
     chosen = chosen_at(
-        options.optimize, found.logits + shift, held_out.targets, held_out.weight, shift
+        options.optimize,
+        found.logits + shift,
+        held_out.targets,
+        held_out.weight,
+        shift,
+        held_out.groups,
     )
     threshold, decision = decide(chosen.threshold, [], options.abstain)
 
@@ -194,6 +199,7 @@ def _fit_part(
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
         missing=list(settings.missing),
+        decimal=settings.decimal,
         row_columns=settings.columns,
         weight=None if outcomes.weight is None else float(outcomes.weight.sum()),
         split=split_of(data.parts, found.rows),

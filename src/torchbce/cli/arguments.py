@@ -29,6 +29,18 @@ BaseRateInUse = Annotated[
         "fit; estimate finds it without their targets.",
     ),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P", help="Predict positive from this probability on, instead of the model's."
+    ),
+]
+Abstain = Annotated[
+    bool,
+    typer.Option(
+        "--abstain", help="Predict nothing for rows that the model's guarantee does not cover."
+    ),
+]
 TABLES = (
     "A .csv, .tsv, .txt, .parquet or .jsonl file, a folder of .parquet files, or - for standard "
     "input; several are one table."

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchbce.cli.streams import visible
-from torchbce.cli.terminal import decision_lines, metrics_lines, tried_lines
+from torchbce.cli.terminal import decision_lines, evaluation_lines, metrics_lines, tried_lines
 
 if TYPE_CHECKING:
-    from torchbce.classifier import Classifier, Metrics
+    from torchbce.classifier import Card, Classifier, Metrics
     from torchbce.classifier.quality.base_rates import BaseRate
+    from torchbce.classifier.quality.evaluation import Evaluation
 
 
 def print_fit(
@@ -30,6 +31,7 @@ def print_fit(
             "tried": msgspec.to_builtins(classifier.tried),
             "target": msgspec.to_builtins(card.target),
             "columns": [dataclasses.asdict(choice) for choice in classifier.choices],
+            "split": msgspec.to_builtins(card.split),
             "held_out": msgspec.to_builtins(card.held_out),
             "threshold": card.threshold,
             "decision": msgspec.to_builtins(card.decision),
@@ -39,12 +41,29 @@ def print_fit(
         print(json.dumps(result))
         return
     print("\n".join(tried_lines(classifier.tried)))
-    print("\nOn rows held out, with settings and weights chosen on other rows:")
+    print(f"\n{held_out_heading(card)}")
     _print_metrics(card.held_out)
     for line in decision_lines(card):
         print(line)
     names = ", ".join(card.models) or "the base rate"
     print(f"{visible(str(output))}: {names}; {card.rows:,} rows, {seconds:.1f} s")
+
+
+def held_out_heading(card: "Card") -> str:
+    """Of which rows the metrics of a card are."""
+    split, names = card.split, card.row_columns
+    if split is not None and split.kind == "time":
+        others = "earlier ones" if split.parts > 1 else "others of them"
+        return (
+            f"On the latest {split.figures:,} rows by {visible(str(names.time))}, with settings "
+            f"and weights chosen on {others}:"
+        )
+    if split is not None and split.kind == "group":
+        return (
+            "On rows held out, with settings and weights chosen on other rows, none of the same "
+            f"{visible(str(names.group))}:"
+        )
+    return "On rows held out, with settings and weights chosen on other rows:"
 
 
 def print_text(prediction: dict[str, Any], as_json: bool) -> None:
@@ -74,7 +93,9 @@ def print_file(counts: dict[str, Any], output: Path, positive: str, as_json: boo
         )
 
 
-def print_metrics(metrics: "Metrics", as_json: bool, base_rate: "BaseRate | None" = None) -> None:
+def print_metrics(
+    metrics: "Evaluation", as_json: bool, base_rate: "BaseRate | None" = None
+) -> None:
     """Print the metrics of a model or of predictions, with an estimated base rate in JSON."""
     if as_json:
         import msgspec
@@ -84,7 +105,9 @@ def print_metrics(metrics: "Metrics", as_json: bool, base_rate: "BaseRate | None
             found["base_rate"] = msgspec.to_builtins(base_rate)
         print(msgspec.json.encode(found).decode())
     else:
-        _print_metrics(metrics)
+        from torchbce.classifier.quality.baseline import of_base_rate
+
+        print("\n".join(evaluation_lines(metrics, of_base_rate(metrics))))
 
 
 def _print_metrics(metrics: "Metrics") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchbce.classifier.explanations.labels import signed
+from torchbce.cli.results import held_out_heading
 from torchbce.cli.streams import visible
 from torchbce.cli.terminal import (
     ALL_CHOICES,
@@ -87,7 +88,7 @@ def _lines(classifier: "Classifier", directory: Path, most: int, width: int) -> 
     used += [(name, "dropped", reason) for name, reason in card.dropped.items()]
     yield from _aligned([("column", "used as", "features"), *_in_part(used)])
     yield ""
-    yield "On rows held out, with settings and weights chosen on other rows:"
+    yield held_out_heading(card)
     yield from metrics_lines(card.held_out, of_base_rate(card.held_out))
     yield from decision_lines(card)
     if classifier.tried:
@@ -108,7 +109,8 @@ def _explanation_lines(explanation: "Explanation", positive: str, width: int) ->
     base = signed(explanation.base)
     yield f"What weighs most, in log-odds of {positive!r}; the base rate is {base}:"
     if explanation.words:
-        yield "words and n-grams, per unit of TF-IDF"
+        matrix = any(word.unit == "columns" for word in explanation.words)
+        yield "columns of the matrix" if matrix else "words and n-grams, per unit of TF-IDF"
         yield from _aligned(
             (f"  {signed(word.log_odds)}", word.column, repr(word.text))
             for word in explanation.words

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torchbce.classifier.columns.target import Target
     from torchbce.classifier.models.search import Tried
     from torchbce.classifier.progress import Progress as TrainingProgress
+    from torchbce.classifier.quality.evaluation import Evaluation
 
 #: A narrower terminal wraps the lines of a table; what is cut off is lost.
 NARROWEST = 60
@@ -39,6 +40,8 @@ METRIC_NAMES = {
 }
 
 
+#: The thresholds that are printed; JSON has more.
+SHOWN_THRESHOLDS = (0.05, 0.1, 0.2, 0.5, 0.8, 0.9)
 #: A table of more columns than this is shown in part.
 ALL_CHOICES = 40
 #: So many columns of each kind are shown then; plain numbers are only counted.
@@ -101,20 +104,77 @@ def metrics_lines(metrics: "Metrics", base: "Metrics") -> list[str]:
 
     Lines of text and not a table of rich, which cuts figures where a terminal is narrow.
     """
-
-    def figure(metrics: "Metrics", name: str) -> str:
-        value = getattr(metrics, name)
-        return "not defined" if value is None else f"{value:.4f}"
-
     lines = [f"{'':<31}{'':>11}  base rate   better is"]
     for name, (label, better) in METRIC_NAMES.items():
-        lines.append(f"{label:<31}{figure(metrics, name):>11}{figure(base, name):>11}   {better}")
+        lines.append(f"{label:<31}{_figure(metrics, name):>11}{_figure(base, name):>11}   {better}")
+    return lines + _confusion_lines(metrics)
+
+
+def evaluation_lines(found: "Evaluation", base: "Metrics") -> list[str]:
+    """What `evaluate` found: figures with intervals, and decisions at several thresholds."""
+    lines = [f"{'':<31}{'':>11}      95% interval  base rate   better is"]
+    for name, (label, better) in (METRIC_NAMES | MORE_NAMES).items():
+        shown = f"{label:<31}{_figure(found, name):>11}{_interval(found, name):>18}"
+        lines.append(f"{shown}{_figure(base, name) if hasattr(base, name) else '':>11}   {better}")
+    lines += _confusion_lines(found)
+    if (one := found.undecided) is not None:
+        lines.append(
+            f"{one.share:.1%} undecided; of the others {_percent(one.accuracy)} right, "
+            f"precision {_percent(one.precision)}; {_percent(one.missed)} of the positives are "
+            "predicted negative"
+        )
+    return [*lines, "", *_threshold_lines(found)]
+
+
+#: The figures of `evaluate` beside those of `fit`.
+MORE_NAMES = {
+    "smooth_ece": ("smooth calibration error", "lower"),
+    "calibration_loss": ("calibration loss (nats)", "lower"),
+    "refinement_loss": ("refinement loss (nats)", "lower"),
+    "net_benefit": ("net benefit", "higher"),
+}
+
+
+def _figure(metrics: "Metrics", name: str) -> str:
+    value = getattr(metrics, name)
+    return "not defined" if value is None else f"{value:.4f}"
+
+
+def _interval(found: "Evaluation", name: str) -> str:
+    if name not in found.intervals:
+        return ""
+    low, high = found.intervals[name]
+    return f"{low:.4f}-{high:.4f}" if low >= 0 else f"{low:.4f} to {high:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
+
+
+def _confusion_lines(metrics: "Metrics") -> list[str]:
     counts = metrics.confusion
-    for label, first, second in (
-        ("true positives, false positives", counts.tp, counts.fp),
-        ("false negatives, true negatives", counts.fn, counts.tn),
-    ):
-        lines.append(f"{label}  {_count(first)}  {_count(second)}")
+    return [
+        f"{label}  {_count(first)}  {_count(second)}"
+        for label, first, second in (
+            ("true positives, false positives", counts.tp, counts.fp),
+            ("false negatives, true negatives", counts.fn, counts.tn),
+        )
+    ]
+
+
+def _threshold_lines(found: "Evaluation") -> list[str]:
+    """The decisions at some thresholds, and at the one in use, which is marked."""
+    lines = ["threshold  predicted  precision  recall  false positives     F1  net benefit"]
+    for one in found.thresholds:
+        own = one.threshold == found.threshold
+        if not own and one.threshold not in SHOWN_THRESHOLDS:
+            continue
+        benefit = "" if one.net_benefit is None else f"{one.net_benefit:.4f}"
+        lines.append(
+            f"{one.threshold:>8.4f}{'*' if own else ' '}{one.predicted:>11.1%}"
+            f"{_percent(one.precision):>11}{_percent(one.recall):>8}"
+            f"{_percent(one.false_positive_rate):>17}{one.f1:>7.3f}{benefit:>13}"
+        )
     return lines
 
 

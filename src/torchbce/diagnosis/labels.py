@@ -14,6 +14,7 @@ from torchbce.diagnosis.statistics import (
     FEWEST_PER_CLASS,
     SIGMAS,
     fit_map,
+    improbable,
     losses,
     ranking,
     ranks,
@@ -34,6 +35,8 @@ MOST_OUTPUTS = 512
 SHARES = 0.01, 0.05, 0.2
 FEWEST_SHARE = 0.01
 STEPS = 30
+#: The probability of the other class below which a prediction is sure.
+SURE = 0.02
 #: Slopes between which the other elements are about calibrated. A model that is too sure of itself
 #: everywhere is wrong in sure predictions too.
 CALIBRATED = 0.5, 3.0
@@ -181,6 +184,11 @@ def mislabelled_rows(sample: Sample) -> Iterator[Finding]:
     z = finite_logits(sample)
     y = sample.y
     a, b = sample.masses()
+    # Before the mixture, which takes longer than all other checks: are sure predictions wrong?
+    certain = sigmoid(-np.abs(z))
+    certain_wrong = float(((z > 0) != (y > 0.5))[certain < SURE].sum())
+    if not improbable(certain_wrong, float(certain[certain < SURE].sum())):
+        return
     if not has_spread(sample, z):
         return
     plain = fit_map(z, a, b, sample.groups, True)

@@ -158,9 +158,10 @@ def best_map(sample: Sample, z: np.ndarray) -> Map:
         return offset
     both = fit_map(z, a, b, sample.groups, sample.hard)
     slope = fit_map(z, a, b, sample.groups, sample.hard, offset=False)
-    if both.deviance - slope.deviance < ONE:
-        return slope
-    return offset if both.deviance - offset.deviance < ONE else both
+    for one in (slope, offset):
+        if 2 * (both.gain - one.gain) / both.inflation < ONE:
+            return one
+    return both
 
 
 def has_spread(sample: Sample, z: np.ndarray) -> bool:
@@ -182,5 +183,9 @@ def _map_remedy(slope: float, offset: float) -> str:
             f"torchbce.imbalance.correct_logits(logits, {math.exp(-offset):.3g})."
         )
     if not offset:
-        return f"Divide the logits by the temperature {1 / slope:.3g}, {fitted}."
-    return f"Apply the map {slope:.3g} z + {offset:.3g} (Platt scaling), {fitted}."
+        return (
+            f"Divide the logits by a temperature, here {1 / slope:.3g}, {fitted}: "
+            "torchbce.calibration.Temperature."
+        )
+    text = f"{slope:.3g} z {'-' if offset < 0 else '+'} {abs(offset):.3g}"
+    return f"Apply a map, here {text}, {fitted}: torchbce.calibration.Platt."

@@ -42,14 +42,19 @@ class Map(NamedTuple):
         slope: of the logits.
         offset: in nats.
         gain: by how much it lowers the sum of the losses.
-        deviance: twice the gain, divided by how much more it varies than for independent
-            elements of weight 1 (the correction of Rotnitzky and Jewell, 1990).
+        inflation: how much more its parameters vary than those of independent elements of weight 1
+            (Rotnitzky and Jewell, 1990).
     """
 
     slope: float
     offset: float
     gain: float
-    deviance: float
+    inflation: float
+
+    @property
+    def deviance(self) -> float:
+        """Twice the gain, as for independent elements of weight 1."""
+        return 2 * self.gain / self.inflation
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -60,9 +65,14 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 def losses(z: np.ndarray | float, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The loss of each element, in nats."""
-    loss: np.ndarray = a * np.logaddexp(0, np.negative(z)) + b * np.logaddexp(0, z)
-    return loss
+    """The loss of each element, in nats; 0 times an infinite loss is 0."""
+    z = np.asarray(z)
+    if np.isfinite(z).all():
+        loss: np.ndarray = a * np.logaddexp(0, -z) + b * np.logaddexp(0, z)
+        return loss
+    with np.errstate(invalid="ignore"):
+        positive, negative = a * np.logaddexp(0, -z), b * np.logaddexp(0, z)
+    return np.where(a > 0, positive, 0.0) + np.where(b > 0, negative, 0.0)
 
 
 def entropy(rate: float) -> float:
@@ -132,7 +142,7 @@ def fit_map(
         float(found[0]) / scale if slope else 1.0,
         float(found[-1]) if offset else 0.0,
         gain,
-        2 * gain / inflation,
+        inflation,
     )
 
 

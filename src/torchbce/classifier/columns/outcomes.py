@@ -170,6 +170,15 @@ def read_outcomes(table: pl.DataFrame, target: Target, columns: RowColumns) -> O
     return outcomes
 
 
+def strata(y: np.ndarray) -> np.ndarray:
+    """Which rows are positive; where targets are between 0 and 1, which are above their median."""
+    if ((y == 0) | (y == 1)).all():
+        return y > 0
+    median = np.median(y)
+    above: np.ndarray = y > median
+    return above if above.any() else y >= median
+
+
 @contextmanager
 def positions(rows: np.ndarray) -> Iterator[None]:
     """Let an `InputError` raised inside name rows of a table of which only some were taken."""

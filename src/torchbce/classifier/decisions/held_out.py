@@ -33,6 +33,7 @@ def chosen_at(
     targets: np.ndarray,
     weight: np.ndarray | None,
     shift: float = 0.0,
+    groups: np.ndarray | None = None,
 ) -> Chosen:
     """The threshold for an objective, and thresholds for the figures of the rows held out.
 
@@ -43,6 +44,7 @@ def chosen_at(
         weight: how much each row counts, [rows]; None for 1.
         shift: of the logits: the objective is that of rows with the base rate in use, so that
             positives weigh e^shift times as much.
+        groups: the group of each row, which no part divides, [rows]; None without groups.
     """
     if objective is None:
         return Chosen(None, 0.5)
@@ -50,10 +52,13 @@ def chosen_at(
         moved = targets * np.exp(shift) + (1 - targets)
         weight = moved if weight is None else weight * moved
         targets = targets * np.exp(shift) / moved
-    part = np.random.default_rng(0).permutation(len(logits)) % PARTS
+    own_group = np.arange(len(logits)) if groups is None else groups
+    part = (np.random.default_rng(0).permutation(int(own_group.max()) + 1) % PARTS)[own_group]
     honest = np.full(len(logits), 0.5)
     for number in range(PARTS):
         other = part != number
+        if other.all() or not other.any():
+            continue
         own = None if weight is None else weight[other]
         found = choose_threshold(logits[other], targets[other], objective, own)
         honest[~other] = found.threshold

@@ -5,8 +5,8 @@
 - `linear` fits the linear model, on the sparse `features` and by the `solver`; `pairs_fit` the one
   of `pairs` of columns; `trees_fit` boosted trees, which `boosting` grows with scikit-learn;
   `network_fit` the `network`.
-- `losses` has what the models are fitted by; `recalibration` brings logits back after a loss that
-  is not binary cross-entropy.
+- `losses` has what the models are fitted by; `recalibration` brings logits back after a loss other
+  than binary cross-entropy.
 - `members` has the fitted models, `trees` the trees as arrays, evaluated by `tree_loop`; `arrays`
   turns models into named arrays for a file, and back.
 """

@@ -55,7 +55,10 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 def calibration_of(
-    logits: np.ndarray, targets: np.ndarray, weight: np.ndarray | None
+    logits: np.ndarray,
+    targets: np.ndarray,
+    weight: np.ndarray | None,
+    groups: np.ndarray | None = None,
 ) -> Calibration | None:
     """The map that makes logits of rows held out better, if one does.
 
@@ -63,6 +66,7 @@ def calibration_of(
         logits: of rows that the models were not fitted to, each row once, float64 [rows].
         targets: in [0, 1], [rows].
         weight: how much each row counts, [rows]; None for 1.
+        groups: the group of each row, which no fold divides, [rows]; None without groups.
 
     Returns:
         As `torchbce.calibration.choose` chooses it; None where logits are better left alone, or
@@ -72,5 +76,5 @@ def calibration_of(
         return None
     from torchbce.calibration import choose
 
-    found = choose(logits, targets, weight).to_dict()
+    found = choose(logits, targets, weight, groups=groups).to_dict()
     return None if found["kind"] == "identity" else msgspec.convert(found, Calibration)

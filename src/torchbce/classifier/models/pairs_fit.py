@@ -6,9 +6,16 @@ import numpy as np
 
 from torchbce.classifier.models.candidates import Candidates
 from torchbce.classifier.models.data import Data, Fitted
-from torchbce.classifier.models.linear import PATH_TOLERANCE, LinearPath, centred, solve_all
+from torchbce.classifier.models.linear import (
+    PATH_TOLERANCE,
+    LinearPath,
+    calibrated,
+    centred,
+    solve_all,
+)
 from torchbce.classifier.models.members import PairsModel
 from torchbce.classifier.models.pairs import Crosses, code_groups, make_crosses, ranked_pairs
+from torchbce.classifier.models.recalibration import fit_line
 from torchbce.classifier.models.solver import Linear
 
 # What is tried: numbers of pairs and strengths of the penalty. Cells have few rows: with a strength
@@ -66,7 +73,7 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
         rows = crosses.features(data.encoded.codes, data.rows)
         problem = data.problem(rows)
         found = problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses))
-        return PairsModel(data.line(raw).after(centred(found, data)), crosses)
+        return PairsModel(calibrated(centred(found, data), data, rows, raw), crosses)
 
     return Fitted(candidates, model, lambda s: f"{s[0]} pairs, L2 {s[1]:g}", len(tried))
 
@@ -113,17 +120,15 @@ def _ranked(
     data: Data, groups: list[np.ndarray], rows: np.ndarray, main: Linear
 ) -> list[tuple[int, int]]:
     logits = main.logits(data.rows.take(rows), data.threads)
-    p = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
     weight, targets = data.weight_of(rows), data.training_targets[rows]
+    if data.loss is not None:
+        logits = fit_line(logits, targets, weight)(logits)
+    p = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
     scale = 1.0 if weight is None else weight
-    if data.loss is None:
-        residuals = scale * (targets - p)
-    else:
-        residuals = -data.loss.value_and_grad(logits, targets, weight)[1]
     return ranked_pairs(
         groups,
         data.encoded.codes[rows],
-        residuals,
+        scale * (targets - p),
         scale * p * (1 - p),
         data.options.seed,
     )

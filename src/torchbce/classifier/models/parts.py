@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from torchbce.classifier.columns.outcomes import strata
 from torchbce.classifier.errors import InputError
 
 #: Below this many rows cross-validation is repeated, since one split says little.
@@ -126,15 +127,6 @@ def make_parts(
             )
     honest = _fifths(np.concatenate([held_out for _, held_out in pairs]), levels, groups)
     return Parts(tuple(pairs), honest, "random" if groups is None else "group", folds, repeats)
-
-
-def strata(y: np.ndarray) -> np.ndarray:
-    """Which rows are positive; where targets are between 0 and 1, which are above their median."""
-    if ((y == 0) | (y == 1)).all():
-        return y > 0
-    median = np.median(y)
-    above: np.ndarray = y > median
-    return above if above.any() else y >= median
 
 
 def _has_both(y: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
 """Fit the models that suit a table, choose their settings on rows held out, and combine them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -80,7 +80,10 @@ def search(data: Data) -> Found:
     shares = shares_of(logits, weights)
     # Rows that are held out several times are few, and few rows are not calibrated.
     calibrated = bool(weights) and data.parts.repeats == 1
-    calibration = calibration_of(combined(logits, weights, base), y, weight) if calibrated else None
+    groups = None if data.groups is None else data.groups[data.parts.held_out]
+    calibration = (
+        calibration_of(combined(logits, weights, base), y, weight, groups) if calibrated else None
+    )
     tried = [
         Tried(
             name,
@@ -100,9 +103,7 @@ def search(data: Data) -> Found:
         list(weights.values()),
         base,
         rows,
-        _honest_logits(fits, y, weight, data.parts.honest, base, calibration is not None)[judged][
-            first
-        ],
+        _honest_logits(data, fits, calibration is not None)[judged][first],
         tried,
         calibration,
     )
@@ -168,32 +169,25 @@ def _choose(
     return chosen, mixture_weights(logits, base, y[rows], own)
 
 
-def _honest_logits(
-    fits: dict[str, Fitted],
-    y: np.ndarray,
-    weight: np.ndarray | None,
-    honest: Sequence[tuple[np.ndarray, np.ndarray]],
-    base: float,
-    calibrated: bool,
-) -> np.ndarray:
+def _honest_logits(data: Data, fits: dict[str, Fitted], calibrated: bool) -> np.ndarray:
     """The combined logits of the rows held out, by settings and weights chosen on other rows.
 
     Args:
+        data: the table, of which `parts.honest` has the rows to choose on, and those that get the
+            logits.
         fits: what the models reached.
-        y: the targets of the rows held out.
-        weight: their weights.
-        honest: `Parts.honest`, the rows to choose on and the rows that get the logits.
-        base: the logit of the base rate.
         calibrated: whether to calibrate them, by a map that is chosen on other rows too.
     """
+    y, weight, base = data.held_out_targets, data.held_out_weight, data.base
+    groups = None if data.groups is None else data.groups[data.parts.held_out]
     logits = np.full(len(y), np.nan)
-    for choosing, part in honest:
+    for choosing, part in data.parts.honest:
         chosen, weights = _choose(fits, y, weight, choosing, base)
         every = {name: fit.candidates.logits[chosen[name]] for name, fit in fits.items()}
         mixed = combined(every, weights, base)
         if calibrated and weights:
-            own = None if weight is None else weight[choosing]
-            calibration = calibration_of(mixed[choosing], y[choosing], own)
+            own = [None if of is None else of[choosing] for of in (weight, groups)]
+            calibration = calibration_of(mixed[choosing], y[choosing], *own)
             mixed = mixed if calibration is None else calibration(mixed)
         logits[part] = mixed[part]
     return logits

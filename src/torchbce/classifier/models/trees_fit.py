@@ -67,7 +67,7 @@ def fit_trees(data: Data, text_l2: float) -> Fitted:
     data.progress.start("trees", len(data.parts.pairs) * work.most // work.chunk)
     grown: list[GrownPart] = []
     for number in range(len(data.parts.pairs)):
-        part = _Part(data, columns, number)
+        part = _Part(data, columns, *data.parts.pairs[number])
         part.read_text(text_l2)
         if growth is None:
             growth = part.choose_growth(data.options.effort)
@@ -80,6 +80,13 @@ def fit_trees(data: Data, text_l2: float) -> Fitted:
 
     def model(at: int) -> TreesModel:
         trees = at * STAGE
+        if data.parts.kind == "time":
+            # The trees of the parts have not seen the latest rows, which are most like new ones.
+            rows = np.arange(len(data.targets))
+            part = _Part(data, columns, rows, rows[:1])
+            part.read_text(text_l2)
+            assert growth is not None
+            return TreesModel((part.all_at_once(growth, trees),))
         return TreesModel(tuple((part.trees.first(trees), part.reader) for part in grown))
 
     return Fitted(candidates, model, lambda trees: f"{trees} trees", len(candidates.settings))
@@ -88,8 +95,9 @@ def fit_trees(data: Data, text_l2: float) -> Fitted:
 class _Part:
     """The rows of one part."""
 
-    def __init__(self, data: Data, columns: np.ndarray, number: int) -> None:
-        train, held_out = data.parts.pairs[number]
+    def __init__(
+        self, data: Data, columns: np.ndarray, train: np.ndarray, held_out: np.ndarray
+    ) -> None:
         self._categorical = len(data.encoder.categorical)
         self._text = text_rows(data.encoded) if data.encoder.texts else None
         self._train, self._held_out = train, held_out
@@ -164,6 +172,11 @@ class _Part:
             self._progress.tried(f"{trees} trees", float(loss.min()))
             if trees >= work.most or trees - best >= work.patience:
                 return GrownPart(grown, self._reader, stages)
+
+    def all_at_once(self, growth: Growth, trees: int) -> tuple[Trees, Linear | None]:
+        """So many trees, whatever the rows held out say."""
+        grown = self._booster(growth).grow(max(trees, 1))
+        return grown.first(trees), self._reader
 
     def _booster(self, growth: Growth) -> Booster:
         return Booster(

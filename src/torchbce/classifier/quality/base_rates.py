@@ -105,6 +105,9 @@ def estimate_base_rate(
     w = np.ones(len(u)) if weight is None else weight
 
     def slope(t: float) -> float:
+        """A positive multiple of the derivative, by the share of which t is the logit."""
+        if t > 0:  # where both are near 1, so that their difference rounds to 0
+            return float(w @ (expit(-t) - expit(-(u + t))))
         return float(w @ (expit(u + t) - expit(t)))
 
     def likelihood(t: float) -> float:

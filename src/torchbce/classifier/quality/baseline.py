@@ -81,7 +81,7 @@ of predicting the share of positives, 0.500, for every row 0.6931
     if held_out.relative_log_loss >= 1 - 1e-9:  # a loss that rounds apart is no better
         ranking = (
             f"; its ranking is better than chance, ROC-AUC {held_out.roc_auc:.3f}"
-            if (held_out.roc_auc - 0.5) > STANDARD_ERRORS * _standard_error(n, m)
+            if (held_out.roc_auc - 0.5) > STANDARD_ERRORS * standard_error(n, m)
             else ""
         )
         return (
@@ -89,16 +89,17 @@ of predicting the share of positives, 0.500, for every row 0.6931
             f"{held_out.log_loss:.4f}, that of predicting the share of positives, "
             f"{n / (n + m):.3f}, for every row {base.log_loss:.4f}{ranking}"
         )
-    if held_out.roc_auc - 0.5 <= STANDARD_ERRORS * _standard_error(n, m):
+    if held_out.roc_auc - 0.5 <= STANDARD_ERRORS * standard_error(n, m):
         return (
             "nothing that is certainly better than the base rate was found: on rows held out the "
             f"ROC-AUC is {held_out.roc_auc:.3f}, and without any signal it is 0.5 give or take "
-            f"{STANDARD_ERRORS * _standard_error(n, m):.3f}"
+            f"{STANDARD_ERRORS * standard_error(n, m):.3f}"
         )
     return None
 
 
-def _standard_error(n: float, m: float) -> float:
+def standard_error(n: float, m: float) -> float:
+    """The standard error of the ROC-AUC of n positives and m negatives in random order."""
     return math.sqrt((n + m + 1) / (12 * n * m))
 
 

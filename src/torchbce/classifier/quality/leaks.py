@@ -9,6 +9,7 @@ import polars as pl
 
 from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.numbers import Notation, numbers_of
+from torchbce.classifier.columns.outcomes import strata
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import as_text
 from torchbce.classifier.errors import Argument
@@ -81,9 +82,8 @@ def find_leaks(table: pl.DataFrame, choices: Sequence[Choice], target: Target) -
         [Leak(column='copy', roc_auc=1.0)]
     """
     random = np.random.default_rng(0)
-    if len(table) > SAMPLE_ROWS:
-        table = table[np.sort(random.choice(len(table), SAMPLE_ROWS, replace=False))]
-    y = target.array(table[target.column]).astype(bool)
+    table = sampled(table, random)
+    y = strata(target.targets(table))
     used = [choice for choice in choices if choice.kind in ("numeric", "categorical")]
     if _chance(int(y.sum()), len(y)) * len(used) > CHANCE:
         return []
@@ -94,6 +94,14 @@ def find_leaks(table: pl.DataFrame, choices: Sequence[Choice], target: Target) -
         key=lambda leak: leak.roc_auc,
         reverse=True,
     )
+
+
+def sampled(table: pl.DataFrame, random: np.random.Generator | None = None) -> pl.DataFrame:
+    """`SAMPLE_ROWS` rows of a larger table, in their order."""
+    if len(table) <= SAMPLE_ROWS:
+        return table
+    random = random or np.random.default_rng(0)
+    return table[np.sort(random.choice(len(table), SAMPLE_ROWS, replace=False))]
 
 
 def _chance(positives: int, rows: int) -> float:
@@ -110,20 +118,20 @@ def _best_auc(values: pl.Series, choice: Choice, y: np.ndarray, parts: np.ndarra
         numbers = numbers_of(values, choice.written)
     if numbers is None:
         codes = as_text(values).rank("dense").fill_null(0).to_numpy().astype(np.int64)
-        return _rate_auc(codes, y, parts)
+        return rate_auc(codes, y, parts)
     missing = numbers.is_null().to_numpy()
     if missing.all():
         return 0.5  # an error about the values follows
     scores = numbers.fill_null(np.inf).to_numpy()
     edges = np.quantile(scores[~missing], np.arange(1, BINS) / BINS, method="inverted_cdf")
     bins = np.where(missing, BINS, np.searchsorted(edges, scores, side="right"))
-    aucs = [_rate_auc(bins, y, parts), roc_auc(scores, y)]
+    aucs = [rate_auc(bins, y, parts), roc_auc(scores, y)]
     if missing.any():
         aucs.append(roc_auc(np.where(missing, -np.inf, scores), y))
     return max(max(auc, 1 - auc) for auc in aucs)
 
 
-def _rate_auc(codes: np.ndarray, y: np.ndarray, parts: np.ndarray) -> float:
+def rate_auc(codes: np.ndarray, y: np.ndarray, parts: np.ndarray) -> float:
     """The ROC-AUC of each category's target rate in the other parts of the rows."""
     width = int(codes.max()) + 1
     cells = parts * width + codes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from torchbce.cli.arguments import (
+    Abstain,
     BaseRateInUse,
     Debug,
     Json,
@@ -13,6 +14,7 @@ from torchbce.cli.arguments import (
     Separator,
     Soft,
     Tables,
+    Threshold,
     Weight,
 )
 from torchbce.cli.base_rates import base_rate_of, print_estimate
@@ -43,6 +45,8 @@ def evaluate(
     soft: Soft = False,
     weight: Weight = None,
     base_rate: BaseRateInUse = None,
+    threshold: Threshold = None,
+    abstain: Abstain = False,
     separator: Separator = None,
     json_: Json = False,
     debug: Debug = False,
@@ -57,10 +61,19 @@ def evaluate(
             raise classifier.InputError(
                 "--predictions needs --target COLUMN and --probability COLUMN, and no DIR"
             )
+        if abstain:
+            raise classifier.InputError("--abstain goes with DIR and TABLE, not --predictions")
         if base_rate is not None:
             raise classifier.InputError("--base-rate goes with DIR and TABLE, not --predictions")
         metrics = files.evaluate_predictions(
-            predictions, target, probability, positive, separator, weight, soft
+            predictions,
+            target,
+            probability,
+            positive,
+            separator,
+            weight,
+            soft,
+            0.5 if threshold is None else threshold,
         )
     elif directory is None or not table:
         raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
@@ -72,7 +85,14 @@ def evaluate(
     else:
         rate = base_rate_of(base_rate)
         metrics = files.evaluate_file(
-            classifier.load(directory), table, separator, weight, rate, estimated.append
+            classifier.load(directory),
+            table,
+            separator,
+            weight,
+            rate,
+            estimated.append,
+            threshold,
+            abstain or None,
         )
     for found in estimated:
         print_estimate(found)

@@ -170,6 +170,7 @@ def fit(
     """
     started = perf_counter()
     from torchbce import classifier
+    from torchbce.classifier.columns.outcomes import RowColumns
     from torchbce.classifier.estimator.tables import fit_table
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import notes
@@ -205,8 +206,10 @@ def fit(
         missing=missing,
         decimal=decimal,
     )
-    estimator.training_options()  # before a large table is read
+    options = estimator.training_options()  # before a large table is read
     classifier.check_output(output, overwrite)
+    if not quiet:
+        notes.without_trees(options)
     scanned = scan(table, separator)
     if not quiet:
         for note in scanned.notes:
@@ -227,7 +230,7 @@ def fit(
             time=time,
             progress=progress,
             on_choice=lambda choices, chosen: warnings.extend(
-                notes.before_training(rows, choices, chosen, quiet)
+                notes.before_training(rows, choices, chosen, quiet, RowColumns(weight, group, time))
             ),
         )
     classifier.save(fitted, output, overwrite)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from torchbce.cli.arguments import (
+    Abstain,
     BaseRateInUse,
     Debug,
     ModelDir,
@@ -13,6 +14,7 @@ from torchbce.cli.arguments import (
     Quiet,
     Separator,
     Tables,
+    Threshold,
 )
 from torchbce.cli.base_rates import base_rate_of, print_estimate
 from torchbce.cli.errors import one_sentence_errors
@@ -46,18 +48,8 @@ def predict(
         ),
     ] = 0,
     base_rate: BaseRateInUse = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P", help="Predict positive from this probability on, instead of the model's."
-        ),
-    ] = None,
-    abstain: Annotated[
-        bool,
-        typer.Option(
-            "--abstain", help="Predict nothing for rows that the model's guarantee does not cover."
-        ),
-    ] = False,
+    threshold: Threshold = None,
+    abstain: Abstain = False,
     separator: Separator = None,
     overwrite: Overwrite = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; rows as JSON lines.")] = False,
