@@ -1,4 +1,4 @@
-"""`torchbce.classifier.fit_labels` beside one linear model per label: yeast, delicious, text, 46,000.
+"""`torchbce.classifier.fit_labels` beside one linear model per label, and for 46,000 labels.
 
     python benchmarks/labels.py [yeast delicious text many] [report] [--data DIR] [--quick]
 
