@@ -16,11 +16,10 @@ RAW = "https://raw.githubusercontent.com/torchbce/torchbce/main/"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page in that language; lines that include a file are left out."""
+    """The code blocks of a page in that language."""
     text = page.read_text()
     found = re.findall(rf"^( *)```{language}\b[^\n]*\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
-    blocks = [re.sub(rf"^{indent}", "", code, flags=re.MULTILINE) for indent, code in found]
-    return [code for code in blocks if not code.startswith("--8<--")]
+    return [re.sub(rf"^{indent}", "", code, flags=re.MULTILINE) for indent, code in found]
 
 
 def run(code: str) -> list[tuple[str, str]]:
@@ -53,7 +52,7 @@ def target(link: str) -> Path | None:
     if link == REPOSITORY:
         return ROOT
     if link.startswith(f"{REPOSITORY}issues"):
-        return ROOT / ".github"
+        return ROOT
     if link.startswith(SITE):
         page = link.removeprefix(SITE).strip("/") or "index"
         return next(

@@ -159,7 +159,7 @@ def test_fit_options_reach_the_training(here: Path) -> None:
 
 def test_evaluate(place: Path) -> None:
     result = done("evaluate", place / "model", place / "t.csv", "--json")
-    assert list(json.loads(result.stdout)) == METRICS
+    assert list(json.loads(result.stdout))[: len(METRICS)] == METRICS
     assert result.stderr == ""
     loaded = load(place / "model")
     expected = files.evaluate_file(loaded, place / "t.csv")

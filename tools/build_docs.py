@@ -48,7 +48,7 @@ def command_line() -> str:
         if command.epilog:
             examples = command.epilog.replace("\b", "").split("Examples:")[1].strip("\n")
             lines += ["```sh", textwrap.dedent(examples), "```", ""]
-        lines += ["| | |", "| --- | --- |"]
+        lines += ["| argument or option | meaning |", "| --- | --- |"]
         for parameter in command.params:
             if record := parameter.get_help_record(context):
                 lines.append(f"| `{record[0]}` | {cell(record[1])} |")

@@ -64,7 +64,10 @@ def solve(columns: Tensor, targets: Tensor, weight: Tensor, slopes: int) -> Tens
         step = torch.linalg.solve(curvature, (slope * free).T).T
         gain = (slope * step).sum(0)  # twice the fall that the quadratic model expects
         if bool((gain <= 1e-10 * (loss + 1)).all()):
-            break
+            # So near to the minimum a last step is as good as exact, and its fall in the loss is
+            # within the rounding of the loss.
+            theta = theta - step
+            return torch.where(bounded[:, None], theta.clamp(min=0), theta)
         theta, loss, moved = _descend(value, theta, loss, step, gain, bounded)
         if not moved:
             break

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchbce.classifier.errors import InputError, InputWarning
     from torchbce.classifier.estimator.classifier import BCEClassifier
     from torchbce.classifier.explanations.records import Explanation
+    from torchbce.classifier.exports.writing import export
     from torchbce.classifier.fitting import fit
     from torchbce.classifier.labels.fitting import fit_label_rows, fit_labels
     from torchbce.classifier.labels.metrics import LabelsMetrics
@@ -44,6 +45,7 @@ __all__ = [
     "check_output",
     "evaluate_logits",
     "evaluate_probabilities",
+    "export",
     "fit",
     "fit_label_rows",
     "fit_labels",
@@ -70,6 +72,7 @@ _LAZY = {
     "check_output": "storage",
     "evaluate_logits": "quality.metrics",
     "evaluate_probabilities": "quality.metrics",
+    "export": "exports.writing",
     "fit": "fitting",
     "fit_label_rows": "labels.fitting",
     "fit_labels": "labels.fitting",

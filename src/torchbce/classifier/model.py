@@ -86,6 +86,7 @@ class Card(msgspec.Struct, frozen=True):
         dropped: why each column that the model does not read was dropped, by name.
         columns: the columns that the model reads, in the order of their features.
         missing: more words that mean "no value".
+        decimal: what begins the decimals of numbers in strings.
         row_columns: the columns of weights, groups and times.
         weight: the sum of the weights of the rows; None without weights.
         split: how rows were held out.
@@ -118,6 +119,7 @@ class Card(msgspec.Struct, frozen=True):
     dropped: dict[str, str]
     columns: list[Column]
     missing: list[str] = []
+    decimal: str = "."
     row_columns: RowColumns = RowColumns()
     weight: float | None = None
     split: Split | None = None
@@ -178,44 +180,7 @@ class Classifier:
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
         """
-        return self.logits_of(self.encode(table))
-
-    def encode(self, table: TableLike) -> Encoded:
-        """The arrays that the models read.
-
-        Args:
-            table: has at least the columns that the model reads; as `fit` takes it.
-
-        Returns:
-            The arrays, for `logits_of`. A column none of whose values is known is warned of.
-
-        Raises:
-            InputError: if a column that the model reads is missing, or of another type or kind.
-        """
-        rows = self._inputs(table)
-        encoded = self.encoder.transform(rows)
-        if unseen := self.encoder.unseen(rows):
-            warnings.warn(unseen_values(unseen), InputWarning, stacklevel=3)
-        return encoded
-
-    def logits_of(self, encoded: Encoded) -> np.ndarray:
-        """The logits of rows that are encoded already.
-
-        Args:
-            encoded: the arrays of the rows, from `encoder`.
-
-        Returns:
-            Logits in nats, float64, [rows].
-        """
-        weights = self.card.models
-        if not weights:
-            return np.full(len(encoded), self.card.base + self.card.base_shift)
-        shift = np.log(self.card.pos_weight)
-        logits = {m.name: m.logits(self.encoder, encoded) - shift for m in self.models}
-        mixed = combined(logits, weights, self.card.base)
-        if self.card.calibration is not None:
-            mixed = self.card.calibration(mixed)
-        return mixed + self.card.base_shift
+        return logits_of(self, encoded_rows(self, table))
 
     def with_base_rate(self, rate: float | None) -> "Classifier":
         """The same classifier for use where the share of positives is another one.
@@ -409,6 +374,36 @@ class Classifier:
             return rows
         names = [column.name for column in self.card.columns if column.name in rows.columns]
         return without_words(rows.select(names), self.card.missing)
+
+
+def encoded_rows(classifier: Classifier, table: TableLike) -> Encoded:
+    """The arrays of the rows that a classifier reads, for `logits_of`.
+
+    Args:
+        classifier: the classifier.
+        table: as `Classifier.logits` takes it. A column none of whose values is known is warned of.
+
+    Raises:
+        InputError: if a column that the model reads is missing, or of another type or kind.
+    """
+    rows = classifier._inputs(table)
+    encoded = classifier.encoder.transform(rows)
+    if unseen := classifier.encoder.unseen(rows):
+        warnings.warn(unseen_values(unseen), InputWarning, stacklevel=3)
+    return encoded
+
+
+def logits_of(classifier: Classifier, encoded: Encoded) -> np.ndarray:
+    """The logits of rows that are encoded already, float64 [rows]; see `Classifier.logits`."""
+    card = classifier.card
+    if not card.models:
+        return np.full(len(encoded), card.base + card.base_shift)
+    shift = np.log(card.pos_weight)
+    logits = {m.name: m.logits(classifier.encoder, encoded) - shift for m in classifier.models}
+    mixed = combined(logits, card.models, card.base)
+    if card.calibration is not None:
+        mixed = card.calibration(mixed)
+    return mixed + card.base_shift
 
 
 def unseen_values(names: Sequence[str]) -> str:

@@ -199,6 +199,7 @@ def _fit_part(
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
         missing=list(settings.missing),
+        decimal=settings.decimal,
         row_columns=settings.columns,
         weight=None if outcomes.weight is None else float(outcomes.weight.sum()),
         split=split_of(data.parts, found.rows),

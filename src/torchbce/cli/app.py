@@ -9,6 +9,7 @@ from torchbce import __version__
 from torchbce.cli.commands.demo import demo
 from torchbce.cli.commands.diagnose import diagnose
 from torchbce.cli.commands.evaluate import evaluate
+from torchbce.cli.commands.export import export
 from torchbce.cli.commands.fit import fit
 from torchbce.cli.commands.predict import predict
 from torchbce.cli.commands.show import show
@@ -51,6 +52,11 @@ EXAMPLES: dict[Callable[..., None], list[str]] = {
     show: [
         "torchbce show model",
         "torchbce show model --most 50 --json",
+    ],
+    export: [
+        "torchbce export model --to numpy --output model.py",
+        "torchbce export model --to onnx --output model.onnx",
+        "torchbce export model --to card --output README.md",
     ],
     diagnose: [
         "torchbce diagnose scores.csv --target y --logit z",

@@ -183,5 +183,9 @@ def _map_remedy(slope: float, offset: float) -> str:
             f"torchbce.imbalance.correct_logits(logits, {math.exp(-offset):.3g})."
         )
     if not offset:
-        return f"Divide the logits by the temperature {1 / slope:.3g}, {fitted}."
-    return f"Apply the map {slope:.3g} z + {offset:.3g} (Platt scaling), {fitted}."
+        return (
+            f"Divide the logits by a temperature, here {1 / slope:.3g}, {fitted}: "
+            "torchbce.calibration.Temperature."
+        )
+    text = f"{slope:.3g} z {'-' if offset < 0 else '+'} {abs(offset):.3g}"
+    return f"Apply a map, here {text}, {fitted}: torchbce.calibration.Platt."

@@ -30,7 +30,7 @@ CODES = (
     "swapped-labels",
     "mislabelled-rows",
 )
-PAGE = "docs/diagnosis.md"
+PAGE = "https://torchbce.github.io/torchbce/diagnosis/"
 
 
 @dataclass(frozen=True)

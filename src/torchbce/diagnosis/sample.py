@@ -13,7 +13,7 @@ from torchbce.diagnosis.statistics import Groups
 
 DOMAINS = ("logits", "probabilities", "log_probs")
 #: At most so many elements are looked at; evenly spaced rows of larger tensors.
-MOST = 2**20
+MOST = 2**18
 #: Rows from which on each is a group; fewer rows are divided into `BLOCKS` of their elements.
 FEWEST_ROWS, BLOCKS = 32, 64
 #: More outputs than this are not told apart.
@@ -170,7 +170,8 @@ def make_sample(
         weights[name] = None if aligned is None else aligned.detach().expand(input.shape)
     if mask is not None:
         mask = checks.align_mask(mask.to(input.device), input)
-    valid = valid_mask(target, target, mask, ignore_index)
+    # Integers are compared as numbers: a uint8 cannot be -100.
+    valid = valid_mask(target, target.float(), mask, ignore_index)
 
     kept = _kept(input.shape)
     rows_of = _rows(input.shape)

@@ -7,7 +7,7 @@ import torch
 
 from torchbce.diagnosis.records import Finding
 from torchbce.diagnosis.sample import Sample, as_logits
-from torchbce.diagnosis.statistics import FEWEST, losses, ranking, sigmas
+from torchbce.diagnosis.statistics import DEVIANCE, FEWEST, fit_map, losses, ranking, sigmas
 
 #: The values of a sigmoid of probabilities: from sigmoid(0) to sigmoid(1).
 TWICE = 0.5, 1 / (1 + np.exp(-1.0))
@@ -15,6 +15,12 @@ TWICE = 0.5, 1 / (1 + np.exp(-1.0))
 #: the outputs of an untrained model may lie in [0, 1] by chance; and by how many the other reading
 #: has to be better. Small logits that are calibrated are far from it.
 INFORMED = BETTER = 3.0
+
+#: The share of values within `END` of 0 and of 1 that fills [0, 1]. Of logits with a bell-shaped
+#: distribution, which happens to fit, some would lie beyond.
+END, FILLED = 0.1, 0.02
+#: The slope of a logistic map of logits that are trained and not bounded is near 1.
+STEEP = 2.0
 
 LOSS = {
     "logits": "binary_cross_entropy_with_logits",
@@ -152,9 +158,11 @@ def _words(domain: str) -> str:
 def other_domain(sample: Sample) -> Iterator[Finding]:
     """Logits that are probabilities, and probabilities to which a sigmoid was applied twice.
 
-    The range says that it may be so, and the targets that it is: read as probabilities, the values
-    have a lower loss, by more than the noise of the difference, and they rank the targets. Small
-    logits of a model that knows little are not taken for probabilities.
+    The range says that it may be so, and the targets, which the values rank, that it is. Either the
+    values read as probabilities have a lower loss, by more than the noise of the difference. Or
+    they fill [0, 1] up to both ends, since a model that was trained through one sigmoid too many
+    has saturated, and are not as far apart as the targets are. Small logits of a model that knows
+    little are not taken for probabilities.
     """
     if len(sample.input) < FEWEST:
         return
@@ -185,9 +193,8 @@ def other_domain(sample: Sample) -> Iterator[Finding]:
         lower = loss_given - loss
         # Predicted classes are no probabilities: one wrong class would have an infinite loss.
         classes = times == 1 and sample.domain == "logits" and set(np.unique(p)) == {0.0, 1.0}
-        if (classes or sigmas(lower, sample.groups) > BETTER) and (
-            best is None or loss.mean() < best[0]
-        ):
+        better = classes or sigmas(lower, sample.groups) > BETTER or _bounded(p, sample)
+        if better and (best is None or loss.mean() < best[0]):
             best = float(loss.mean()), code, p, times
     if best is None:
         return
@@ -221,6 +228,14 @@ def other_domain(sample: Sample) -> Iterator[Finding]:
             "loss_as_probabilities": mean,
         },
     )
+
+
+def _bounded(p: np.ndarray, sample: Sample) -> bool:
+    """Whether values fill [0, 1] up to both ends, where the targets ask for more than it allows."""
+    if min(float((p < END).mean()), float((p > 1 - END).mean())) < FILLED:
+        return False
+    found = fit_map(p, *sample.masses(), sample.groups, sample.hard)
+    return found.slope > STEEP and found.deviance > DEVIANCE
 
 
 def _within(values: np.ndarray, low: float, high: float, tolerance: float) -> bool:

@@ -37,7 +37,7 @@ from torchbce.classifier.estimator.inputs import (
     read_more,
     read_rows,
 )
-from torchbce.classifier.model import Classifier
+from torchbce.classifier.model import Classifier, encoded_rows
 from torchbce.classifier.options import (
     Device,
     Effort,
@@ -218,6 +218,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         card = classifier.card
         classes = classes_of_target(card.target)
         options = {name: card.options[name] for name in OPTIONS if name in card.options}
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         words = list(card.missing) or None
         estimator = cls(**options, base_rate=card.base_rate, missing=words)
         estimator.soft = card.target.kind != "values"
@@ -260,7 +261,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = read_rows(self, X)
         names = rows.columns if isinstance(rows, pl.DataFrame) else None
         classes, targets = self._read_targets(y, names, context)
-        check_consistent_length(X, targets)
+        check_consistent_length(rows, targets)
         number = len(targets)
         weight = weights_of(sample_weight, number)
         if context.target is None:  # that of a table is checked, with the names of its columns
@@ -335,10 +336,10 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"partial_fit, was: {self.classes_.tolist()}"
             )
         targets = self._targets_of(y, self._classes)
-        check_consistent_length(X, targets)
+        check_consistent_length(rows, targets)
         weight = weights_of(sample_weight, len(targets))
         state = self._state or updates.start(self.classifier_)
-        encoded = self.classifier_.encode(rows)
+        encoded = encoded_rows(self.classifier_, rows)
         state = updates.learn(state, encoded, targets, weight)
         self.classifier_ = updates.classifier_of(state, self.classifier_.card, encoded, targets)
         self._state = state
@@ -472,11 +473,13 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "model": options.model not in ("auto", "linear"),
             "loss": options.loss != "bce",
             "pos_weight": options.pos_weight == "balanced",  # it would differ between batches
+            "optimize": options.optimize is not None,
+            "guarantee": bool(options.guarantee),
         }
         for name in (name for name, wrong in refused.items() if wrong):
             raise InputError(
                 "partial_fit updates a linear model by its cross-entropy, with a weight of the "
-                "positives that is a number; leave out ",
+                "positives that is a number, and chooses no threshold; leave out ",
                 Argument(name, getattr(options, name)),
             )
         name = name_of(y, names or [])

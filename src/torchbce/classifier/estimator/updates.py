@@ -17,8 +17,8 @@ import scipy.sparse as sp
 from torchbce.classifier.columns.encoder import Encoded, fit_encoder
 from torchbce.classifier.columns.inference import Overrides, infer_columns
 from torchbce.classifier.columns.target import Target
-from torchbce.classifier.errors import InputError
-from torchbce.classifier.model import FORMAT, Card, Classifier
+from torchbce.classifier.errors import Argument, InputError
+from torchbce.classifier.model import FORMAT, Card, Classifier, logits_of
 from torchbce.classifier.models.features import Layout, linear_features
 from torchbce.classifier.models.members import LinearModel
 from torchbce.classifier.models.online import BIAS_PRECISION, WEIGHT_PRECISION, Belief
@@ -105,8 +105,15 @@ def start(classifier: Classifier) -> State:
         classifier: one that was fitted, or one without models.
 
     Raises:
-        InputError: if it was loaded, so that the precision of its weights is not known.
+        InputError: if it was loaded, so that the precision of its weights is not known, or keeps a
+            guarantee.
     """
+    if classifier.card.set_aside:
+        raise InputError(
+            "partial_fit would change the model that the guarantee was tested for; fit without ",
+            Argument("guarantee"),
+        )
+    classifier = _uncalibrated(classifier)
     card = classifier.card
     width = Layout.of(classifier.encoder).width
     belief, none = Belief.prior(width), np.zeros(0)
@@ -132,6 +139,33 @@ def start(classifier: Classifier) -> State:
     return State(others, belief, none, none)
 
 
+def _uncalibrated(classifier: Classifier) -> Classifier:
+    """The classifier with its calibration as weights of the models.
+
+    A slope s and an offset o make s (b + sum of w (z - b)) + o = b + sum of s w (z - b) + c with
+    c = (s - 1) b + o, which is added to the bias of the linear model, or is one if there is none.
+    A map that is no line is replaced by its tangent at the base rate.
+    """
+    card = classifier.card
+    if card.calibration is None:
+        return classifier
+    slope = card.calibration.slope_near(card.base)
+    constant = float(card.calibration(np.array([card.base]))[0]) - card.base
+    weights = {name: slope * weight for name, weight in card.models.items()}
+    width = Layout.of(classifier.encoder).width
+    linear = Linear(np.zeros(width), card.base + float(np.log(card.pos_weight)))
+    models = []
+    for model in classifier.models:
+        if isinstance(model, LinearModel):
+            linear = model.linear
+        else:
+            models.append(model)
+    own = weights.get(LinearModel.name, 0.0) or 1.0
+    moved = LinearModel(Linear(linear.weight, linear.bias + constant / own))
+    card = msgspec.structs.replace(card, models=weights | {LinearModel.name: own}, calibration=None)
+    return replace(classifier, card=card, models=(*models, moved))
+
+
 def learn(state: State, encoded: Encoded, targets: np.ndarray, weight: np.ndarray | None) -> State:
     """After one more batch.
 
@@ -144,7 +178,7 @@ def learn(state: State, encoded: Encoded, targets: np.ndarray, weight: np.ndarra
     began = time.perf_counter()
     card = state.others.card
     rows = linear_features(state.others.encoder, encoded)
-    others = state.others.logits_of(encoded) - card.base_shift
+    others = logits_of(state.others, encoded) - card.base_shift
     row_weight = weight
     if card.pos_weight != 1:
         row_weight = 1 + (card.pos_weight - 1) * targets

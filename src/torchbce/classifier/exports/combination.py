@@ -8,21 +8,29 @@ from torchbce.classifier.columns.categorical import CategoricalColumn
 from torchbce.classifier.columns.dates import DateColumn
 from torchbce.classifier.columns.numeric import NumericColumn
 from torchbce.classifier.columns.text import TextColumn
-from torchbce.classifier.errors import InputError, listing
+from torchbce.classifier.errors import InputError
 from torchbce.classifier.model import Classifier
+from torchbce.classifier.models.calibration import Calibration
 
 
 @dataclass(frozen=True)
 class Combination:
-    r"""The logit :math:`z = b + \sum_m w_m (z_m - \log p - b)` as an offset and weights.
+    r"""From the logits of the models to the final logit, in three steps.
+
+    The combined logit :math:`b + \sum_m w_m (z_m - \log p - b)` is an offset and a sum of products.
+    A calibration maps it, and a shift to another base rate is added.
 
     Attributes:
         offset: :math:`b - \sum_m w_m (\log p + b)`, where p is `pos_weight` and b the base.
         weights: of the models' logits, by their names.
+        calibration: the map of the combined logit; None for none.
+        shift: what is added for the base rate in use.
     """
 
     offset: float
     weights: dict[str, float]
+    calibration: Calibration | None
+    shift: float
 
 
 def combination_of(classifier: Classifier) -> Combination:
@@ -33,18 +41,20 @@ def combination_of(classifier: Classifier) -> Combination:
     """
     if not isinstance(classifier, Classifier):
         raise InputError(
-            f"a classifier of one target column can be exported, got a {type(classifier).__name__}"
+            "only a classifier of one target column, as torchbce.classifier.fit returns it, can be "
+            f"exported, got a {type(classifier).__name__}"
         )
     kinds = NumericColumn | CategoricalColumn | DateColumn | TextColumn
-    if others := [c.name for c in classifier.encoder.columns if not isinstance(c, kinds)]:
+    if not all(isinstance(column, kinds) for column in classifier.encoder.columns):
         raise InputError(
-            f"a model of a matrix cannot be exported, as {listing(others)}: its features have no "
-            "columns; fit it to a table"
+            "a model of a matrix cannot be exported, because its features have no columns; fit it "
+            "to a table"
         )
     card = classifier.card
-    shift = float(np.log(card.pos_weight)) + card.base
-    offset = card.base - shift * sum(card.models.values())
-    return Combination(offset, dict(card.models))
+    each = float(np.log(card.pos_weight)) + card.base
+    offset = card.base - each * sum(card.models.values())
+    calibration = card.calibration if card.models else None
+    return Combination(offset, dict(card.models), calibration, card.base_shift)
 
 
 def columns_of(classifier: Classifier, kind: type) -> list[str]:

@@ -42,8 +42,8 @@ HEADER = '''"""A binary classifier that needs NumPy alone, written by `torchbce 
 
 `predict_proba` takes a list of dicts, one for each row, or a dict of columns. It returns the
 probability of the positive value of the target; `predict` returns the target's values, the positive
-one from a probability of {threshold} on. Values are read as `torchbce predict` reads them. The model
-is at the end of the file, as arrays in base64.
+one from a probability of {threshold} on. Values are read as `torchbce predict` reads them. The
+model is at the end of the file, as arrays in base64.
 """
 '''
 
@@ -52,7 +52,7 @@ def numpy_file(classifier: Classifier) -> bytes:
     """The content of the file."""
     column = classifier.encoder.columns[0].name
     example = f"{{{_safe(column)}: ..., ...}}"
-    header = HEADER.format(example=example, threshold=f"{classifier.card.threshold:g}")
+    header = HEADER.format(example=example, threshold=f"{classifier.rule().threshold:g}")
     imports, code = _code()
     data = base64.b64encode(_data(classifier)).decode()
     lines = "\n".join(data[start : start + LINE] for start in range(0, len(data), LINE))
@@ -112,6 +112,7 @@ def _description(classifier: Classifier) -> dict[str, Any]:
     combination = combination_of(classifier)
     words = [word.strip() for word in card.missing]
     numbers = pl.Series(words, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    rule = classifier.rule()
     both = np.array([False, True])
     pairs = [model for model in classifier.models if isinstance(model, PairsModel)]
     return {
@@ -129,7 +130,10 @@ def _description(classifier: Classifier) -> dict[str, Any]:
         "word_numbers": numbers.to_list(),
         "offset": combination.offset,
         "weights": combination.weights,
-        "threshold": card.threshold,
+        "calibration": msgspec.to_builtins(combination.calibration),
+        "shift": combination.shift,
+        "threshold": rule.threshold,
+        "undecided": rule.undecided,
         "labels": card.target.labels(both).to_list(),
         "written": card.target.labels(both, as_written=True).to_list(),
     }

@@ -52,7 +52,8 @@ class Graph:
         self, inputs: list[Any], outputs: list[Any], opsets: dict[str, int], about: str
     ) -> bytes:
         """The whole model as bytes, checked."""
-        graph = helper.make_graph(self._nodes, "classifier", inputs, outputs, self._constants)
+        nodes, constants = self._used({output.name for output in outputs})
+        graph = helper.make_graph(nodes, "classifier", inputs, outputs, constants)
         imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         # The oldest version of the format that has these operators, so that older runtimes read it.
         model = helper.make_model(
@@ -65,6 +66,15 @@ class Graph:
         onnx.checker.check_model(model)
         content: bytes = model.SerializeToString()
         return content
+
+    def _used(self, needed: set[str]) -> tuple[list[Any], list[Any]]:
+        """The nodes and the constants that some values are computed from."""
+        nodes = []
+        for node in reversed(self._nodes):
+            if needed & set(node.output):
+                needed |= set(node.input)
+                nodes.append(node)
+        return nodes[::-1], [one for one in self._constants if one.name in needed]
 
     def _name(self, operator: str) -> str:
         while True:

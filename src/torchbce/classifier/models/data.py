@@ -13,7 +13,7 @@ from torchbce.classifier.models.features import SparseRows, linear_features
 from torchbce.classifier.models.losses import ArrayLoss
 from torchbce.classifier.models.members import Model
 from torchbce.classifier.models.parts import Parts, make_parts
-from torchbce.classifier.models.recalibration import Line, cross_fitted, fit_line
+from torchbce.classifier.models.recalibration import Line, cross_fitted, fit_line, offset_at
 from torchbce.classifier.models.solver import Problem
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import Progress
@@ -166,19 +166,20 @@ class Data:
             logits = fit_line(logits, targets, weight)(logits)
         return mean_loss(logits, targets, weight)
 
-    def line(self, logits: np.ndarray) -> Line:
+    def line(self, held_out: np.ndarray, every: Callable[[], np.ndarray]) -> Line:
         """What makes a model's logits those of binary cross-entropy with the weight of positives.
 
         `Classifier` subtracts log(pos_weight) from what this returns.
 
         Args:
-            logits: of the rows held out, as in `comparable`.
+            held_out: the logits of the rows held out, as in `comparable`.
+            every: returns the logits of all rows, by the model that was fitted to them.
         """
         if self.options.loss == "bce":
             return Line(1.0, 0.0)
-        shift = float(np.log(self.pos_weight))
-        slope, offset = fit_line(logits - shift, self.held_out_targets, self.held_out_weight)
-        return Line(slope, offset + (1 - slope) * shift)
+        slope = fit_line(held_out, self.held_out_targets, self.held_out_weight).slope
+        offset = offset_at(slope * every(), self.targets, self.weight)
+        return Line(slope, offset + float(np.log(self.pos_weight)))
 
 
 class Fitted(NamedTuple):

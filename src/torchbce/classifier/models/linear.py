@@ -7,7 +7,7 @@ import numpy as np
 from torchbce.classifier.columns.categorical import least_rows
 from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
-from torchbce.classifier.models.features import Layout
+from torchbce.classifier.models.features import Layout, SparseRows
 from torchbce.classifier.models.members import LinearModel
 from torchbce.classifier.models.solver import STRENGTHS, Linear
 
@@ -99,7 +99,7 @@ def fit_linear(data: Data, path: LinearPath) -> Fitted:
     return Fitted(
         path.candidates,
         lambda at: LinearModel(
-            data.line(path.raw[at]).after(centred(solve_all(data, path, at), data))
+            calibrated(centred(solve_all(data, path, at), data), data, data.rows, path.raw[at])
         ),
         lambda l2: f"L2 {l2:g}",
         len(path.candidates.settings),
@@ -114,6 +114,18 @@ def solve_all(data: Data, path: LinearPath, at: int) -> Linear:
     )
     problem = data.problem(data.rows)
     return problem.solve(path.candidates.settings[at], start)
+
+
+def calibrated(linear: Linear, data: Data, rows: SparseRows, held_out: np.ndarray) -> Linear:
+    """The model of all rows with the probabilities of the targets, whatever its loss.
+
+    Args:
+        linear: the model.
+        data: the table.
+        rows: the features of all its rows.
+        held_out: the logits of the rows held out.
+    """
+    return data.line(held_out, lambda: linear.logits(rows, data.threads)).after(linear)
 
 
 def centred(linear: Linear, data: Data) -> Linear:

@@ -100,7 +100,8 @@ def fit_network(data: Data) -> Fitted:
         final = train(
             rows, None, epochs, data.pos_weight, data.options, data.progress, "mlp, all rows"
         )
-        final.network.map_logits(*data.line(raw[epochs]))
+        line = data.line(raw[epochs], lambda: predict_logits(final.network, features))
+        final.network.map_logits(*line)
         return NetworkModel(final.network)
 
     return Fitted(candidates, model, lambda epochs: f"{epochs} epochs", len(candidates.settings))

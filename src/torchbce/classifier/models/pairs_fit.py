@@ -6,7 +6,13 @@ import numpy as np
 
 from torchbce.classifier.models.candidates import Candidates
 from torchbce.classifier.models.data import Data, Fitted
-from torchbce.classifier.models.linear import PATH_TOLERANCE, LinearPath, centred, solve_all
+from torchbce.classifier.models.linear import (
+    PATH_TOLERANCE,
+    LinearPath,
+    calibrated,
+    centred,
+    solve_all,
+)
 from torchbce.classifier.models.members import PairsModel
 from torchbce.classifier.models.pairs import Crosses, code_groups, make_crosses, ranked_pairs
 from torchbce.classifier.models.recalibration import fit_line
@@ -67,7 +73,7 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
         rows = crosses.features(data.encoded.codes, data.rows)
         problem = data.problem(rows)
         found = problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses))
-        return PairsModel(data.line(raw).after(centred(found, data)), crosses)
+        return PairsModel(calibrated(centred(found, data), data, rows, raw), crosses)
 
     return Fitted(candidates, model, lambda s: f"{s[0]} pairs, L2 {s[1]:g}", len(tried))
 

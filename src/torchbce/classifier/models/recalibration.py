@@ -2,7 +2,8 @@ r"""Bring the logits of a model back to the rate of the targets, after a loss th
 
 Focal and similar losses are lowest at probabilities that are not those of the targets. There is no
 exact shift, as for a weight of the positives, so that a slope and an offset are fitted to the rows
-held out, by binary cross-entropy. They become part of the model.
+held out, by binary cross-entropy; the offset of the model of all rows is such that their mean
+probability is right. They become part of the model.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,29 @@ def fit_line(logits: np.ndarray, targets: np.ndarray, weight: np.ndarray | None)
     platt = Platt().fit(logits, targets, weight)
     at_0, at_1 = platt(np.array([0.0, 1.0]))
     return Line(float(at_1 - at_0), float(at_0))
+
+
+def offset_at(logits: np.ndarray, targets: np.ndarray, weight: np.ndarray | None) -> float:
+    """What is added to logits so that the mean probability is that of the targets.
+
+    That of the rows that a model was fitted to, as after cross-entropy with a bias: they are more
+    rows than those held out.
+
+    Args:
+        logits: float64, [rows].
+        targets: in [0, 1], [rows], not all 0 and not all 1.
+        weight: of each row, [rows]; None for 1.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import expit
+
+    rate = float(np.average(targets, weights=weight))
+    far = float(np.abs(logits).max()) + 50.0
+
+    def excess(offset: float) -> float:
+        return float(np.average(expit(logits + offset), weights=weight)) - rate
+
+    return float(brentq(excess, -far, far, xtol=1e-9))
 
 
 def cross_fitted(

@@ -23,6 +23,9 @@ REPEATED, BEYOND_CHANCE = 0.01, 10.0
 # the rows of other cases' parts by at least this ROC-AUC.
 CASES, MOST_ROWS, CASE_AUC = 20, 50, 0.6
 
+#: Of tables of more columns than this only names are looked at.
+COMPARED = 100
+
 #: Words of the names of such columns.
 NAMES = re.compile(
     r"(?:^|[^a-z])(?:id|ids|uuid|guid|key|patient|subject|participant|person|user|customer|client|"
@@ -115,9 +118,11 @@ def find_repeats(table: pl.DataFrame, choices: Sequence[Choice]) -> Repeats | No
     pairs = float((counts * (counts - 1)).sum())
     chance = len(table) * (len(table) - 1.0)
     for name in used:
+        if len(used) == 1 or pairs >= BEYOND_CHANCE * chance:
+            return Repeats(share)
         own = table[name].value_counts()["count"].to_numpy().astype(np.float64)
         chance *= float((own**2).sum()) / len(table) ** 2
-    return Repeats(share) if len(used) == 1 or pairs >= BEYOND_CHANCE * chance else None
+    return Repeats(share) if pairs >= BEYOND_CHANCE * chance else None
 
 
 def find_cases(table: pl.DataFrame, choices: Sequence[Choice], target: Target) -> list[Cases]:
@@ -143,6 +148,9 @@ def find_cases(table: pl.DataFrame, choices: Sequence[Choice], target: Target) -
     used = [choice.name for choice in choices if choice.kind in ("numeric", "categorical")]
     found = []
     for name in used:
+        named = bool(NAMES.search(_words(name)))
+        if not named and len(used) > COMPARED:
+            continue
         values = as_text(table[name])
         distinct = values.n_unique()
         if not CASES <= distinct <= len(table) // 2 or distinct * MOST_ROWS < len(table):
@@ -150,7 +158,7 @@ def find_cases(table: pl.DataFrame, choices: Sequence[Choice], target: Target) -
         whole = values.cast(pl.Float64, strict=False)
         if not whole.null_count() and (whole != whole.round()).any():
             continue  # a measurement
-        if not NAMES.search(_words(name)) and not _determines(table, name, used):
+        if not named and not _determines(table, name, used):
             continue
         codes = values.rank("dense").fill_null(0).to_numpy().astype(np.int64)
         auc = rate_auc(codes, y, parts)

@@ -42,10 +42,8 @@ def diagnose(
     """Say what is wrong with predictions, given the true values: domains, labels, calibration.
 
     Numbers in the target column are taken as they are, and may be probabilities; of two words, and
-    with --positive, one is 1 and the other 0. The findings are listed in docs/diagnosis.md. The
-    exit status is 0 whatever is found.
-
-    Example: torchbce diagnose predictions.csv --target liked --probability probability
+    with --positive, one is 1 and the other 0. Every finding has a code, figures, a remedy and a
+    page of the documentation. The exit status is 0 whatever is found.
     """
     from torchbce import diagnose
     from torchbce.classifier import InputError, read

@@ -22,6 +22,7 @@ from torchbce.classifier.exports.standalone.cells import (
 )
 from torchbce.classifier.exports.standalone.models import (
     Inputs,
+    calibrated,
     linear_logits,
     network_logits,
     pair_logits,
@@ -52,7 +53,9 @@ def logits(rows: Any) -> np.ndarray:
         else:
             z = network_logits(inputs, scaled, model["numeric"], own)
         total += weight * z
-    return total
+    if model["calibration"] is not None:
+        total = calibrated(total, **model["calibration"])
+    return np.asarray(total + model["shift"])
 
 
 def predict_proba(rows: Any) -> np.ndarray:
@@ -70,10 +73,17 @@ def predict_proba(rows: Any) -> np.ndarray:
 
 
 def predict(rows: Any) -> list[Any]:
-    """The predicted target value of each row; `rows` as `predict_proba` takes them."""
+    """The predicted target value of each row, None where it is undecided; of `predict_proba`."""
+    return _decided(predict_proba(rows), _model()[0]["labels"])
+
+
+def _decided(probabilities: np.ndarray, labels: list[Any]) -> list[Any]:
     model, _ = _model()
-    positive = predict_proba(rows) >= model["threshold"]
-    return [model["labels"][int(value)] for value in positive]
+    low, high = model["undecided"] or (0.0, 0.0)
+    return [
+        None if low <= p < high else labels[int(p >= model["threshold"])]
+        for p in probabilities.tolist()
+    ]
 
 
 @functools.cache
@@ -165,7 +175,8 @@ def _categories(
     keys = [category_reader(missing)(value) for value in values]
     if not column["boolean"]:
         return keys
-    return [{1.0: "true", 0.0: "false"}.get(key, key) for key in keys]  # type: ignore[call-overload]
+    words: dict[Any, str] = {1.0: "true", 0.0: "false"}
+    return [words.get(key, key) for key in keys]
 
 
 def _bins(numbers: np.ndarray, column: dict[str, Any]) -> np.ndarray:
@@ -198,5 +209,5 @@ def main() -> None:
     sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([*header, "probability", "predicted"])
-    for row, p in zip(rows, found.tolist(), strict=True):
-        writer.writerow([*row, p, model["written"][int(p >= model["threshold"])]])
+    for row, p, label in zip(rows, found.tolist(), _decided(found, model["written"]), strict=True):
+        writer.writerow([*row, p, label])
