@@ -35,11 +35,10 @@ def before_training(
     """Print the kind of each column, and what the labels are."""
     if quiet:
         return
-    from torchbce.classifier.columns.target import Target
     from torchbce.cli.terminal import print_choices
 
     names = source.names
-    print_choices(choices, Target(", ".join(source.columns[:3]), "", "", ""))
+    print_choices(choices, None)
     more = "" if len(names) <= 5 else f" and {len(names) - 5:,} more"
     print(visible(f"{len(names):,} labels: {', '.join(names[:5])}{more}"), file=sys.stderr)
 

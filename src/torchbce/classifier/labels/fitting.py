@@ -19,7 +19,7 @@ from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import Argument, InputError
 from torchbce.classifier.labels import combining
-from torchbce.classifier.labels.inputs import most_frequent, network_inputs, sparse_width
+from torchbce.classifier.labels.inputs import most_frequent, network_inputs
 from torchbce.classifier.labels.metrics import evaluate_labels
 from torchbce.classifier.labels.model import LabelsCard, LabelsClassifier, propensity_of
 from torchbce.classifier.labels.network_fit import NetworkRows, fit_networks, network_count
@@ -336,8 +336,7 @@ def _parts(
         raise InputError("every label has one value in all rows; there is nothing to learn from")
     stored = encoded.codes.size + encoded.numbers.size + encoded.text.nnz
     parts = make_parts(y, stored, options.seed, options.effort, "auto", groups, times)
-    inputs = len(encoder.numeric) + sparse_width(encoder, len(most_frequent(encoded)))
-    number = network_count(len(targets), targets.number, inputs)
+    number = network_count(len(targets), targets.number, stored / len(targets))
     number = {"low": 1, "medium": number, "high": 2 * number}[options.effort]
     pairs = parts.pairs[:number]
     rows = sum(len(held_out) for _, held_out in pairs)

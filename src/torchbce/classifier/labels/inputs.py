@@ -9,7 +9,7 @@ from torchbce.classifier.columns.encoder import Encoded, Encoder
 
 #: Text features that the network reads at most, those in most rows: each has as many weights as
 #: there are hidden units, and rare n-grams are left to the linear models.
-MOST_TEXT = 40_000
+MOST_TEXT = 10_000
 
 
 class Inputs(NamedTuple):

@@ -22,18 +22,18 @@ FUSED_LABELS = 500
 LEARNING_RATE, HEAD_LEARNING_RATE, WEIGHT_DECAY = 0.001, 0.05, 0.01
 
 BATCH_SIZES = (32, 256)
-STEPS_PER_EPOCH = 48
+STEPS_PER_EPOCH = 32
 
 #: Logits of all epochs together, about: with 46,000 labels and 45,000 rows 6 epochs, which take
 #: some minutes on two cores.
 MOST_LOGITS, FEWEST_EPOCHS = 1.2e10, 6
 
-#: Weights of all networks together at most, and logits of an epoch of all of them.
-MOST_WEIGHTS, MOST_EPOCH = 22_000_000, 5e7
-MOST_NETWORKS = 5
+#: So many networks, each trained without a part of the rows, are averaged, by the products of an
+#: epoch of one: rows times inputs and labels of a row times hidden units.
+NETWORKS = ((1e8, 5), (2e9, 2))
 
 #: The relative fall of the held-out loss that restarts the patience.
-MIN_GAIN = 1e-4
+MIN_GAIN = 5e-4
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,10 @@ class FittedNetwork(NamedTuple):
     losses: list[float]
 
 
-def network_count(rows: int, labels: int, inputs: int) -> int:
-    """How many networks, each trained without a part of the rows, are averaged."""
-    by_weights = MOST_WEIGHTS // (HIDDEN * (inputs + labels))
-    by_work = MOST_EPOCH // (rows * labels)
-    return int(max(1, min(MOST_NETWORKS, by_weights, by_work)))
+def network_count(rows: int, labels: int, stored: float) -> int:
+    """How many networks are averaged, from the number of stored features of a row."""
+    products = rows * (labels + stored) * HIDDEN
+    return next((number for most, number in NETWORKS if products <= most), 1)
 
 
 def fit_networks(
