@@ -105,14 +105,14 @@ class BinaryCrossEntropyGPU(torch.autograd.Function):
         if kept is not None and not ctx.captured and _captures(upstream):
             # Each replay of the backward pass alone would multiply the same memory once more.
             kept = None
+        prepared = ctx.__dict__.get("prepared")
+        if prepared is not None and kept is not None and upstream.dtype == prepared.dtype:
+            prepared.finish(saved, kept, upstream)
+            return kept, None, None
         if kept is None or kept.dtype.itemsize <= 2:
             return compute_gradient(_request(ctx, saved), upstream, kept), None, None
-        scale = ctx.__dict__.get("scale")
-        if scale is not None and upstream.dtype == ctx.upstream_dtype:
-            scale((kept, upstream))
-        else:
-            divisor = 1.0 if ctx.computed is None else ctx.computed
-            launch.launch_scale(kept, upstream, divisor, ctx.ignores)
+        divisor = 1.0 if ctx.computed is None else ctx.computed
+        launch.launch_scale(kept, upstream, divisor, ctx.ignores)
         return kept, None, None
 
 

@@ -162,19 +162,26 @@ def launch_loss(
 
 
 def describe_plain(
-    loss_spec: LossSpec, inputs: KernelInputs, outputs: Outputs, denominator: float
+    loss_spec: LossSpec,
+    inputs: KernelInputs,
+    outputs: Outputs,
+    denominator: float,
+    upstream: Tensor | None = None,
 ) -> Launch:
-    """The launch of `launch_loss` for an input and a target without options."""
+    """The launch of `launch_loss` for an input and a target without options.
+
+    With `upstream`, it is that of a backward pass, which does nothing if `upstream` is 1.
+    """
     return describe_loss(
         loss_spec,
         inputs,
         outputs,
-        _operands(inputs, _NO_LINEAR, None, None, None),
+        _operands(inputs, _NO_LINEAR, upstream, None, None),
         SparseKeys(None, None, None, None),
         0,
         _denominator(denominator, False),
         1.0,
-        False,
+        upstream is not None,
         None,
         tiles.block_size(loss_spec, inputs),
     )

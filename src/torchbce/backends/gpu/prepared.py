@@ -4,7 +4,7 @@ A training step repeats the call of the previous step with other tensors of the 
 and describing the call again takes the host about as long as the launches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,8 +57,15 @@ class PreparedLoss:
             )
             for gradient in (None, detached.input)
         )
-        #: Multiplies the gradient by an upstream gradient of the value's dtype.
-        self.scale = PreparedLaunch(launch.describe_scale(detached.input, value), input.device)
+        #: Multiplies the gradient by an upstream gradient of the value's dtype, or, in half
+        #: precision, computes it again.
+        self.rounds_twice = input.dtype.itemsize > 2
+        if self.rounds_twice:
+            backward = launch.describe_scale(detached.input, value)
+        else:
+            outputs = Outputs(gradient=detached.input)
+            backward = launch.describe_plain(spec, detached, outputs, denominator, value)
+        self._backward = PreparedLaunch(backward, input.device)
         self._sum = None
         if sums is not None:
             described = launch.describe_sum(sums, value, denominator)
@@ -89,6 +96,13 @@ class PreparedLoss:
             self._sum((sums, value))  # type: ignore[arg-type]
         return value
 
+    def finish(self, saved: Sequence[Tensor], kept: Tensor, upstream: Tensor) -> None:
+        """Turn the kept gradient into that for an upstream gradient, in place."""
+        if self.rounds_twice:
+            self._backward((kept, upstream))
+        else:
+            self._backward((*saved, upstream, kept))
+
     def _new_sums(self, input: Tensor) -> Tensor | None:
         """Memory for partial sums; None if there is a single program."""
         if self._programs == 1:
@@ -109,7 +123,7 @@ class PreparedBinaryCrossEntropyGPU(BinaryCrossEntropyGPU):
             gradient = torch.empty_like(input)
         ctx.call, ctx.denominator = prepared.call, prepared.denominator
         ctx.gradient, ctx.computed, ctx.ignores = gradient, None, False
-        ctx.scale, ctx.upstream_dtype = prepared.scale, prepared.dtype
+        ctx.prepared = prepared
         ctx.captured = _captures(input)
         ctx.save_for_backward(input, target)
         return prepared.compute(input, target, gradient)
