@@ -50,7 +50,7 @@ def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool
     check_file(path, overwrite)
     if classifier.encoder.matrix is not None and to != "card":
         raise InputError(
-            "the model reads a sparse matrix, and exports read tables of named columns; fit it to a "
+            "the model reads a sparse matrix, and exports read tables of named columns; fit to a "
             "frame, or to an array"
         )
     content = _content(classifier, to)
