@@ -22,8 +22,8 @@ def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool
     Args:
         classifier: what to write; also a fitted `BCEClassifier`.
         path: the file.
-        to: "numpy", a Python file that needs NumPy alone; "sql", a SELECT for DuckDB and
-            PostgreSQL, of models without text and without a network; "onnx", a graph, of models
+        to: "numpy", a Python file that needs NumPy alone; "sql", a SELECT for DuckDB, of
+            models without text and without a network; "onnx", a graph, of models
             without text; "card", a README.md that describes the model, with the metadata of the
             Hugging Face Hub.
         overwrite: whether to replace the file if it exists.

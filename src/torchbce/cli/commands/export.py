@@ -18,8 +18,8 @@ def export(
         str,
         typer.Option(
             metavar="onnx|numpy|sql|card",
-            help="An ONNX graph, a Python file that needs NumPy alone, a SELECT for DuckDB and "
-            "PostgreSQL, or a README.md for the Hugging Face Hub.",
+            help="An ONNX graph, a Python file that needs NumPy alone, a SELECT for DuckDB, "
+            "or a README.md for the Hugging Face Hub.",
         ),
     ],
     output: Annotated[
