@@ -48,11 +48,6 @@ def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool
         names = ", ".join(get_args(Format))
         raise InputError(Argument("to"), f" must be one of {names}, got {to!r}")
     check_file(path, overwrite)
-    if classifier.encoder.matrix is not None and to != "card":
-        raise InputError(
-            "the model reads a sparse matrix, and exports read tables of named columns; fit it to a "
-            "frame, or to an array"
-        )
     content = _content(classifier, to)
     with written(path, overwrite) as partial:
         partial.write_bytes(content)
