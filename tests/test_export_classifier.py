@@ -393,7 +393,7 @@ def test_odd_values_in_numpy(model: str, data: st.DataObject) -> None:
 @given(rows=st.lists(st.fixed_dictionaries(ODD), min_size=20, max_size=20))
 def test_odd_values_in_sql(model: str, rows: list[dict[str, str | None]]) -> None:
     classifier, run = odd_in_sql(model)
-    rows = [{'the "sex"': "f", **row} for row in rows]
+    rows = [{'the "sex"': "f"} | {name: row[name] for name in ODD} for row in rows]
     tables = [pl.DataFrame([row], dict.fromkeys(row, pl.String)) for row in rows]
     for table, (probability, predicted) in zip(tables, run(pl.concat(tables), {}), strict=True):
         try:

@@ -30,8 +30,8 @@ def export(
     Args:
         classifier: what to write, of one target; also a fitted `BCEClassifier`.
         path: the file.
-        to: "numpy", a Python file that needs NumPy alone; "sql", a SELECT for DuckDB and
-            PostgreSQL, of models without text and without a network; "onnx", a graph, of models
+        to: "numpy", a Python file that needs NumPy alone; "sql", a SELECT for DuckDB, of
+            models without text and without a network; "onnx", a graph, of models
             without text; "card", a README.md that describes the model, with the metadata of the
             Hugging Face Hub.
         overwrite: whether to replace the file if it exists.
@@ -61,11 +61,6 @@ def export(
             f"exported, got a {type(classifier).__name__}"
         )
     check_file(path, overwrite)
-    if classifier.encoder.matrix is not None and to != "card":
-        raise InputError(
-            "the model reads a sparse matrix, and exports read tables of named columns; fit it to "
-            "a frame, or to an array"
-        )
     content = _content(classifier, to)
     with written(path, overwrite) as partial:
         partial.write_bytes(content)

@@ -18,8 +18,8 @@ def export(
         str,
         typer.Option(
             metavar="onnx|numpy|sql|card",
-            help="An ONNX graph, a Python file that needs NumPy alone, a SELECT for DuckDB and "
-            "PostgreSQL, or a README.md for the Hugging Face Hub.",
+            help="An ONNX graph, a Python file that needs NumPy alone, a SELECT for DuckDB, "
+            "or a README.md for the Hugging Face Hub.",
         ),
     ],
     output: Annotated[
@@ -36,8 +36,10 @@ def export(
     """
     from torchbce import classifier
 
+    # `export` says itself which models and formats there are.
+    model: Any = classifier.load(directory)
     form: Any = to
-    classifier.export(classifier.load(directory), output, form, overwrite)
+    classifier.export(model, output, form, overwrite)
     size = output.stat().st_size
     if json_:
         print(json.dumps({"output": str(output), "to": to, "bytes": size}))
