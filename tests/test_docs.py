@@ -35,6 +35,7 @@ def test_code_runs_when_it_is_pasted(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     for printed, shown in run(code):
         assert printed == shown
 

@@ -109,7 +109,8 @@ def _explanation_lines(explanation: "Explanation", positive: str, width: int) ->
     base = signed(explanation.base)
     yield f"What weighs most, in log-odds of {positive!r}; the base rate is {base}:"
     if explanation.words:
-        yield "words and n-grams, per unit of TF-IDF"
+        matrix = any(word.unit == "columns" for word in explanation.words)
+        yield "columns of the matrix" if matrix else "words and n-grams, per unit of TF-IDF"
         yield from _aligned(
             (f"  {signed(word.log_odds)}", word.column, repr(word.text))
             for word in explanation.words

@@ -261,7 +261,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = read_rows(self, X)
         names = rows.columns if isinstance(rows, pl.DataFrame) else None
         classes, targets = self._read_targets(y, names, context)
-        check_consistent_length(X, targets)
+        check_consistent_length(rows, targets)
         number = len(targets)
         weight = weights_of(sample_weight, number)
         if context.target is None:  # that of a table is checked, with the names of its columns
@@ -336,7 +336,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"partial_fit, was: {self.classes_.tolist()}"
             )
         targets = self._targets_of(y, self._classes)
-        check_consistent_length(X, targets)
+        check_consistent_length(rows, targets)
         weight = weights_of(sample_weight, len(targets))
         state = self._state or updates.start(self.classifier_)
         encoded = encoded_rows(self.classifier_, rows)
