@@ -104,3 +104,12 @@ def test_every_public_name_is_in_the_reference() -> None:
         else:
             home = {f"torchbce.{name}", f"torchbce.functional.{name}", f"{value.__module__}.{name}"}
             assert home & shown, f"{name} is in no page of docs/api"
+
+
+def test_every_name_of_the_classifier_is_in_the_reference() -> None:
+    pytest.importorskip("typer")
+    from torchbce import classifier
+
+    text = (DOCS / "api" / "classifier.md").read_text()
+    shown = {name.split(".")[-1] for name in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)}
+    assert set(classifier.__all__) <= shown
