@@ -47,7 +47,7 @@ from torchbce.classifier.options import (
     TrainingOptions,
 )
 from torchbce.classifier.rows import Settings, fit_rows
-from torchbce.classifier.storage import load
+from torchbce.classifier.storage import load_single
 from torchbce.classifier.tables.frames import as_table
 
 #: The options of a fit, which are parameters here.
@@ -214,7 +214,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             >>> estimator.predict({"x": [0.5, 5.5]}).tolist()
             ['no', 'yes']
         """
-        classifier = model if isinstance(model, Classifier) else load(model)
+        classifier = model if isinstance(model, Classifier) else load_single(model)
         card = classifier.card
         classes = classes_of_target(card.target)
         options = {name: card.options[name] for name in OPTIONS if name in card.options}
