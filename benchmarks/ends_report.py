@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import polars as pl
-
 from common import markdown, plots
 from common.markdown import Block
 from common.report import Report, Results
