@@ -35,9 +35,10 @@ def export(
     The predictions are those of `torchbce predict`. Models of text are written with --to numpy.
     """
     from torchbce import classifier
+    from torchbce.classifier.storage import load_single
 
     form: Any = to
-    classifier.export(classifier.load(directory), output, form, overwrite)
+    classifier.export(load_single(directory), output, form, overwrite)
     size = output.stat().st_size
     if json_:
         print(json.dumps({"output": str(output), "to": to, "bytes": size}))
