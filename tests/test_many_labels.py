@@ -23,7 +23,7 @@ from torchbce.classifier import (
     load,
     save,
 )
-from torchbce.classifier.labels.metrics import evaluate_labels
+from torchbce.classifier.labels.metrics import auc_and_precision, evaluate_labels
 from torchbce.classifier.labels.sources import choose_columns, choose_lists
 from torchbce.classifier.labels.targets import LabelTargets
 
@@ -146,6 +146,17 @@ def test_metrics_are_those_of_scikit_learn() -> None:
         assert found.labels[name] == evaluate_logits(z[:, i].copy(), y[:, i], thresholds[i])
 
 
+def test_the_ranks_of_few_positives() -> None:
+    random = np.random.default_rng(3)
+    for rows, ties in ((40, 1), (200, 0)):
+        y = random.random(rows) < 0.1
+        y[:2] = True, False
+        z = random.normal(y).round(ties) if ties else random.normal(y)
+        expected = evaluate_logits(z, y.astype(float))
+        found = auc_and_precision(z, y)
+        assert found == pytest.approx((expected.roc_auc, expected.average_precision), rel=1e-12)
+
+
 def test_unknown_labels_count_nowhere() -> None:
     random = np.random.default_rng(1)
     y = (random.random((60, 3)) < 0.4).astype(float)
@@ -252,6 +263,8 @@ def test_arrays_matrices_and_weights() -> None:
     weighted = fit_labels(rows.with_columns(w=weight), targets=NAMES, weight="w", options=QUICK)
     first = fit_labels(rows[:90], targets=NAMES, options=QUICK)
     np.testing.assert_array_equal(weighted.logits(inputs), first.logits(inputs))
+    of_arrays = fit_label_rows(inputs, y, NAMES, weight=weight, options=QUICK)
+    np.testing.assert_array_equal(of_arrays.logits(inputs), first.logits(inputs))
 
 
 def test_a_label_without_positives_has_its_base_rate() -> None:
@@ -278,9 +291,9 @@ def test_thresholds_for_f1() -> None:
 
 
 def test_many_labels(tmp_path: Path) -> None:
-    """300 labels, of which a row has those of its word: the network with a linear head."""
+    """600 labels, of which a row has those of its word: the network with a linear head."""
     random = np.random.default_rng(0)
-    word = random.integers(0, 60, 900)
+    word = random.integers(0, 120, 1500)
     lists = [[f"l{w * 5 + i}" for i in range(5) if random.random() < 0.8] for w in word]
     rows = pl.DataFrame({"word": [f"w{w}" for w in word], "tags": lists})
     found = fit_labels(
@@ -302,10 +315,25 @@ def test_many_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path / "m").logits(rows), z)
 
 
+def test_unknown_cells_and_weights_of_many_labels() -> None:
+    random = np.random.default_rng(0)
+    x = random.integers(0, 4, 200)
+    y = (x[:, None] == np.arange(520) % 4).astype(np.float32)
+    y[random.random(y.shape) < 0.3] = np.nan
+    options = TrainingOptions(epochs=4, learning_rate=0.01, effort="low", batch_size=16)
+    inputs = pl.DataFrame({"x": [f"v{v}" for v in x]})
+    found = fit_label_rows(inputs, y, weight=np.ones(200) + x, options=options)
+    assert found.card.known == (~np.isnan(y)).sum(0).tolist()
+    metrics = found.evaluate(inputs, LabelTargets.of(y))
+    assert metrics.macro_roc_auc is not None
+    assert metrics.macro_roc_auc > 0.95
+
+
 REFUSED = [
     ({"targets": ["warm", "warm"]}, "named twice"),
     ({"targets": ["warm", "ner"]}, "did you mean 'near'"),
     ({"targets": ["warm", "x"]}, "exactly two are needed"),
+    ({"targets": ["warm"]}, "at least two labels are needed"),
     ({"labels": "warm", "targets": ["near"]}, "give either targets or labels"),
     ({"labels": "x"}, "is of type Float64"),
     ({"labels": "tags"}, "label column 'tags' is not in the table"),

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from torchbce.classifier.columns.encoder import Encoded, Encoder, fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
 from torchbce.classifier.columns.matrix import as_matrix
-from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, positions
+from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, check_weight, positions
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import Argument, InputError
@@ -172,7 +172,7 @@ def fit_label_rows(
         y: one value per label in [0, 1], NaN where unknown, [rows, L]; or the positives of each
             row, as `torchbce.positives_from` takes them: a SciPy matrix, or lists.
         source: the columns that the labels come from, or their names; None for "0", "1" and so on.
-        weight: how much each row counts, above 0, [rows]; None for 1.
+        weight: how much each row counts, 0 or above, [rows]; None for 1. Rows of 0 are left out.
         groups: the number of each row's group, which no split divides, [rows].
         times: numbers in the order of time, of which the latest are held out, [rows].
         columns: the names of the columns of weights, groups and times, for the card.
@@ -200,6 +200,25 @@ def fit_label_rows(
         raise InputError(
             f"the table has {rows:,} rows and the labels {len(targets):,}; give as many"
         )
+    if weight is not None:
+        check_weight(weight)
+        if len(kept := np.flatnonzero(weight > 0)) < rows:
+            with positions(kept):
+                return fit_label_rows(
+                    inputs[kept],
+                    targets.take(kept),
+                    source,
+                    weight=weight[kept],
+                    groups=None if groups is None else groups[kept],
+                    times=None if times is None else times[kept],
+                    columns=columns,
+                    overrides=overrides,
+                    missing=missing,
+                    decimal=decimal,
+                    options=options,
+                    progress=progress,
+                    on_choice=on_choice,
+                )
     if options.loss != "bce":
         raise InputError(Argument("loss", options.loss), " is for a single target")
     if options.guarantee or options.abstain:
@@ -296,13 +315,13 @@ def _thresholds(
 
 def _source(source: LabelSource | Sequence[str] | None, targets: LabelTargets) -> LabelSource:
     """The labels' source; of names alone, columns of 0 and 1."""
+    if targets.number < 2:
+        raise InputError("at least two labels are needed; fit learns a single target")
     if isinstance(source, LabelColumns | LabelLists):
         return source
     names = [str(i) for i in range(targets.number)] if source is None else list(map(str, source))
     if len(names) != targets.number:
         raise InputError(f"there are {len(names)} names for {targets.number} labels")
-    if targets.number < 2:
-        raise InputError("at least two labels are needed; fit one target with fit")
     return LabelColumns([Target(name, "0", "1", "given") for name in names])
 
 

@@ -102,7 +102,14 @@ def evaluate_labels(
             both = bool(values.any() and (values < 1).any())
             if not len(values) or not (both or number <= LISTED):
                 continue
+            if not both and not listed:
+                continue
             of_rows = {} if weight is None else {"weight": weight[own]}
+            if not listed and weight is None and bool(((values == 0) | (values == 1)).all()):
+                auc, precision = auc_and_precision(z[own, label - start], values > 0)
+                aucs.append(auc)
+                precisions.append(precision)
+                continue
             found = evaluate_logits(
                 np.ascontiguousarray(z[own, label - start]),
                 values,
@@ -133,6 +140,25 @@ def evaluate_labels(
 def best_labels(logits: np.ndarray, k: int) -> np.ndarray:
     """The k labels of the largest logits, the best first, int64 [rows, k]; equal ones in order."""
     return np.argsort(-logits, axis=1, kind="stable")[:, :k]
+
+
+def auc_and_precision(logits: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """The ROC-AUC and the average precision of a label with few positives, by one sort.
+
+    As `quality.ranking`, which groups equal logits: here only those of the positives are looked up.
+
+    Args:
+        logits: [rows].
+        positive: bool, [rows], at least one and not all.
+    """
+    ordered, own = np.sort(logits), np.sort(logits[positive])
+    below = np.searchsorted(ordered, own, side="left")
+    up_to = np.searchsorted(ordered, own, side="right")
+    n, rows = len(own), len(ordered)
+    mean_ranks = (below + up_to + 1) / 2
+    auc = (mean_ranks.sum() - n * (n + 1) / 2) / (n * (rows - n))
+    hits = n - np.searchsorted(own, own, side="left")
+    return float(auc), float(np.mean(hits / (rows - below)))
 
 
 def _ranked(
