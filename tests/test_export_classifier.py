@@ -42,7 +42,22 @@ from torchbce.classifier.models.calibration import Calibration
 
 MODELS = ["linear", "pairs", "trees", "mlp", "auto"]
 CATEGORIES = ["it's", 'a "b"', "Zoë—ü", "<script>", "1.0", "2", "x|y", "--", "\\"]
-WORDS = "good great fine bad poor awful the Straße ΟΔΟΣ naïve don't 2nd 日本 a".split()
+WORDS = [
+    "good",
+    "great",
+    "fine",
+    "bad",
+    "poor",
+    "awful",
+    "the",
+    "Straße",
+    "ΟΔΟΣ",
+    "naïve",
+    "don't",
+    "2nd",
+    "日本",
+    "a",
+]
 
 
 def mixed(rows: int = 900) -> dict[str, list[Any]]:
@@ -136,7 +151,9 @@ def in_sql(classifier: Classifier, folder: Path) -> Callable[[pl.DataFrame, dict
         connection.execute("BEGIN")
         connection.executemany(f"INSERT INTO data VALUES ({marks})", rows)
         connection.execute("COMMIT")
-        ordered = f"SELECT probability, predicted FROM ({query.rstrip().rstrip(';')}) ORDER BY row_number"
+        ordered = (
+            f"SELECT probability, predicted FROM ({query.rstrip().rstrip(';')}) ORDER BY row_number"
+        )
         return connection.execute(ordered).fetchall()
 
     return run
@@ -234,18 +251,42 @@ ODD: dict[str, st.SearchStrategy[str | None]] = {
         st.integers(-(10**20), 10**20).map(str),
         st.sampled_from(
             [None, "", " NA ", "nan", "NAN", "?", "\u22125", "\u2013.5", "+7", "5.", ".5", "-.5e-3"]
-            + ["1_000", "1,000", "abc", "True", "FALSE", "5 kg", "\u00a042\u3000", "1e400", "inf", "٣"]
+            + [
+                "1_000",
+                "1,000",
+                "abc",
+                "True",
+                "FALSE",
+                "5 kg",
+                "\u00a042\u3000",
+                "1e400",
+                "inf",
+                "٣",
+            ]
         ),
     ),
     "category": st.one_of(
-        st.sampled_from([None, *CATEGORIES, "1", "1.00", "2.0", "1e0", " 2\t", "unseen", "N/A", "True"]),
+        st.sampled_from(
+            [None, *CATEGORIES, "1", "1.00", "2.0", "1e0", " 2\t", "unseen", "N/A", "True"]
+        ),
         st.text(max_size=5).filter(lambda text: "\0" not in text),
     ),
     "price": st.one_of(
         st.floats(-1e9, 1e9).map(lambda value: f"${value:,.2f}"),
         st.sampled_from(
             [None, "$5", "-$1,234.5", "$-7", "($1,000.00)", "($5", "$ 12", "$1e3", "$1,2,3", "12"]
-            + ["\u2212$12", "€5", "US$5", "-$-5", "$12,34,567", "$.5", "$5.", "$5 kg", "true", "$1\u00a0000"]
+            + [
+                "\u2212$12",
+                "€5",
+                "US$5",
+                "-$-5",
+                "$12,34,567",
+                "$.5",
+                "$5.",
+                "$5 kg",
+                "true",
+                "$1\u00a0000",
+            ]
         ),
     ),
     "when": st.one_of(
@@ -255,7 +296,13 @@ ODD: dict[str, st.SearchStrategy[str | None]] = {
         st.sampled_from(
             [None, "2/29/2023", "2/29/2024", "13/1/2020", "01/02/2020", "1/2/2020 5 PM", "NA"]
             + ["1/2/2020T05:06:07.5Z", "1/2/2020 12:00 am", "12/31/2020 23:59:60", "1/2/2020 24:00"]
-            + ["1/2/2020 5:06 p.m.", "1/2/2020 05:06 +0200", "2/29/1900", "2/29/2000", "1/1/1960 1:02"]
+            + [
+                "1/2/2020 5:06 p.m.",
+                "1/2/2020 05:06 +0200",
+                "2/29/1900",
+                "2/29/2000",
+                "1/1/1960 1:02",
+            ]
         ),
     ),
     "flag": st.sampled_from([None, "True", "false", "1", "0", "1.0", "TRUE", "yes", "2"]),
@@ -293,7 +340,9 @@ def odd_row(data: st.DataObject) -> dict[str, str | None]:
 def test_odd_values_in_numpy(model: str, data: st.DataObject) -> None:
     classifier, module = odd_in_numpy(model)
     row = odd_row(data)
-    table = pl.DataFrame({name: [value] for name, value in row.items()}, dict.fromkeys(row, pl.String))
+    table = pl.DataFrame(
+        {name: [value] for name, value in row.items()}, dict.fromkeys(row, pl.String)
+    )
     try:
         expected = classifier.probabilities(table)
     except InputError:
@@ -310,7 +359,9 @@ def test_odd_values_in_numpy(model: str, data: st.DataObject) -> None:
 def test_odd_values_in_sql(model: str, data: st.DataObject) -> None:
     classifier, run = odd_in_sql(model)
     row = odd_row(data)
-    table = pl.DataFrame({name: [value] for name, value in row.items()}, dict.fromkeys(row, pl.String))
+    table = pl.DataFrame(
+        {name: [value] for name, value in row.items()}, dict.fromkeys(row, pl.String)
+    )
     [(probability, predicted)] = run(table, {})
     try:
         expected = classifier.predict(table)
@@ -323,7 +374,11 @@ def test_odd_values_in_sql(model: str, data: st.DataObject) -> None:
 
 
 @few
-@given(texts=st.lists(st.one_of(st.none(), st.text(), st.text("goodbadßΣ'2 \t\u2003日本a", max_size=30))))
+@given(
+    texts=st.lists(
+        st.one_of(st.none(), st.text(), st.text("goodbadßΣ'2 \t\u2003日本a", max_size=30))
+    )
+)
 def test_odd_texts_in_numpy(texts: list[str | None]) -> None:
     classifier, module = odd_text()
     columns = {"review": [*texts, "good"], "number": [0.5] * (len(texts) + 1)}
@@ -349,7 +404,9 @@ def test_every_way_to_write_a_date(written: str, tmp_path: Path) -> None:
     y = [int((moment.month > 6) != (random.random() < 0.1)) for moment in moments]
     if written == "%H:%M":
         y = [int((moment.hour > 12) != (random.random() < 0.1)) for moment in moments]
-    classifier = fit({"d": cells, "y": y}, "y", options=TrainingOptions(model="linear", effort="low"))
+    classifier = fit(
+        {"d": cells, "y": y}, "y", options=TrainingOptions(model="linear", effort="low")
+    )
     column = classifier.encoder.columns[0]
     assert isinstance(column, DateColumn)
     expected = classifier.probabilities({"d": cells})

@@ -8,7 +8,7 @@ from torchbce.classifier.columns.categorical import CategoricalColumn
 from torchbce.classifier.columns.dates import DateColumn
 from torchbce.classifier.columns.numeric import NumericColumn
 from torchbce.classifier.columns.text import TextColumn
-from torchbce.classifier.errors import InputError, listing
+from torchbce.classifier.errors import InputError
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.models.calibration import Calibration
 
