@@ -10,6 +10,7 @@ import delicious_report
 import ends_report
 import exact_report
 import kernels_report
+import labels_report
 import linear_report
 import pairwise_report
 import readme_report
@@ -22,6 +23,7 @@ REPORTS = [
     ends_report.REPORT,
     exact_report.REPORT,
     kernels_report.REPORT,
+    labels_report.REPORT,
     linear_report.REPORT,
     pairwise_report.REPORT,
     readme_report.REPORT,

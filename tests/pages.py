@@ -52,7 +52,7 @@ def target(link: str) -> Path | None:
     if link == REPOSITORY:
         return ROOT
     if link.startswith(f"{REPOSITORY}issues"):
-        return ROOT / ".github"
+        return ROOT
     if link.startswith(SITE):
         page = link.removeprefix(SITE).strip("/") or "index"
         return next(

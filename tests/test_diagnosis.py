@@ -352,6 +352,11 @@ GOOD: dict[str, Callable[[Random], Case]] = {
         rare(random),
         {"pos_weight": 19.0},
     ),
+    "pos_weight far above the balance": lambda random: (
+        np.full(500, math.log(400 * 0.05 / 0.95)),
+        rare(random),
+        {"pos_weight": 400.0},
+    ),
     "pos_weight chosen below 1": changed(
         lambda r, z, y: (z + math.log(0.7), y, {"pos_weight": 0.7}), middle=-3.0
     ),
@@ -367,6 +372,14 @@ def test_no_false_alarm(name: str) -> None:
         found = torchbce.diagnose(z, y, **options)
         assert found.ok, (seed, str(found))
         assert set(found.codes) <= NOTED, seed
+
+
+def test_outputs_that_know_nothing_are_not_taken_for_probabilities() -> None:
+    """Those of an untrained model may lie in [0, 1] by chance, and near the base rate."""
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        found = torchbce.diagnose(random.normal(0.3, 0.05, 1000), rare(random, 1000, 0.3))
+        assert "probabilities-as-logits" not in found.codes, seed
 
 
 def models() -> dict[str, Any]:
@@ -640,6 +653,13 @@ def test_every_dtype_gives_the_same(input: torch.dtype, target: torch.dtype) -> 
     )
     assert found.codes == ("miscalibration",)
     assert found["miscalibration"].evidence["slope"] == pytest.approx(0.4, abs=0.07)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32])
+def test_ignored_targets_of_every_dtype(dtype: torch.dtype) -> None:
+    y = torch.tensor([0, 1, 0, 1, 255]).to(dtype)
+    assert torchbce.diagnose(torch.zeros(5), y, ignore_index=255).elements == 4
+    assert torchbce.diagnose(torch.zeros(4), y[:4], ignore_index=-100).elements == 4
 
 
 def test_infinite_logits() -> None:

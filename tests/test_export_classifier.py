@@ -1,8 +1,8 @@
 """A classifier as a Python file, a SELECT, an ONNX graph and a model card, against the classifier.
 
-The Python file and the SELECT compute in float64 what the classifier does, and round to float32 where
-it does, so that they differ by the order of sums; 1e-6 is what is promised. In ONNX the ensemble of
-trees and the network are float32; 1e-5 is promised.
+The Python file and the SELECT compute in float64 what the classifier does, and round to float32
+where it does, so that they differ by the order of sums; 1e-6 is what is promised. In ONNX the
+ensemble of trees and the network are float32; 1e-5 is promised.
 """
 
 import datetime
@@ -21,10 +21,10 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from making import done, refused, torchbce
+from making import done, torchbce
 from torchbce.classifier import (
     Classifier,
     InputError,
@@ -97,7 +97,7 @@ def unspaced(rows: int = 300) -> dict[str, list[Any]]:
     return {"text": found, "y": y}
 
 
-def wide(rows: int = 400, columns: int = 150) -> dict[str, list[Any]]:
+def wide(rows: int = 400, columns: int = 60) -> dict[str, list[Any]]:
     random = np.random.default_rng(3)
     values = random.normal(size=(rows, columns)).round(2)
     y = (values[:, 0] + values[:, 1] + random.normal(size=rows) > 0).astype(int)
@@ -111,7 +111,7 @@ TABLES = {"mixed": mixed, "texts": texts, "unspaced": unspaced, "wide": wide}
 def fitted(table: str, model: str) -> tuple[Classifier, dict[str, list[Any]]]:
     """A classifier of a table, and rows of it."""
     columns = TABLES[table]()
-    options = TrainingOptions(model=model, effort="low", epochs=2 if model == "mlp" else None)  # type: ignore[arg-type]
+    options = TrainingOptions(model=model, effort="low", epochs=2 if model == "mlp" else None)
     overrides = Overrides(categorical=["category"]) if table == "mixed" else None
     classifier = fit(columns, "y", overrides=overrides, options=options)
     return classifier, {name: values[:300] for name, values in columns.items() if name != "y"}
@@ -186,6 +186,11 @@ def in_onnx(classifier: Classifier, folder: Path) -> Callable[[pl.DataFrame], li
     return run
 
 
+def refused(result: Any, sentence: str) -> None:
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
 def probabilities(found: Any) -> np.ndarray:
     return np.array([row[0] for row in found], dtype=np.float64)
 
@@ -250,15 +255,26 @@ ODD: dict[str, st.SearchStrategy[str | None]] = {
         st.floats(allow_infinity=False).map(repr),
         st.integers(-(10**20), 10**20).map(str),
         st.sampled_from(
-            [None, "", " NA ", "nan", "NAN", "?", "\u22125", "\u2013.5", "+7", "5.", ".5", "-.5e-3"]
-            + [
+            [
+                None,
+                "",
+                " NA ",
+                "nan",
+                "NAN",
+                "?",
+                "\u22125",
+                "\u2013.5",
+                "+7",
+                "5.",
+                ".5",
+                "-.5e-3",
                 "1_000",
                 "1,000",
                 "abc",
                 "True",
                 "FALSE",
                 "5 kg",
-                "\u00a042\u3000",
+                "\xa042\u3000",
                 "1e400",
                 "inf",
                 "٣",
@@ -274,8 +290,17 @@ ODD: dict[str, st.SearchStrategy[str | None]] = {
     "price": st.one_of(
         st.floats(-1e9, 1e9).map(lambda value: f"${value:,.2f}"),
         st.sampled_from(
-            [None, "$5", "-$1,234.5", "$-7", "($1,000.00)", "($5", "$ 12", "$1e3", "$1,2,3", "12"]
-            + [
+            [
+                None,
+                "$5",
+                "-$1,234.5",
+                "$-7",
+                "($1,000.00)",
+                "($5",
+                "$ 12",
+                "$1e3",
+                "$1,2,3",
+                "12",
                 "\u2212$12",
                 "€5",
                 "US$5",
@@ -285,7 +310,7 @@ ODD: dict[str, st.SearchStrategy[str | None]] = {
                 "$5.",
                 "$5 kg",
                 "true",
-                "$1\u00a0000",
+                "$1\xa0000",
             ]
         ),
     ),
@@ -294,9 +319,18 @@ ODD: dict[str, st.SearchStrategy[str | None]] = {
             lambda moment: f"{moment.month}/{moment.day}/{moment.year:04} {moment:%H:%M:%S}"
         ),
         st.sampled_from(
-            [None, "2/29/2023", "2/29/2024", "13/1/2020", "01/02/2020", "1/2/2020 5 PM", "NA"]
-            + ["1/2/2020T05:06:07.5Z", "1/2/2020 12:00 am", "12/31/2020 23:59:60", "1/2/2020 24:00"]
-            + [
+            [
+                None,
+                "2/29/2023",
+                "2/29/2024",
+                "13/1/2020",
+                "01/02/2020",
+                "1/2/2020 5 PM",
+                "NA",
+                "1/2/2020T05:06:07.5Z",
+                "1/2/2020 12:00 am",
+                "12/31/2020 23:59:60",
+                "1/2/2020 24:00",
                 "1/2/2020 5:06 p.m.",
                 "1/2/2020 05:06 +0200",
                 "2/29/1900",
@@ -352,25 +386,24 @@ def test_odd_values_in_numpy(model: str, data: st.DataObject) -> None:
         np.testing.assert_allclose(module.predict_proba([row]), expected, rtol=0, atol=1e-6)
 
 
+# DuckDB takes longer to plan the query than to run it: many rows at a time.
 @pytest.mark.filterwarnings("ignore::torchbce.classifier.InputWarning")
 @pytest.mark.parametrize("model", ["linear", "trees"])
-@few
-@given(data=st.data())
-def test_odd_values_in_sql(model: str, data: st.DataObject) -> None:
+@settings(max_examples=3, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(st.fixed_dictionaries(ODD), min_size=20, max_size=20))
+def test_odd_values_in_sql(model: str, rows: list[dict[str, str | None]]) -> None:
     classifier, run = odd_in_sql(model)
-    row = odd_row(data)
-    table = pl.DataFrame(
-        {name: [value] for name, value in row.items()}, dict.fromkeys(row, pl.String)
-    )
-    [(probability, predicted)] = run(table, {})
-    try:
-        expected = classifier.predict(table)
-    except InputError:
-        assert probability is None
-        assert predicted is None
-    else:
-        assert probability == pytest.approx(expected["probability"][0], abs=1e-6)
-        assert predicted == expected["predicted"][0]
+    rows = [{'the "sex"': "f", **row} for row in rows]
+    tables = [pl.DataFrame([row], dict.fromkeys(row, pl.String)) for row in rows]
+    for table, (probability, predicted) in zip(tables, run(pl.concat(tables), {}), strict=True):
+        try:
+            expected = classifier.predict(table)
+        except InputError:
+            assert probability is None, table.row(0)
+            assert predicted is None
+        else:
+            assert probability == pytest.approx(expected["probability"][0], abs=1e-6), table.row(0)
+            assert predicted == expected["predicted"][0]
 
 
 @few
@@ -595,12 +628,12 @@ def test_the_same_model_gives_the_same_file(tmp_path: Path) -> None:
 
 def test_what_a_format_cannot_express(tmp_path: Path) -> None:
     classifier, _ = fitted("texts", "linear")
-    with pytest.raises(InputError, match="SQL cannot read the text of column 'review'.*numpy"):
+    with pytest.raises(InputError, match=r"SQL cannot read the text of column 'review'.*numpy"):
         export(classifier, tmp_path / "m.sql", to="sql")
     with pytest.raises(InputError, match="no operator that splits the text of column 'review'"):
         export(classifier, tmp_path / "m.onnx", to="onnx")
     network, _ = fitted("mixed", "mlp")
-    with pytest.raises(InputError, match="has a network .*; export with to='onnx' or to='numpy'"):
+    with pytest.raises(InputError, match=r"has a network .*; export with to='onnx' or to='numpy'"):
         export(network, tmp_path / "m.sql", to="sql")
     with pytest.raises(InputError, match="to must be one of onnx, numpy, sql, card, got 'pmml'"):
         export(classifier, tmp_path / "m", to="pmml")  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def test_a_guarantee_holds_in_95_of_100_splits(text: str, wrong: float, number: 
         for _ in range(SPLITS)
     ]
     thresholds = np.array([one.threshold for one in found if one.threshold is not None])
-    assert len(thresholds) > (SPLITS * 0.9 if number > 300 else SPLITS * 0.4)
+    assert len(thresholds) > SPLITS * (0.9 if number > 300 else 0.05)
     figures = true_figures(guarantee, thresholds, wrong)
     kept = figures <= guarantee.bound if guarantee.figure == "fpr" else figures >= guarantee.bound
     assert (~kept).sum() <= 0.05 * SPLITS
@@ -101,7 +101,7 @@ def test_too_few_rows_are_counted() -> None:
         "to test it; at least 29 are needed"
     )
     y, z = np.ones(29), np.linspace(0, 1, 29)
-    assert certify("precision>=0.9", (z, y), (z, y)).threshold == 0
+    assert Guarantee.parse("precision>=0.9").p_values(count_thresholds(z, y))[-1] < 0.05
 
 
 def test_saturated_and_equal_logits() -> None:

@@ -40,7 +40,7 @@ CALLED: dict[str, list[Callable[..., Any]]] = {
 #: Arguments that are positional on the command line, or that its user does not give.
 WITHOUT_FLAG = {
     *("table", "path", "directory of load"),
-    *("classifier", "overrides", "options", "progress", "on_choice", "on_names"),
+    *("classifier", "overrides", "options", "progress", "on_choice", "on_names", "on_base_rate"),
 }
 
 PARAMETERS = [
@@ -75,7 +75,7 @@ def arguments_in(source: Path) -> Iterator[str]:
             if isinstance(node.args[0], ast.Constant):
                 yield str(node.args[0].value)
             else:  # by a variable, which must go over names of arguments
-                assert source.stem in {"options", "inference"}
+                assert source.stem in {"options", "inference", "target"}
 
 
 def test_every_argument_in_a_message_is_one_of_a_public_function() -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torchbce.classifier.explanations.records import Explanation
     from torchbce.classifier.exports.writing import export
     from torchbce.classifier.fitting import fit
+    from torchbce.classifier.labels.fitting import fit_label_rows, fit_labels
+    from torchbce.classifier.labels.metrics import LabelsMetrics
+    from torchbce.classifier.labels.model import LabelsCard, LabelsClassifier
     from torchbce.classifier.model import Card, Classifier
     from torchbce.classifier.options import TrainingOptions
     from torchbce.classifier.quality.metrics import (
@@ -33,6 +36,9 @@ __all__ = [
     "Explanation",
     "InputError",
     "InputWarning",
+    "LabelsCard",
+    "LabelsClassifier",
+    "LabelsMetrics",
     "Metrics",
     "Overrides",
     "TrainingOptions",
@@ -41,6 +47,8 @@ __all__ = [
     "evaluate_probabilities",
     "export",
     "fit",
+    "fit_label_rows",
+    "fit_labels",
     "load",
     "read",
     "save",
@@ -55,6 +63,9 @@ _LAZY = {
     "Explanation": "explanations.records",
     "InputError": "errors",
     "InputWarning": "errors",
+    "LabelsCard": "labels.model",
+    "LabelsClassifier": "labels.model",
+    "LabelsMetrics": "labels.metrics",
     "Metrics": "quality.metrics",
     "Overrides": "columns.inference",
     "TrainingOptions": "options",
@@ -63,6 +74,8 @@ _LAZY = {
     "evaluate_probabilities": "quality.metrics",
     "export": "exports.writing",
     "fit": "fitting",
+    "fit_label_rows": "labels.fitting",
+    "fit_labels": "labels.fitting",
     "load": "storage",
     "read": "tables.reading",
     "save": "storage",

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,9 @@ from torchbce.classifier.tables.reading import Scan, batches, read, scan
 from torchbce.classifier.tables.sources import Paths
 from torchbce.classifier.tables.writing import row_writer
 
+if TYPE_CHECKING:
+    from torchbce.classifier.labels.model import LabelsClassifier
+
 APPENDED = ("probability", "predicted")
 
 
@@ -65,10 +68,11 @@ def appended_names(columns: Collection[str], prefix: str = "", explain: int = 0)
     """
     taken = set(columns)
     names = [*APPENDED, *(f"explanation_{rank}" for rank in range(1, explain + 1))]
-    return tuple(_free(prefix + name, taken) for name in names)
+    return tuple(free_name(prefix + name, taken) for name in names)
 
 
-def _free(name: str, taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or with the first number from 2 on that makes it differ from those taken."""
     candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
     return next(candidate for candidate in candidates if candidate not in taken)
 
@@ -173,7 +177,7 @@ def _at_base_rate(
 class Unseen:
     """The categorical columns none of whose values in a file was in the training rows."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: "Classifier | LabelsClassifier") -> None:
         self._classifier = classifier
         self._names: list[str] | None = None
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -202,7 +202,7 @@ def _fit_part(inputs: Inputs, outcomes: Outcomes, target: Target, settings: Sett
         rows=len(y),
         positives=positives,
         held_out=_evaluate(found.logits, held_out, chosen.honest),
-        options=dataclasses.asdict(options),
+        options=options_of(options),
         versions=versions(),
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
@@ -224,6 +224,12 @@ def _fit_part(inputs: Inputs, outcomes: Outcomes, target: Target, settings: Sett
         curvature(data.rows, y, weight),
         HeldOut(found.rows, found.logits, held_out.targets, held_out.weight),
     )
+
+
+def options_of(options: TrainingOptions) -> dict[str, Any]:
+    """The options for `Classifier.card`, as they are read from `model.json`: a tuple is a list."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dataclasses.asdict(options)))
+    return found
 
 
 def versions() -> dict[str, str]:

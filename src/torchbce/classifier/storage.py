@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -28,6 +29,9 @@ from torchbce.classifier.models.arrays import BadArraysError, arrays_of, model_o
 from torchbce.classifier.models.search import Tried
 from torchbce.classifier.outputs import check_writable, refuse_existing, write_directory
 
+if TYPE_CHECKING:
+    from torchbce.classifier.labels.model import LabelsCard, LabelsClassifier
+
 CARD = "model.json"
 TENSORS = "model.safetensors"
 #: What was tried and how long it took, which is the only thing that differs between two fits with
@@ -38,7 +42,7 @@ REPORT, REPORT_DATA = "report.html", "report.json"
 
 
 def save(
-    classifier: Classifier,
+    classifier: "Classifier | LabelsClassifier",
     directory: str | Path,
     overwrite: bool = False,
     report: Mapping[str, bytes] | None = None,
@@ -70,7 +74,9 @@ def save(
     try:
         tensors = save_arrays(_arrays(classifier))
         header = _Header(classifier.card.format, _checksum(tensors))
-        card = msgspec.structs.asdict(header) | msgspec.structs.asdict(classifier.card)
+        card: dict[str, object] = msgspec.structs.asdict(header) | msgspec.structs.asdict(
+            classifier.card
+        )
         files = {
             TENSORS: tensors,
             CARD: msgspec.json.format(msgspec.json.encode(card)),
@@ -111,14 +117,15 @@ def check_output(directory: str | Path, overwrite: bool) -> None:
     check_writable(directory)
 
 
-def load(directory: str | Path) -> Classifier:
+def load(directory: str | Path) -> "Classifier | LabelsClassifier":
     """Read a classifier from a directory that `save` wrote. Runs no code from it.
 
     Args:
         directory: the model directory.
 
     Returns:
-        The classifier, which predicts what the saved one predicts, bit for bit.
+        The classifier, of one target or of many labels, which predicts what the saved one predicts,
+        bit for bit.
 
     Raises:
         InputError: if a file is missing or damaged, or from another version of torchbce, or the
@@ -142,7 +149,13 @@ def load(directory: str | Path) -> Classifier:
             c.name: _of_column(arrays, key, c) for key, c in _column_arrays(card.columns).items()
         }
         encoder = Encoder(card.columns, idf)
-        models = tuple(model_of(name, arrays, encoder) for name in card.models)
+        if isinstance(card, Card):
+            models = tuple(model_of(name, arrays, encoder) for name in card.models)
+            parts = None
+        else:
+            from torchbce.classifier.labels.arrays import parts_of
+
+            parts = parts_of(card, arrays, encoder)
     except BadArraysError as error:
         raise _damaged(directory / TENSORS, str(error)) from error
     if arrays:
@@ -150,10 +163,31 @@ def load(directory: str | Path) -> Classifier:
             directory / TENSORS,
             f"the tensors {listing(sorted(arrays))} do not fit {CARD}; both must come from one fit",
         )
-    return Classifier(card, encoder, models, tried=_read_history(directory / HISTORY))
+    tried = _read_history(directory / HISTORY)
+    if isinstance(card, Card):
+        return Classifier(card, encoder, models, tried=tried)
+    from torchbce.classifier.labels.model import LabelsClassifier
+
+    assert parts is not None
+    return LabelsClassifier(card, encoder, *parts, tried=tried)
 
 
-def _read_card(path: Path) -> tuple[Card, str]:
+def load_single(directory: str | Path) -> Classifier:
+    """As `load`, for what works with a single target only.
+
+    Raises:
+        InputError: as `load`, and if the model has many labels.
+    """
+    found = load(directory)
+    if isinstance(found, Classifier):
+        return found
+    raise InputError(
+        f"{str(directory)!r} is a model of {len(found.card.labels):,} labels; this is for a model "
+        "of a single target"
+    )
+
+
+def _read_card(path: Path) -> "tuple[Card | LabelsCard, str]":
     """The card of a file, and the SHA-256 of the weights that belong to it."""
     content = _read(path)
     try:
@@ -165,7 +199,7 @@ def _read_card(path: Path) -> tuple[Card, str]:
                 f"{'a newer' if newer else 'an older'} torchbce; this one reads format {FORMAT}. "
                 f"{'Upgrade torchbce' if newer else 'Fit the model again'}."
             )
-        card = msgspec.json.decode(content, type=Card)
+        card = msgspec.json.decode(content, type=_card_type(header.kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     names = [column.name for column in card.columns]
@@ -173,8 +207,11 @@ def _read_card(path: Path) -> tuple[Card, str]:
         raise _damaged(path, "it must name at least one column, and each column once")
     if len(names) > 1 and any(isinstance(column, MatrixColumn) for column in card.columns):
         raise _damaged(path, "a matrix must be its only column")
-    if card.target.positive == card.target.negative:
-        raise _damaged(path, "the two values of the target must differ")
+    if isinstance(card, Card):
+        if card.target.positive == card.target.negative:
+            raise _damaged(path, "the two values of the target must differ")
+    elif wrong := card.fault():
+        raise _damaged(path, wrong)
     for column in card.columns:
         if fault := _fault(column):
             raise _damaged(path, f"column {listing([column.name])} {fault}")
@@ -258,18 +295,32 @@ class _Header(msgspec.Struct):
 
     format: int
     weights_sha256: str = ""
+    kind: str = "target"
+
+
+def _card_type(kind: str) -> "type[Card] | type[LabelsCard]":
+    if kind != "labels":
+        return Card
+    from torchbce.classifier.labels.model import LabelsCard
+
+    return LabelsCard
 
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _arrays(classifier: Classifier) -> dict[str, np.ndarray]:
-    arrays = {}
+def _arrays(classifier: "Classifier | LabelsClassifier") -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
     for key, column in _column_arrays(classifier.encoder.columns).items():
         arrays[key] = classifier.encoder.idf[column.name]
-    for model in classifier.models:
-        arrays |= arrays_of(model)
+    if isinstance(classifier, Classifier):
+        for model in classifier.models:
+            arrays |= arrays_of(model)
+    else:
+        from torchbce.classifier.labels.arrays import arrays_of_labels
+
+        arrays |= arrays_of_labels(classifier)
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 

@@ -49,6 +49,9 @@ Tables = Annotated[list[str] | None, typer.Argument(metavar="TABLE...", help=TAB
 Separator = Annotated[
     str | None,
     typer.Option(
-        metavar="CHARACTER", help="What separates the values of a CSV, as ; or tab, if not seen."
+        "--separator",
+        "--csv-separator",
+        metavar="CHARACTER",
+        help="What separates the values of a CSV, as ; or tab, if not seen.",
     ),
 ]

@@ -60,7 +60,7 @@ def _json(classifier: "Classifier", most: int) -> dict[str, Any]:
         "rows": card.rows,
         "positives": card.positives,
         "columns": [
-            {"name": column.name, "kind": _kind(column), "features": _features(column)}
+            {"name": column.name, "kind": kind_of(column), "features": features_of(column)}
             for column in card.columns
         ],
         "dropped": card.dropped,
@@ -84,7 +84,7 @@ def _lines(classifier: "Classifier", directory: Path, most: int, width: int) -> 
     yield f"{directory}: {names}; {card.rows:,} rows, {card.positives:,} of them positive"
     yield f"target {target.column}: {target.positive!r} is positive, {target.negative!r} negative"
     yield ""
-    used = [(column.name, _kind(column), _features(column)) for column in card.columns]
+    used = [(column.name, kind_of(column), features_of(column)) for column in card.columns]
     used += [(name, "dropped", reason) for name, reason in card.dropped.items()]
     yield from _aligned([("column", "used as", "features"), *_in_part(used)])
     yield ""
@@ -109,7 +109,8 @@ def _explanation_lines(explanation: "Explanation", positive: str, width: int) ->
     base = signed(explanation.base)
     yield f"What weighs most, in log-odds of {positive!r}; the base rate is {base}:"
     if explanation.words:
-        yield "words and n-grams, per unit of TF-IDF"
+        matrix = any(word.unit == "columns" for word in explanation.words)
+        yield "columns of the matrix" if matrix else "words and n-grams, per unit of TF-IDF"
         yield from _aligned(
             (f"  {signed(word.log_odds)}", word.column, repr(word.text))
             for word in explanation.words
@@ -146,13 +147,14 @@ def _in_part(used: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     return shown
 
 
-def _kind(column: "Column") -> str:
+def kind_of(column: "Column") -> str:
+    """The kind of a column."""
     return str(column.__struct_config__.tag)
 
 
-def _features(column: "Column") -> str:
+def features_of(column: "Column") -> str:
     """What a column becomes, in words."""
-    kind = _kind(column)
+    kind = kind_of(column)
     missing = ", missing" if getattr(column, "flag_missing", False) else ""
     if kind == "numeric":
         bins = len(column.edges) + 1 if column.edges else 0  # type: ignore[union-attr]

@@ -48,7 +48,7 @@ ALL_CHOICES = 40
 SHOWN_CHOICES = 8
 
 
-def print_choices(choices: "Sequence[Choice]", target: "Target") -> None:
+def print_choices(choices: "Sequence[Choice]", target: "Target | None") -> None:
     """Print the kind of each column, and why, on standard error."""
     from rich.console import Console
 
@@ -57,7 +57,7 @@ def print_choices(choices: "Sequence[Choice]", target: "Target") -> None:
     console.print(choices_table(choices, target))
 
 
-def choices_table(choices: "Sequence[Choice]", target: "Target") -> "Table":
+def choices_table(choices: "Sequence[Choice]", target: "Target | None") -> "Table":
     """The kind of each column, and why; of many columns, those that are not plain numbers."""
     from rich import box
     from rich.table import Table
@@ -77,8 +77,9 @@ def choices_table(choices: "Sequence[Choice]", target: "Target") -> "Table":
     for kind, count in rest.items():
         more = f"{count:,} more" if any(c.kind == kind for c in shown) else f"{count:,} columns"
         table.add_row(f"({more})", kind, "")
-    why = f"{target.positive!r} is positive, {target.negative!r} negative: {target.reason}"
-    add(target.column, "target", why, "bold")
+    if target is not None:
+        why = f"{target.positive!r} is positive, {target.negative!r} negative: {target.reason}"
+        add(target.column, "target", why, "bold")
     return table
 
 

@@ -170,7 +170,8 @@ def make_sample(
         weights[name] = None if aligned is None else aligned.detach().expand(input.shape)
     if mask is not None:
         mask = checks.align_mask(mask.to(input.device), input)
-    valid = valid_mask(target, target, mask, ignore_index)
+    # Integers are compared as numbers: a uint8 cannot be -100.
+    valid = valid_mask(target, target.float(), mask, ignore_index)
 
     kept = _kept(input.shape)
     rows_of = _rows(input.shape)

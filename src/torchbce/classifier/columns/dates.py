@@ -56,8 +56,8 @@ ISO = "%Y-%m-%d"
 #: The parts that become features, in their order.
 PARTS = ("year", "month", "day of week", "hour", "elapsed days")
 
-#: Hours of a minute, and days of a microsecond. These are factors because polars computes a quotient as
-#: a product too, and exported models have to compute the same bits.
+#: Hours of a minute, and days of a microsecond. They are factors because polars computes a quotient
+#: as a product too, and exported models have to compute the same bits.
 HOURS, DAYS = 1 / 60, 1 / 86_400_000_000
 
 #: A column is looked at more closely only if one of its first cells is a date.

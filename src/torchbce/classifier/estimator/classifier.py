@@ -47,7 +47,7 @@ from torchbce.classifier.options import (
     TrainingOptions,
 )
 from torchbce.classifier.rows import Settings, fit_rows
-from torchbce.classifier.storage import load
+from torchbce.classifier.storage import load_single
 from torchbce.classifier.tables.frames import as_table
 
 #: The options of a fit, which are parameters here.
@@ -214,7 +214,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             >>> estimator.predict({"x": [0.5, 5.5]}).tolist()
             ['no', 'yes']
         """
-        classifier = model if isinstance(model, Classifier) else load(model)
+        classifier = model if isinstance(model, Classifier) else load_single(model)
         card = classifier.card
         classes = classes_of_target(card.target)
         options = {name: card.options[name] for name in OPTIONS if name in card.options}
@@ -261,7 +261,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = read_rows(self, X)
         names = rows.columns if isinstance(rows, pl.DataFrame) else None
         classes, targets = self._read_targets(y, names, context)
-        check_consistent_length(X, targets)
+        check_consistent_length(rows, targets)
         number = len(targets)
         weight = weights_of(sample_weight, number)
         if context.target is None:  # that of a table is checked, with the names of its columns
@@ -336,7 +336,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"partial_fit, was: {self.classes_.tolist()}"
             )
         targets = self._targets_of(y, self._classes)
-        check_consistent_length(X, targets)
+        check_consistent_length(rows, targets)
         weight = weights_of(sample_weight, len(targets))
         state = self._state or updates.start(self.classifier_)
         encoded = encoded_rows(self.classifier_, rows)

@@ -17,8 +17,8 @@ from torchbce.classifier.models.calibration import Calibration
 class Combination:
     r"""From the logits of the models to the final logit, in three steps.
 
-    The combined logit :math:`b + \sum_m w_m (z_m - \log p - b)` is an offset and a sum of products. A
-    calibration maps it, and a shift to another base rate is added.
+    The combined logit :math:`b + \sum_m w_m (z_m - \log p - b)` is an offset and a sum of products.
+    A calibration maps it, and a shift to another base rate is added.
 
     Attributes:
         offset: :math:`b - \sum_m w_m (\log p + b)`, where p is `pos_weight` and b the base.
@@ -41,14 +41,14 @@ def combination_of(classifier: Classifier) -> Combination:
     """
     if not isinstance(classifier, Classifier):
         raise InputError(
-            "only a classifier of one target column that torchbce.classifier.fit or load returned can "
-            f"be exported, got a {type(classifier).__name__}"
+            "only a classifier of one target column, as torchbce.classifier.fit returns it, can be "
+            f"exported, got a {type(classifier).__name__}"
         )
     kinds = NumericColumn | CategoricalColumn | DateColumn | TextColumn
     if not all(isinstance(column, kinds) for column in classifier.encoder.columns):
         raise InputError(
-            "a model of a matrix cannot be exported, because its features have no columns; fit it to "
-            "a table"
+            "a model of a matrix cannot be exported, because its features have no columns; fit it "
+            "to a table"
         )
     card = classifier.card
     each = float(np.log(card.pos_weight)) + card.base

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from torchbce.classifier.columns.categorical import CategoricalColumn
 from torchbce.classifier.columns.dates import FORMATS, DateColumn
 from torchbce.classifier.columns.encoder import Column
 from torchbce.classifier.columns.numeric import NumericColumn
@@ -110,10 +111,10 @@ def _what(card: Card) -> str:
         )
     return (
         f"A binary classifier of tables. It gives the probability that {_code(target.column)} is "
-        f"{_code(target.positive)} rather than {_code(target.negative)}, from {len(card.columns):,} "
-        f"{'column' if len(card.columns) == 1 else 'columns'}. It combines the log-odds of {models}"
-        f"{steps}.{shifted} From a probability of {card.threshold:.4g} on, {_code(target.positive)} is "
-        "predicted.\n"
+        f"{_code(target.positive)} rather than {_code(target.negative)}, from "
+        f"{len(card.columns):,} {'column' if len(card.columns) == 1 else 'columns'}. It combines "
+        f"the log-odds of {models}{steps}.{shifted} From a probability of {card.threshold:.4g} on, "
+        f"{_code(target.positive)} is predicted.\n"
     )
 
 
@@ -126,8 +127,8 @@ def _figures(card: Card) -> str:
     ]
     counts = card.held_out.confusion
     return (
-        "On rows that were held out, whose settings and weights were chosen on other rows; beside them "
-        "those of predicting the share of positives for every row.\n\n"
+        "On rows that were held out, whose settings and weights were chosen on other rows; beside "
+        "them those of predicting the share of positives for every row.\n\n"
         + _table(["metric", "model", "share of positives", "better"], rows)
         + f"\nAt the threshold: {counts.tp:,} true positives, {counts.fp:,} false positives, "
         f"{counts.fn:,} false negatives, {counts.tn:,} true negatives.\n"
@@ -162,7 +163,8 @@ def _kind(column: Column) -> str:
         return f"date, as {FORMATS[column.written]}"
     if isinstance(column, TextColumn):
         return f"text, {column.width:,} words and n-grams"
-    return f"category, {column.codes:,} values"
+    assert isinstance(column, CategoricalColumn)
+    return f"category, {len(column.categories):,} values"
 
 
 def _limits(card: Card) -> str:
@@ -170,9 +172,11 @@ def _limits(card: Card) -> str:
         "The figures hold for rows that are drawn as the training rows were. Where the share of "
         "positives, or the way a column is measured, is another one, measure again: `torchbce "
         "evaluate`.",
-        "Categories and words that were not in the training rows are ignored. Numbers far outside of "
-        "the training rows are cut off at 10 standard deviations.",
-        "What a column adds to a prediction says what the model computes, not what causes the target.",
+        "Categories and words that were not in the training rows are ignored. A linear model cuts "
+        "numbers off at 10 standard deviations from their mean, and trees at the largest and the "
+        "smallest of the training rows.",
+        "What a column adds to a prediction says what the model computes, not what causes the "
+        "target.",
         "Whether the target or a column treats groups of people unfairly was not examined.",
     ]
     if card.rows < 1000:
@@ -185,7 +189,8 @@ def _limits(card: Card) -> str:
 def _use(card: Card) -> str:
     versions = ", ".join(f"{_plain(name)} {_plain(v)}" for name, v in card.versions.items())
     return (
-        "```sh\npip install 'torchbce[cli]'\ntorchbce predict DIR rows.csv --output predicted.csv\n```\n\n"
+        "```sh\npip install 'torchbce[cli]'\n"
+        "torchbce predict DIR rows.csv --output predicted.csv\n```\n\n"
         "```python\nfrom torchbce.classifier import load, read\n\n"
         'classifier = load("DIR")  # of model.json, model.safetensors and history.json\n'
         'classifier.probabilities(read("rows.csv"))\n```\n\n'

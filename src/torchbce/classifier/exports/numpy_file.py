@@ -42,8 +42,8 @@ HEADER = '''"""A binary classifier that needs NumPy alone, written by `torchbce 
 
 `predict_proba` takes a list of dicts, one for each row, or a dict of columns. It returns the
 probability of the positive value of the target; `predict` returns the target's values, the positive
-one from a probability of {threshold} on. Values are read as `torchbce predict` reads them. The model
-is at the end of the file, as arrays in base64.
+one from a probability of {threshold} on. Values are read as `torchbce predict` reads them. The
+model is at the end of the file, as arrays in base64.
 """
 '''
 

@@ -38,12 +38,12 @@ def inputs_of(encoder: Encoder) -> list[tuple[str, int]]:
 
     Numbers are float64, dates the seconds since 1970 as int64, categories strings.
     """
-    types = {
+    types: dict[type, int] = {
         NumericColumn: TensorProto.DOUBLE,
         DateColumn: TensorProto.INT64,
         CategoricalColumn: TensorProto.STRING,
     }
-    return [(column.name or "unnamed", types[type(column)]) for column in encoder.columns]  # type: ignore[index]
+    return [(column.name or "unnamed", types[type(column)]) for column in encoder.columns]
 
 
 def cells(graph: Graph, encoder: Encoder, numbers_missing: list[float], words: list[str]) -> Cells:

@@ -15,9 +15,9 @@ from torchbce.classifier.models.calibration import Calibration
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 
 ABOUT = (
-    "A binary classifier, written by torchbce. Inputs are columns of shape [rows]: numbers as float64, "
-    "NaN where missing; dates as int64, the seconds since 1970 on the clock, and the smallest int64 "
-    "(NaT) where missing; categories as strings, empty where missing."
+    "A binary classifier, written by torchbce. Inputs are columns of shape [rows]: numbers as "
+    "float64, NaN where missing; dates as int64, the seconds since 1970 on the clock, and the "
+    "smallest int64 (NaT) where missing; categories as strings, empty where missing."
 )
 
 
@@ -76,7 +76,8 @@ def _calibrated(graph: Graph, calibration: Calibration, z: str) -> str:
             graph.node("Add", graph.node("Max", z, zero), tail),
         ]
     elif calibration.kind == "quadratic":
-        assert calibration.low is not None and calibration.high is not None
+        assert calibration.low is not None
+        assert calibration.high is not None
         low, high = constant(calibration.low), constant(calibration.high)
         above = graph.node("Sub", graph.node("Clip", z, low, high), low)
         width = constant(2 * (calibration.high - calibration.low))
@@ -92,7 +93,7 @@ def _calibrated(graph: Graph, calibration: Calibration, z: str) -> str:
 
 
 def _decided(graph: Graph, classifier: Classifier, probability: str) -> tuple[str, int]:
-    """The predicted value and its type: a string, empty where undecided, if rows may be undecided."""
+    """The predicted value and its type; if rows may be undecided a string, which is empty there."""
     rule, target = classifier.rule(), classifier.card.target
     both = np.array([False, True])
     above = graph.node("GreaterOrEqual", probability, graph.constant(rule.threshold, np.float64))

@@ -137,7 +137,7 @@ def _axis(graph: Graph) -> str:
 
 
 def _outside(encoder: Encoder, trees: Trees, node: int) -> np.ndarray:
-    """For each code, and last for -1: 0 if it goes left, 1 if right, NaN if it counts as missing."""
+    """For each code, and last for -1: 0 if it goes left, 1 if right, NaN if it is missing."""
     codes = np.arange(encoder.categorical[int(trees.feature[node])].codes + 1)
     missing = (codes == len(codes) - 1) | (codes > MOST_CATEGORIES)
     codes = np.where(missing, 0, codes)

@@ -1,7 +1,7 @@
 """Regular expressions of numbers and dates that Python, DuckDB and PostgreSQL read alike.
 
-Those of `columns` are written for polars, and find how a column is written. These find the same cells
-of a column whose notation is known: what comes before and after its numbers is fixed.
+Those of `columns` are written for polars, and find how a column is written. These find the same
+cells of a column whose notation is known: what comes before and after its numbers is fixed.
 """
 
 import re

@@ -28,11 +28,11 @@ LARGEST = 700.0
 HEADER = """\
 -- A binary classifier, written by `torchbce export --to sql`, for DuckDB and PostgreSQL.
 --
--- Appends two columns to the rows of the table {table}: the probability of the positive value, and the
--- predicted value of the target, the positive one from a probability of {threshold} on. To read another
--- table, change its name in the line that begins with FROM {table}. Columns may be of strings or typed.
--- A row with a cell that the model cannot read, such as a word among numbers, has NULL in both, and an
--- undecided row in the second.
+-- Appends two columns to the rows of the table {table}: the probability of the positive value, and
+-- the predicted value of the target, the positive one from a probability of {threshold} on. To read
+-- another table, change its name in the line that begins with FROM {table}. Columns may be of
+-- strings or typed. A row with a cell that the model cannot read, such as a word among numbers, has
+-- NULL in both, and an undecided row in the second.
 """
 
 
@@ -60,7 +60,8 @@ def sql_file(classifier: Classifier) -> bytes:
             logits[model.name] = trees_logit(encoder, model)
         else:
             raise InputError(
-                f"the model has a network ({model.name}), which would be too long in SQL; export with ",
+                f"the model has a network ({model.name}), which would be too long in SQL; export "
+                "with ",
                 Argument("to", "onnx"),
                 " or ",
                 Argument("to", "numpy"),
@@ -116,7 +117,8 @@ def _calibrated(calibration: Calibration | None) -> str:
     if calibration.kind == "beta":
         functions = [f"(LEAST({z}, {zero}) - soft.tail)", f"(GREATEST({z}, {zero}) + soft.tail)"]
     elif calibration.kind == "quadratic":
-        assert calibration.low is not None and calibration.high is not None
+        assert calibration.low is not None
+        assert calibration.high is not None
         low, high = number(calibration.low), number(calibration.high)
         above = f"(LEAST(GREATEST({z}, {low}), {high}) - {low})"
         width = number(2 * (calibration.high - calibration.low))

@@ -173,7 +173,8 @@ def _fields_of(v: str, pattern: Pattern) -> Stage:
 
 def _day(i: int) -> Stage:
     """The day, NULL where there is no such day; a leap second at its end begins the next day."""
-    leap = f"(MOD(field.year{i}, 4) = 0 AND (MOD(field.year{i}, 100) <> 0 OR MOD(field.year{i}, 400) = 0))"
+    year = f"field.year{i}"
+    leap = f"MOD({year}, 4) = 0 AND (MOD({year}, 100) <> 0 OR MOD({year}, 400) = 0)"
     short = f"field.month{i} IN (4, 6, 9, 11)"
     february = choice([(leap, "29")], "28")
     last = choice([(f"field.month{i} = 2", february), (short, "30")], "31")
@@ -193,7 +194,8 @@ def _parts(i: int) -> Stage:
     """The numbers of a date, by the names of its parts."""
     days = f"CAST(day.date{i} - DATE '1970-01-01' AS DOUBLE PRECISION)"
     micro = f"({days} * {number(86400)} + day.time{i}) * {number(1e6)}"
-    hour = f"FLOOR(day.time{i} / {number(3600)}) + FLOOR(MOD(day.time{i}, 3600) / {number(60)}) * {number(HOURS)}"
+    minutes = f"FLOOR(MOD(day.time{i}, 3600) / {number(60)})"
+    hour = f"FLOOR(day.time{i} / {number(3600)}) + {minutes} * {number(HOURS)}"
     dated = f"day.date{i} IS NOT NULL"
     return {
         "year": f"CAST(EXTRACT(YEAR FROM day.date{i}) AS DOUBLE PRECISION)",

@@ -33,8 +33,8 @@ def by_code(encoder: Encoder, position: int, values: list[str]) -> str:
     column = encoder.coded[position]
     if not isinstance(column, NumericColumn):
         k = f"value.k{position - len(encoder.numeric)}"
-        cases = ((str(code), value) for code, value in enumerate(values[:-1]) if value != none)
-        return lookup(k, cases, none)
+        known = ((str(code), value) for code, value in enumerate(values[:-1]) if value != none)
+        return lookup(k, known, none)
     x = f"value.x{position}"
     bins = len(column.edges) + 1 if column.edges else 0
     gone = values[bins] if column.flag_missing else none

@@ -7,14 +7,13 @@ import numpy as np
 from torchbce.classifier.quality.calibration import on_grid, smoothed_error, smoothing_width
 from torchbce.classifier.quality.metrics import ECE_BINS, ece_bins
 
-ROUNDS = 1000
+ROUNDS = 500
 #: The percentiles of a 95% interval.
 ENDS = (2.5, 97.5)
 #: Rows are merged to so many groups of neighbouring scores: a million rows take as long as these.
 GROUPS = 8192
-#: Absolute errors are larger in a resample than in the rows, as they are larger in the rows than in
-#: truth, by about as much; their intervals are reflected at the value of the rows.
-REFLECTED = ("ece", "smooth_ece")
+#: Sums of absolute errors, which noise makes larger: of calibrated rows they are not 0.
+ABSOLUTE = ("ece", "smooth_ece")
 
 
 class Cells(NamedTuple):
@@ -86,7 +85,7 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """The 95% interval of each figure, for samples of as many rows like these.
 
-    Each of 1,000 rounds draws for a cell how often its rows occur, by Poisson's distribution, which
+    Each of 500 rounds draws for a cell how often its rows occur, by Poisson's distribution, which
     for single rows is the bootstrap with a random number of rows.
 
     Args:
@@ -96,8 +95,12 @@ def intervals(
         seed: of the draws.
 
     Returns:
-        Percentiles 2.5 and 97.5 of each figure over the rounds; those of calibration errors are
-        reflected at the figure itself, and not below 0.
+        Percentiles 2.5 and 97.5 of each figure over the rounds. Calibration errors are larger in a
+        round than in the rows, as in the rows than in truth, so that their percentiles are
+        reflected at the figure itself. Near 0 this is not enough: unless the figure e is more than
+        twice the percentile 97.5 of N, the error of a round's deviations from the rows, the lower
+        end is max(0, e - N), since the true error differs from e by the error of the deviations at
+        most.
 
     References:
         Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
@@ -110,6 +113,7 @@ def intervals(
     spread = on_grid(mean_p, residual / cells.weight.sum())
     width = smoothing_width(spread)
     drawn = []
+    noise: dict[str, list[float]] = {name: [] for name in ABSOLUTE}
     grids = np.empty((ROUNDS, len(spread)))
     for number in range(ROUNDS):
         times = random.poisson(rows) / rows
@@ -118,16 +122,22 @@ def intervals(
             times, total = np.ones(len(rows)), float(cells.weight.sum())
         drawn.append(_figures(cells, times, total, bins, residual, threshold))
         grids[number] = on_grid(mean_p, times * residual / total)
+        deviations = times * residual / total - residual / cells.weight.sum()
+        noise["ece"].append(float(np.abs(np.bincount(bins, deviations, ECE_BINS)).sum()))
     columns = {name: np.array([one[name] for one in drawn]) for name in drawn[0]}
     columns["smooth_ece"] = smoothed_error(grids, width)
+    noise["smooth_ece"] = smoothed_error(grids - spread, width).tolist()
     found = {}
     for name, values in columns.items():
         figure, finite = figures.get(name), values[np.isfinite(values)]
         if figure is None or not len(finite):
             continue
         low, high = np.percentile(finite, ENDS).tolist()
-        if name in REFLECTED:
-            low, high = max(0.0, 2 * figure - high), max(0.0, 2 * figure - low)
+        if name in ABSOLUTE:
+            most = float(np.percentile(noise[name], ENDS[1]))
+            low, high = 2 * figure - high, 2 * figure - low
+            low = low if figure > 2 * most else min(low, figure - most)
+            low, high = max(0.0, low), max(0.0, high)
         found[name] = (low, high)
     return found
 

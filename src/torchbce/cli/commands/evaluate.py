@@ -84,8 +84,18 @@ def evaluate(
         )
     else:
         rate = base_rate_of(base_rate)
+        loaded = classifier.load(directory)
+        if isinstance(loaded, classifier.LabelsClassifier):
+            from torchbce.classifier.labels.files import evaluate_labels_file
+            from torchbce.cli import many_labels
+
+            many_labels.only_for_one(base_rate=base_rate, abstain=abstain)
+            loaded = loaded.with_threshold(threshold)
+            of_labels = evaluate_labels_file(loaded, table, separator, weight)
+            many_labels.print_metrics(of_labels, json_)
+            return
         metrics = files.evaluate_file(
-            classifier.load(directory),
+            loaded,
             table,
             separator,
             weight,

@@ -14,7 +14,6 @@ from torchbce.cli.arguments import (
     Overwrite,
     Positive,
     Quiet,
-    Separator,
     Soft,
     Weight,
 )
@@ -30,7 +29,18 @@ def fit(
         Path, typer.Option("--output", "-o", metavar="DIR", help="The model directory to write.")
     ],
     target: Annotated[
-        str | None, typer.Option(help="The column to predict, of two values.")
+        list[str],
+        typer.Option(
+            metavar="COLUMN",
+            help="The column to predict, of two values; several are labels, which may be empty "
+            "where they are unknown.",
+        ),
+    ] = [],  # noqa: B006
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Instead of --target: the labels of each row, lists or text."
+        ),
     ] = None,
     positive: Positive = None,
     soft: Soft = False,
@@ -67,7 +77,18 @@ def fit(
     decimal: Annotated[
         str, typer.Option(metavar=".|,", help="What begins the decimals of numbers.")
     ] = ".",
-    separator: Separator = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHARACTER",
+            help="What separates the values of a CSV, as ; or tab, if not seen; with --labels what "
+            "separates labels that are text, as a comma.",
+        ),
+    ] = None,
+    csv_separator: Annotated[
+        str | None,
+        typer.Option(metavar="CHARACTER", help="The same of a CSV, where there are --labels."),
+    ] = None,
     model: Annotated[
         Literal["auto", "linear", "pairs", "trees", "mlp"],
         typer.Option(help="One model, or the best combination of those that suit the table."),
@@ -170,6 +191,8 @@ def fit(
 
     Whether a column is text, categorical or numeric is inferred from its values; --text, --numeric,
     --categorical and --drop override that, and may be given several times.
+
+    Several --target, or --labels for a column such as "red,blue", make a classifier of many labels.
     """
     started = perf_counter()
     from torchbce import classifier
@@ -177,7 +200,7 @@ def fit(
     from torchbce.classifier.estimator.tables import fit_table
     from torchbce.classifier.reports.making import held_out_report, report_files
     from torchbce.classifier.tables.reading import scan
-    from torchbce.cli import notes
+    from torchbce.cli import many_labels, notes
     from torchbce.cli.terminal import training_progress
 
     estimator = classifier.BCEClassifier(
@@ -212,19 +235,57 @@ def fit(
     )
     options = estimator.training_options()  # before a large table is read
     classifier.check_output(output, overwrite)
-    if not quiet:
+    many = labels is not None or len(target) > 1
+    if csv_separator is None and labels is None:
+        csv_separator = separator
+    if not quiet and not many:
         notes.without_trees(options)
-    scanned = scan(table, separator)
+    scanned = scan(table, csv_separator)
     if not quiet:
         for note in scanned.notes:
             print(visible(note), file=sys.stderr)
     rows = classifier.read(scanned)
     warnings: list[str] = []
+    if many:
+        many_labels.only_for_one(
+            positives=positives,
+            trials=trials,
+            base_rate=base_rate,
+            guarantee=guarantee,
+            abstain=abstain,
+        )
+        if labels is not None and target:
+            raise classifier.InputError("give either --target or --labels")
+        with training_progress(quiet) as progress:
+            of_labels = classifier.fit_labels(
+                rows,
+                targets=target if labels is None else None,
+                labels=labels,
+                separator=separator,
+                positive=positive,
+                soft=soft,
+                weight=weight,
+                group=group,
+                time=time,
+                overrides=classifier.Overrides(text, numeric, categorical, drop),
+                missing=missing,
+                decimal=decimal,
+                options=options,
+                progress=progress,
+                on_choice=lambda choices, source: many_labels.before_training(
+                    rows, choices, source, quiet
+                ),
+            )
+        classifier.save(of_labels, output, overwrite)
+        warnings += many_labels.after_training(of_labels.card.held_out)
+        if json_ or not quiet:
+            many_labels.print_fit(of_labels, output, perf_counter() - started, warnings, json_)
+        return
     with training_progress(quiet) as progress:
         fitted = fit_table(
             estimator,
             rows,
-            target,
+            target[0] if target else None,
             positive=positive,
             soft=soft,
             positives=positives,

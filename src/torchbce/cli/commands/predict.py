@@ -47,6 +47,12 @@ def predict(
             metavar="K", min=0, help="Append the K columns that weigh most for each row, as text."
         ),
     ] = 0,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", min=1, help="Of many labels: append the K most probable ones of each row."
+        ),
+    ] = None,
     base_rate: BaseRateInUse = None,
     threshold: Threshold = None,
     abstain: Abstain = False,
@@ -61,6 +67,9 @@ def predict(
     The columns `probability` and `predicted` are appended to the rows. Where TABLE has one of that
     name already, a number is added to the appended one: `probability_2`. With --explain, columns
     such as `explanation_1` say what weighs most for a row: `age=39 +0.41`, in log-odds.
+
+    A model of many labels appends `probability_LABEL` and `predicted_LABEL` for each of up to 200
+    labels, or with --top K, and of more labels, `label_1`, `probability_1` and so on.
     """
     from torchbce import classifier
     from torchbce.classifier import files, outputs
@@ -72,6 +81,17 @@ def predict(
     if output is not None:
         outputs.check_file(output, overwrite)
     fitted = classifier.load(directory)
+    if isinstance(fitted, classifier.LabelsClassifier):
+        from torchbce.cli import many_labels
+
+        many_labels.only_for_one(explain=explain, base_rate=base_rate, abstain=abstain)
+        fitted = fitted.with_threshold(threshold)
+        many_labels.predict(
+            fitted, table, text, output, overwrite, json_, separator, prefix, top, quiet
+        )
+        return
+    if top is not None:
+        raise classifier.InputError("--top is for a model of many labels")
     if text is not None:
         if rate == "estimate":
             raise classifier.InputError(

@@ -22,6 +22,13 @@ def show(
     Weights are log-odds: +0.69 doubles the odds of the positive value, and -0.69 halves them.
     """
     from torchbce.classifier import load
-    from torchbce.cli.showing import print_model
+    from torchbce.classifier.model import Classifier
+    from torchbce.cli import showing
 
-    print_model(load(directory), directory, most, json_)
+    loaded = load(directory)
+    if isinstance(loaded, Classifier):
+        showing.print_model(loaded, directory, most, json_)
+        return
+    from torchbce.cli import many_labels
+
+    many_labels.print_model(loaded, directory, json_, showing.kind_of, showing.features_of)

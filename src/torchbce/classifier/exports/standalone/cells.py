@@ -63,7 +63,7 @@ def without_words(values: list[Any], words: set[str], numbers: set[float]) -> li
 
 
 def read_all(values: list[Any], name: str, kind: str, read: Callable[[Any], Any]) -> list[Any]:
-    """What a function reads in each value, or an error that names the first value it cannot read."""
+    """What a function reads in each value; an error names the first value that it cannot read."""
     found = []
     for row, value in enumerate(values, start=1):
         try:
@@ -147,7 +147,7 @@ def moment_reader(column: dict[str, Any], missing: set[str]) -> Callable[[Any], 
         if isinstance(value, datetime.datetime):
             if value.tzinfo is not None and not hasattr(value.tzinfo, "key"):
                 value = value.astimezone(datetime.UTC)
-            return (value.replace(tzinfo=None) - EPOCH) // datetime.timedelta(seconds=1)
+            return int((value.replace(tzinfo=None) - EPOCH) // datetime.timedelta(seconds=1))
         if isinstance(value, datetime.date):
             return (value.toordinal() - EPOCH.toordinal()) * 86400
         if isinstance(value, datetime.time):

@@ -175,7 +175,8 @@ def _categories(
     keys = [category_reader(missing)(value) for value in values]
     if not column["boolean"]:
         return keys
-    return [{1.0: "true", 0.0: "false"}.get(key, key) for key in keys]  # type: ignore[call-overload]
+    words: dict[Any, str] = {1.0: "true", 0.0: "false"}
+    return [words.get(key, key) for key in keys]
 
 
 def _bins(numbers: np.ndarray, column: dict[str, Any]) -> np.ndarray:

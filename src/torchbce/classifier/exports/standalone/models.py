@@ -1,5 +1,6 @@
 """The logits of each model, from arrays."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,8 @@ def linear_logits(
         total[rows] += weight[feature]
     end = len(weight) - inputs.text_width
     total += scaled @ weight[end - scaled.shape[1] : end]
-    return total + inputs.text_logits(weight[end:])
+    total += inputs.text_logits(weight[end:])
+    return total
 
 
 def pair_logits(inputs: Inputs, arrays: dict[str, np.ndarray], weight: np.ndarray) -> np.ndarray:
@@ -144,7 +146,7 @@ def network_logits(
     hidden += scaled @ weight[end - scaled.shape[1] : end]
     order = np.argsort(inputs.row, kind="stable")
     bounds = np.searchsorted(inputs.row[order], np.arange(len(inputs) + 1))
-    for row, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for row, (first, last) in enumerate(itertools.pairwise(bounds)):
         own = order[first:last]
         hidden[row] += inputs.value[own] @ weight[end + inputs.feature[own]]
     for layer in ("rest.2", "rest.5"):

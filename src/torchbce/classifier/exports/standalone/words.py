@@ -1,5 +1,6 @@
-"""The features of a text: TF-IDF of words and of character n-grams, as scikit-learn computes them."""
+"""The features of a text: TF-IDF of words and of character n-grams, as scikit-learn has them."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,13 +13,11 @@ WORD = re.compile(r"\w+")
 
 
 def grams_of(text: str, unit: str) -> list[str]:
-    """The n-grams of a text: 1 or 2 words, or 2 to 5 characters of a word, or 1 to 4 of the text."""
+    """The n-grams of a text: 1 or 2 words, 2 to 5 characters of a word, or 1 to 4 of the text."""
     text = text.lower()
     if unit == "words":
         words = WORD.findall(text)
-        return words + [
-            f"{first} {second}" for first, second in zip(words, words[1:], strict=False)
-        ]
+        return words + [f"{first} {second}" for first, second in itertools.pairwise(words)]
     text = SEVERAL_SPACES.sub(" ", text)
     if unit == "characters across spaces":
         return [text[i : i + n] for n in range(1, 5) for i in range(len(text) - n + 1)]
@@ -36,16 +35,16 @@ def text_features(
     texts: Sequence[str], unit: str, vocabulary: dict[str, int], idf: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The row, the feature and the value of each n-gram: (1 + log(count)) idf, rows of norm 1."""
-    rows: list[int] = []
-    features: list[int] = []
+    places: list[int] = []
+    found: list[int] = []
     counts: list[int] = []
-    for row, text in enumerate(texts):
+    for place, text in enumerate(texts):
         known = (vocabulary[gram] for gram in grams_of(text, unit) if gram in vocabulary)
-        for feature, count in sorted(Counter(known).items()):
-            rows.append(row)
-            features.append(feature)
+        for gram, count in sorted(Counter(known).items()):
+            places.append(place)
+            found.append(gram)
             counts.append(count)
-    row, feature = np.array(rows, dtype=np.int64), np.array(features, dtype=np.int64)
+    row, feature = np.array(places, dtype=np.int64), np.array(found, dtype=np.int64)
     # In float32, as scikit-learn does: trees compare what a model makes of these values.
     values = (np.log(np.array(counts, dtype=np.float32)) + np.float32(1)) * idf[feature]
     norms = np.sqrt(np.bincount(row, (values * values).astype(np.float64), len(texts)))
