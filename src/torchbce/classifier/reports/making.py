@@ -8,25 +8,31 @@ import polars as pl
 
 from torchbce.classifier.columns.outcomes import RowColumns, positions, read_outcomes
 from torchbce.classifier.columns.values import without_words
-from torchbce.classifier.errors import InputError, file_error
+from torchbce.classifier.errors import Argument, InputError, file_error
+from torchbce.classifier.labels.model import LabelsClassifier
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.outputs import written
 from torchbce.classifier.reports.content import Report, report_of
+from torchbce.classifier.reports.labels import held_out_labels_report, labels_table_report
 from torchbce.classifier.reports.page import render
 from torchbce.classifier.storage import REPORT, REPORT_DATA
 from torchbce.classifier.tables.frames import TableLike, as_table
 
 
-def held_out_report(classifier: Classifier, table: pl.DataFrame | None = None) -> Report:
+def held_out_report(
+    classifier: Classifier | LabelsClassifier, table: pl.DataFrame | None = None
+) -> Report:
     """The report of the rows held out when a classifier was fitted.
 
     Args:
-        classifier: as `fit` returns it.
+        classifier: as `fit` or `fit_labels` returns it.
         table: what it was fitted to, to show rows that it is wrong about; None shows none.
 
     Raises:
         InputError: if it was loaded, so that these rows are not known.
     """
+    if isinstance(classifier, LabelsClassifier):
+        return held_out_labels_report(classifier)
     held_out = classifier.held_out
     if held_out is None:
         raise InputError(
@@ -42,7 +48,10 @@ def held_out_report(classifier: Classifier, table: pl.DataFrame | None = None) -
 
 
 def table_report(
-    classifier: Classifier, table: TableLike, name: str = "a table", weight: str | None = None
+    classifier: Classifier | LabelsClassifier,
+    table: TableLike,
+    name: str = "a table",
+    weight: str | None = None,
 ) -> Report:
     """The report of a classifier on a table.
 
@@ -50,11 +59,15 @@ def table_report(
         classifier: the model.
         table: has its columns and its target.
         name: what the report calls the table.
-        weight: the name of a column of weights; rows of weight 0 are left out.
+        weight: the name of a column of weights; rows of weight 0 are left out. Not for many labels.
 
     Raises:
         InputError: if the table has no rows, or does not fit the model.
     """
+    if isinstance(classifier, LabelsClassifier):
+        if weight is not None:
+            raise InputError(Argument("weight"), " is for a model of one target")
+        return labels_table_report(classifier, table, name)
     rows = without_words(as_table(table), classifier.card.missing)
     outcomes = read_outcomes(rows, classifier.card.target, RowColumns(weight))
     counted = outcomes.counted()

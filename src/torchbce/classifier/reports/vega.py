@@ -22,7 +22,8 @@ def scripts() -> str:
     import vl_convert
 
     # Inside a page "</script" would end the script, also in a string.
-    text = vl_convert.javascript_bundle().replace("</script", "<\\/script") + _END
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub has no default
+    text = bundle.replace("</script", "<\\/script") + _END
     with suppress(OSError):  # a cache that cannot be written costs time only
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}")

@@ -276,7 +276,8 @@ def fit(
                     rows, choices, source, quiet
                 ),
             )
-        classifier.save(of_labels, output, overwrite)
+        files = report_files(held_out_report(of_labels)) if report else None
+        classifier.save(of_labels, output, overwrite, files)
         warnings += many_labels.after_training(of_labels.card.held_out)
         if json_ or not quiet:
             many_labels.print_fit(of_labels, output, perf_counter() - started, warnings, json_)
