@@ -200,12 +200,13 @@ def _net_benefit() -> Any:
 
 
 def _tried(tried: list[Tried]) -> Any:
-    values = [{"model": one.model, "loss": one.held_out_loss} for one in tried]
+    best_first = sorted(tried, key=lambda one: one.held_out_loss)
+    values = [{"model": one.model, "loss": one.held_out_loss} for one in best_first]
     bars = (
         _values(values)
         .mark_bar(color=NEGATIVE, height={"band": 0.6})
         .encode(
-            y=alt.Y("model:N", title=None, sort="x"),
+            y=alt.Y("model:N", title=None, sort=None),
             x=alt.X("loss:Q", title="log loss on rows held out (lower is better)"),
             tooltip=[alt.Tooltip("model:N"), alt.Tooltip("loss:Q", format=".4f")],
         )
@@ -214,7 +215,7 @@ def _tried(tried: list[Tried]) -> Any:
         _values(values)
         .mark_text(align="left", dx=4)
         .encode(
-            y=alt.Y("model:N", sort="x"),
+            y=alt.Y("model:N", sort=None),
             x=alt.X("loss:Q"),
             text=alt.Text("loss:Q", format=".4f"),
         )

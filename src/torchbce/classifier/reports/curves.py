@@ -118,6 +118,8 @@ def _precision_recall(counts: Counts) -> list[Point]:
 
 def _points(x: np.ndarray, y: np.ndarray) -> list[Point]:
     """A curve with at most `POINTS` points, evenly spaced along it, and both ends."""
+    if not len(x):
+        return []
     if len(x) > POINTS:
         length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
         kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], POINTS)))
