@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import polars as pl
+
 from common import markdown, plots
 from common.markdown import Block
 from common.report import Report, Results
