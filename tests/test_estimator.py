@@ -14,12 +14,14 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 import sklearn
+from scipy.special import expit
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -679,3 +681,91 @@ def test_small_numbers_of_rows() -> None:
     estimator = BCEClassifier().fit(X, y)
     assert estimator.predict_proba(X).shape == (12, 2)
     assert estimator.predict(X[:0]).tolist() == []
+
+
+# ------------------------------------------------------------------------------------- many labels
+
+
+def many(rows: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    X = random.normal(size=(rows, 4))
+    return X, (X[:, :3] + 0.5 * random.normal(size=(rows, 3)) > 0).astype(int)
+
+
+def test_many_labels_in_every_form() -> None:
+    X, Y = many()
+    expected = BCEClassifier(model="linear").fit(X, Y)
+    assert expected.classes_.tolist() == [0, 1, 2]
+    probabilities = expected.predict_proba(X)
+    assert probabilities.shape == (120, 3)
+    np.testing.assert_allclose(expit(expected.decision_function(X)), probabilities)
+    np.testing.assert_allclose(np.exp(expected.predict_log_proba(X)), probabilities)
+    np.testing.assert_array_equal(expected.predict(X), probabilities >= 0.5)
+    for form in (Y.tolist(), list(Y), Y.astype(float), Y > 0):
+        again = BCEClassifier(model="linear").fit(X, form)
+        np.testing.assert_array_equal(again.predict_proba(X), probabilities)
+    named = BCEClassifier(model="linear").fit(X, pl.DataFrame(Y, schema=["a", "b", "c"]))
+    assert named.classes_.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(named.predict_proba(X), probabilities)
+    sparse = BCEClassifier(model="linear").fit(X, sp.csr_matrix(Y))
+    np.testing.assert_allclose(sparse.predict_proba(X), probabilities, atol=0.02)
+
+
+def test_many_labels_are_those_of_fit_label_rows() -> None:
+    from torchbce.classifier.labels.fitting import fit_label_rows
+
+    X, Y = many()
+    names = [f"x{n}" for n in range(4)]
+    own = BCEClassifier(model="linear", optimize="f1").fit(X, Y)
+    options = TrainingOptions(model="linear", optimize="f1")
+    overrides = Overrides(numeric=names)
+    table = pl.DataFrame(X, schema=names)
+    other = fit_label_rows(
+        table, Y.astype(float), ["0", "1", "2"], options=options, overrides=overrides
+    )
+    np.testing.assert_array_equal(own.classifier_.logits(table), other.logits(table))
+    decided = own.predict_proba(X) >= np.array(other.card.thresholds)
+    np.testing.assert_array_equal(own.predict(X), decided)
+
+
+def test_unknown_labels_and_weights() -> None:
+    X, Y = many()
+    unknown = Y.astype(float)
+    unknown[::3, 1] = np.nan
+    assert BCEClassifier(model="linear").fit(X, unknown).predict_proba(X).shape == (120, 3)
+    w = np.ones(120)
+    weighted = BCEClassifier(model="linear").fit(X, Y, sample_weight=w)
+    plain = BCEClassifier(model="linear").fit(X, Y)
+    np.testing.assert_array_equal(weighted.predict_proba(X), plain.predict_proba(X))
+
+
+def test_many_labels_in_scikit_learn() -> None:
+    X, Y = many()
+    estimator = BCEClassifier(model="linear")
+    scores = cross_val_score(estimator, X, Y, cv=3, scoring="f1_micro")
+    assert scores.min() > 0.7
+    fitted = pickle.loads(pickle.dumps(clone(estimator).fit(X, Y)))
+    assert fitted.score(X, Y) == accuracy_score(Y, fitted.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("y", "sentence"),
+    [
+        (lambda Y: Y + 1, "holds 2; expected 0 and 1, or probabilities with soft=True"),
+        (lambda Y: Y * 0.5, "holds 0.5; expected 0 and 1"),
+        (lambda Y: Y[:50], "inconsistent numbers of samples"),
+    ],
+)
+def test_labels_that_cannot_be_learned(y: Any, sentence: str) -> None:
+    X, Y = many()
+    with pytest.raises(ValueError, match=sentence):
+        BCEClassifier(model="linear").fit(X, y(Y))
+
+
+def test_options_of_one_label() -> None:
+    X, Y = many()
+    for options in ({"model": "trees"}, {"loss": "focal"}, {"base_rate": 0.3}):
+        with pytest.raises(ValueError, match="is for a single target"):
+            BCEClassifier(**options).fit(X, Y)
+    with pytest.raises(ValueError, match="partial_fit does not learn several labels"):
+        BCEClassifier(model="linear").fit(X, Y).partial_fit(X, Y)

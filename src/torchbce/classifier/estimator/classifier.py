@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -37,6 +37,7 @@ from torchbce.classifier.estimator.inputs import (
     read_more,
     read_rows,
 )
+from torchbce.classifier.estimator.many_labels import fit_many, is_of_labels
 from torchbce.classifier.model import Classifier, encoded_rows
 from torchbce.classifier.options import (
     Device,
@@ -49,6 +50,9 @@ from torchbce.classifier.options import (
 from torchbce.classifier.rows import Settings, fit_rows
 from torchbce.classifier.storage import load_single
 from torchbce.classifier.tables.frames import as_table
+
+if TYPE_CHECKING:
+    from torchbce.classifier.labels.model import LabelsClassifier
 
 #: The options of a fit, which are parameters here.
 OPTIONS = [field.name for field in dataclasses.fields(TrainingOptions)]
@@ -103,10 +107,12 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         decimal: what begins the decimals of numbers in strings, "." or ",".
 
     Attributes:
-        classes_: the two classes in their order, [2].
+        classes_: the two classes in their order, [2]; of several labels their names, or their
+            numbers if y has no names, [L].
         n_features_in_: the number of columns of X.
         feature_names_in_: their names, where X is a frame with names.
-        classifier_: the fitted `Classifier`, which explains, and which `save` writes.
+        classifier_: the fitted `Classifier`, which explains, and which `save` writes; of several
+            labels a `LabelsClassifier`.
 
     Example:
         >>> import numpy as np
@@ -123,9 +129,9 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     classes_: np.ndarray
-    classifier_: Classifier
+    classifier_: Any
     n_features_in_: int
-    _classes: Classes
+    _classes: Classes | None
     _names: list[str] | None
     _by_name: bool
     _state: updates.State | None
@@ -244,6 +250,8 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X: a polars, pandas or Arrow frame, a dict of columns, an array or a sparse matrix,
                 [rows, columns].
             y: labels of two classes, at least two rows of each, [rows]; with `soft` probabilities.
+                Or several labels, [rows, L]: 0 and 1 in an array, a frame or a sparse matrix, NaN
+                where a label is unknown.
             sample_weight: how much each row counts, 0 or above, float [rows]; None for 1. A row of
                 weight 0 is left out.
             groups: any values, [rows]; rows of one group are held out together.
@@ -260,13 +268,6 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         options = self.training_options()
         rows = read_rows(self, X)
         names = rows.columns if isinstance(rows, pl.DataFrame) else None
-        classes, targets = self._read_targets(y, names, context)
-        check_consistent_length(rows, targets)
-        number = len(targets)
-        weight = weights_of(sample_weight, number)
-        if context.target is None:  # that of a table is checked, with the names of its columns
-            check_both(targets, weight)
-        outcomes = Outcomes(targets, weight, groups_of(groups, number), times_of(times, number))
         settings = Settings(
             columns=context.columns,
             base_rate=self.base_rate,
@@ -278,6 +279,19 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             on_choice=context.on_choice,
             all_constant=not is_frame(X),
         )
+        if context.target is None and is_of_labels(y):
+            many = fit_many(
+                self._with_nulls(rows), y, self.soft, settings, sample_weight, groups, times
+            )
+            self._keep(many, None, names)
+            return self
+        classes, targets = self._read_targets(y, names, context)
+        check_consistent_length(rows, targets)
+        number = len(targets)
+        weight = weights_of(sample_weight, number)
+        if context.target is None:  # that of a table is checked, with the names of its columns
+            check_both(targets, weight)
+        outcomes = Outcomes(targets, weight, groups_of(groups, number), times_of(times, number))
         classifier = fit_rows(self._with_nulls(rows), outcomes, classes.target, settings)
         self._keep(classifier, classes, names)
         return self
@@ -335,6 +349,8 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"classes={np.unique(classes).tolist()} is not the same as on last call to "
                 f"partial_fit, was: {self.classes_.tolist()}"
             )
+        if self._classes is None:
+            raise ValueError("partial_fit does not learn several labels; call fit with all rows")
         targets = self._targets_of(y, self._classes)
         check_consistent_length(rows, targets)
         weight = weights_of(sample_weight, len(targets))
@@ -352,14 +368,14 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X: has the columns of `fit`.
 
         Returns:
-            Logits in nats, float64, [rows].
+            Logits in nats, float64, [rows]; of several labels each label's, [rows, L].
 
         Raises:
             ValueError: if X has other columns, or values of another kind.
         """
         check_is_fitted(self)
-        logits = self.classifier_.logits(self._rows(X))
-        return logits if self._classes.positive else -logits
+        logits: np.ndarray = self.classifier_.logits(self._rows(X))
+        return logits if self._classes is None or self._classes.positive else -logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class.
@@ -368,12 +384,15 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X: has the columns of `fit`.
 
         Returns:
-            Probabilities in the order of `classes_`, float64, [rows, 2].
+            Probabilities in the order of `classes_`, float64, [rows, 2]; of several labels that of
+            each being 1, [rows, L].
 
         Raises:
             ValueError: if X has other columns, or values of another kind.
         """
         logits = self.decision_function(X)
+        if self._classes is None:
+            return np.asarray(expit(logits))
         # Not 1 - p, which is 0 where p is close to 1.
         return np.column_stack([expit(-logits), expit(logits)])
 
@@ -384,12 +403,14 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X: has the columns of `fit`.
 
         Returns:
-            In the order of `classes_`, in nats, float64, [rows, 2].
+            In the order of `classes_`, in nats, float64, [rows, 2]; of several labels [rows, L].
 
         Raises:
             ValueError: if X has other columns, or values of another kind.
         """
         logits = self.decision_function(X)
+        if self._classes is None:
+            return np.asarray(-np.logaddexp(0.0, -logits))
         return -np.column_stack([np.logaddexp(0.0, logits), np.logaddexp(0.0, -logits)])
 
     def predict(self, X: Any) -> np.ndarray:
@@ -400,13 +421,16 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Returns:
             Values of `classes_`, [rows]; the threshold is that of `classifier_.card`, 0.5 as a
-            rule.
+            rule. Of several labels 0 and 1, int64 [rows, L].
 
         Raises:
             ValueError: if X has other columns, or values of another kind.
         """
         check_is_fitted(self)
-        probabilities = self.classifier_.probabilities(self._rows(X))
+        probabilities: np.ndarray = self.classifier_.probabilities(self._rows(X))
+        if self._classes is None:
+            decided = probabilities >= np.array(self.classifier_.card.thresholds)
+            return decided.astype(np.int64)
         positive = probabilities >= self.classifier_.card.threshold
         at = self._classes.positive
         return np.asarray(self.classes_[np.where(positive, at, 1 - at)])
@@ -433,6 +457,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = True
         tags.classifier_tags.multi_class = False
+        tags.classifier_tags.multi_label = True
         return tags
 
     def _words(self) -> list[str]:
@@ -497,8 +522,8 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _keep(
         self,
-        classifier: Classifier,
-        classes: Classes,
+        classifier: "Classifier | LabelsClassifier",
+        classes: Classes | None,
         names: list[str] | None,
         by_name: bool = False,
     ) -> None:
@@ -506,14 +531,19 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             classifier: the classifier.
-            classes: the classes.
+            classes: the classes; None for several labels.
             names: the names of the columns of X as a table; None where the model reads a matrix.
             by_name: whether frames may have more columns, in another order.
         """
         self._classes, self._names, self._by_name = classes, names, by_name
         self._state = None
-        self.classes_ = classes.values
         self.classifier_ = classifier
+        if classes is None:
+            labels = np.array(self.classifier_.card.labels)
+            numbers = np.arange(len(labels))
+            self.classes_ = numbers if (labels == numbers.astype(str)).all() else labels
+        else:
+            self.classes_ = classes.values
 
     def _rows(self, X: Any) -> Rows:
         """X as it was read in the fit."""

@@ -64,4 +64,5 @@ def fit_table(
         groups=outcomes.groups,
         times=outcomes.times,
     )
-    return estimator.classifier_
+    classifier: Classifier = estimator.classifier_
+    return classifier
