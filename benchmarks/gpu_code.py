@@ -92,8 +92,10 @@ def row(name: str, dtype: str) -> list[str]:
         listing = subprocess.run(
             [tools / "nvdisasm", "-c", binary], capture_output=True, text=True, check=True
         ).stdout
-    # Without the padding after the last instruction.
-    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/(?!\s+NOP\b)", listing, re.MULTILINE))
+    names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)", listing, re.MULTILINE)
+    instructions = len([name for name in names if name != "NOP"])  # padding after the last one
+    # Arithmetic of float64, its comparisons, conversions and first approximations.
+    of_float64 = len(re.findall(r"\s(?:D[A-Z]+|MUFU\.\w*64H|[FI]2F\S*F64\S*|F2I\S*F64)", listing))
     registers = re.search(r"Used (\d+) registers", log)
     spilled = re.search(r"(\d+) bytes spill stores", log)
     assert registers
@@ -105,6 +107,7 @@ def row(name: str, dtype: str) -> list[str]:
         name,
         dtype,
         f"{instructions * THREADS / block:.0f}",
+        f"{of_float64 * THREADS / block:.0f}",
         str(bytes_moved),
         registers[1],
         spilled[1],
@@ -121,6 +124,7 @@ def main() -> None:
         "loss and gradient",
         "input, target",
         "instructions per element",
+        "of float64",
         "bytes per element",
         "registers",
         "bytes spilled",

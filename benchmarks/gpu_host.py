@@ -6,9 +6,11 @@ NVIDIA's driver is stubbed, see `common.stubbed_gpu`: its own part of a launch, 
 is not included, and tensors are allocated on the CPU.
 """
 
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,20 +24,37 @@ from torchbce.backends import dispatch
 from torchbce.backends.gpu import calls
 
 SIZE = 10_000
-WARM_UP, ROUNDS, CALLS = 50, 50, 100
+WARM_UP, ROUNDS, CALLS = 50, 60, 50
+Call = Callable[[], object]
+#: A call, and what is entered around it.
+Timed = tuple[Call, Callable[[], AbstractContextManager[object]]]
 
 
-def microseconds(call: Callable[[], object]) -> float:
-    """The least time of a call over many rounds, in which this thread computes."""
-    for _ in range(WARM_UP):
-        call()
-    best = float("inf")
+def medians(every: Sequence[Timed]) -> list[float]:
+    """The median time of each call, in which this thread computes; the calls take turns."""
+    for call, context in every:
+        with context():
+            for _ in range(WARM_UP):
+                call()
+    times: list[list[float]] = [[] for _ in every]
     for _ in range(ROUNDS):
-        start = time.thread_time()
-        for _ in range(CALLS):
-            call()
-        best = min(best, time.thread_time() - start)
-    return best / CALLS * 1e6
+        for (call, context), found in zip(every, times, strict=True):
+            with context():
+                call()
+                start = time.thread_time()
+                for _ in range(CALLS):
+                    call()
+                found.append((time.thread_time() - start) / CALLS * 1e6)
+    return [statistics.median(found) for found in times]
+
+
+def by_triton() -> AbstractContextManager[object]:
+    """Launched by Triton itself, every time, and described anew."""
+    stack = ExitStack()
+    stack.enter_context(mock.patch.object(calls, "_is_observed", stubbed_gpu.always(True)))
+    stack.enter_context(mock.patch.object(dispatch, "prepared", {}))
+    stack.enter_context(mock.patch.object(dispatch, "_MOST_MISSES", 0))
+    return stack
 
 
 def step(size: int, dtype: torch.dtype, scale: float, **options: Any) -> Callable[[], object]:
@@ -64,21 +83,19 @@ def main() -> None:
         ),
     }
     with tempfile.TemporaryDirectory() as folder, stubbed_gpu.installed(Path(folder)) as stub:
+        timed: list[Timed] = [(eager(), nullcontext)]
+        for call in cases.values():
+            timed += [(call, nullcontext), (call, by_triton)]
+        of_pytorch, *found = medians(timed)
         rows = []
-        for name, call in cases.items():
-            prepared = microseconds(call)
+        for (name, call), prepared, anew in zip(
+            cases.items(), found[::2], found[1::2], strict=True
+        ):
             before = stub.launches
             call()
             launches = stub.launches - before
-            # Launched by Triton itself, every time, and described anew.
-            with (
-                mock.patch.object(calls, "_is_observed", stubbed_gpu.always(True)),
-                mock.patch.object(dispatch, "prepared", {}),
-                mock.patch.object(dispatch, "_MOST_MISSES", 0),
-            ):
-                by_triton = microseconds(call)
-            rows.append([name, str(launches), f"{prepared:.0f}", f"{by_triton:.0f}"])
-    rows.append(["PyTorch on the CPU, 1 logit", "-", f"{microseconds(eager()):.0f}", "-"])
+            rows.append([name, str(launches), f"{prepared:.0f}", f"{anew:.0f}"])
+    rows.append(["PyTorch on the CPU, 1 logit", "-", f"{of_pytorch:.0f}", "-"])
     head = ["forward and backward", "launches", "microseconds", "launched by Triton itself"]
     results.save("gpu_host", {"head": head, "rows": rows})
     gpu_report.show()

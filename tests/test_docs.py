@@ -35,6 +35,7 @@ def test_code_runs_when_it_is_pasted(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     for printed, shown in run(code):
         assert printed == shown
 
@@ -103,3 +104,12 @@ def test_every_public_name_is_in_the_reference() -> None:
         else:
             home = {f"torchbce.{name}", f"torchbce.functional.{name}", f"{value.__module__}.{name}"}
             assert home & shown, f"{name} is in no page of docs/api"
+
+
+def test_every_name_of_the_classifier_is_in_the_reference() -> None:
+    pytest.importorskip("typer")
+    from torchbce import classifier
+
+    text = (DOCS / "api" / "classifier.md").read_text()
+    shown = {name.split(".")[-1] for name in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)}
+    assert set(classifier.__all__) <= shown

@@ -165,6 +165,8 @@ def check(made: Compiled) -> None:
     assert INEXACT.findall(made.ptx) == []
     # A division with an error of 2 units is used for a coordinate of each dimension that is shorter
     # than a tile. Losses of 16 bits have two per lane, except for those that begin with a sigmoid.
+    # Numbers in two parts of float32 take none, and no arithmetic of float64 but for that of sums,
+    # factors and constants.
     flags = made.options.get("FLAGS")
     allowed, copies_of_a_tile = 0, 1
     if flags is not None:
@@ -355,3 +357,13 @@ def test_a_gradient_times_a_number(dtype: str, compiled: Compiler) -> None:
     each = made.options["BLOCK"] // THREADS * gradient.itemsize // 16
     assert made.widths("ld") == [4, *[16] * each]
     assert made.widths("st") == [16] * each
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_float32_losses_take_no_float64_per_element(loss: str, compiled: Compiler) -> None:
+    """Many GPUs compute float64 at 1/64 of the rate of float32."""
+    x = torch.zeros(ROWS * COLUMNS)
+    made = compiled(lambda: value_and_gradient(spec(loss), KernelInputs(x, x.clone())))
+    arithmetic = re.findall(r"\b(?:add|sub|mul|div|fma|rcp|neg)\.\S*f64\S*", made.ptx)
+    # One division of the gradient's factor per program, with its approximation and corrections.
+    assert len(arithmetic) < made.flags.block // THREADS + 2

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchbce import PairwiseSigmoidLoss, backend, pairwise_sigmoid_loss
+from torchbce.linear.precision import in_full_precision
 from truth import bce_with_logits, logit_gradient, ulp_error
 
 NOISE = 16
@@ -484,3 +485,80 @@ def test_error_message(misuse: str) -> None:
     assert type(raised.value) is kind
     for part in parts:
         assert re.search(re.escape(part), str(raised.value)), str(raised.value)
+
+
+# ----------------------------------------------------------------------- several partners, TF32
+
+
+@every_dtype
+@every_reduction
+@pytest.mark.parametrize("columns", [1, 3, 6, 7])
+def test_several_positives(dtype: torch.dtype, reduction: str, columns: int) -> None:
+    x, y = (t.double().detach().requires_grad_() for t in features(6, dtype=dtype))
+    target = torch.zeros(6, 6, dtype=torch.float64)
+    lists = torch.full((6, columns), -1)
+    for row, partners in enumerate([[5], [0, 2], [], [3, 1, 4], [4], [0]]):
+        given = partners[:columns]
+        lists[row, : len(given)] = torch.tensor(given, dtype=torch.int64)
+        target[row, given] = 1.0
+    z = 3.0 * x @ y.T - 1.0
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, target, reduction="sum")
+    loss = loss / {"sum": 1, "batch_mean": 6, "mean": 36}[reduction]
+    wanted = torch.autograd.grad(loss, (x, y))
+    leaves = [t.detach().to(dtype).requires_grad_() for t in (x, y)]
+    for chunk in (None, 4):
+        got = pairwise_sigmoid_loss(
+            *leaves,
+            scale=3.0,
+            bias=-1.0,
+            positives=lists,
+            reduction=reduction,
+            chunk_pairs=chunk,
+        )
+        torch.testing.assert_close(got.double(), loss, rtol=1e-6, atol=0)
+        eps = torch.finfo(dtype).eps
+        for one, other in zip(torch.autograd.grad(got, leaves), wanted, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=eps, atol=1e-6 + eps / 100)
+
+
+def test_wrong_positives() -> None:
+    x, y = features(4)
+    lists = torch.zeros(4, 1, dtype=torch.int64)
+    for wrong, words in (
+        (lists.int(), r"positives is torch.int32 \(4, 1\); it must be int64 \(4, K\)"),
+        (lists[:3], r"positives is torch.int64 \(3, 1\)"),
+        (lists[:, 0], r"positives is torch.int64 \(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pairwise_sigmoid_loss(x, y, scale=1.0, positives=wrong)
+    with pytest.raises(ValueError, match="4"):
+        pairwise_sigmoid_loss(x, y, scale=1.0, positives=lists + 4)
+    with pytest.raises(ValueError, match="positives cannot be given with group"):
+        pairwise_sigmoid_loss(x, y, scale=1.0, positives=lists, group=object())
+
+
+def test_full_precision_is_without_tf32_and_leaves_the_setting_as_it_was() -> None:
+    settings = torch.backends.cuda.matmul
+    cuda, before = torch.device("cuda"), settings.fp32_precision
+    try:
+        for setting in ("none", "ieee", "tf32"):
+            settings.fp32_precision = setting
+            with in_full_precision(cuda):
+                assert settings.fp32_precision == "ieee"
+            assert settings.fp32_precision == setting
+            with pytest.raises(KeyError), in_full_precision(cuda):
+                raise KeyError
+            assert settings.fp32_precision == setting
+            with in_full_precision(torch.device("cpu")):
+                assert settings.fp32_precision == setting
+        # A program that uses the older name may go on to do so.
+        settings.fp32_precision = before
+        settings.allow_tf32 = True
+        with in_full_precision(cuda):
+            assert settings.fp32_precision == "ieee"
+        assert settings.allow_tf32
+        settings.allow_tf32 = False
+        with torch.autocast("cpu", torch.bfloat16), in_full_precision(torch.device("cpu")):
+            assert not torch.is_autocast_enabled("cpu")
+    finally:
+        settings.fp32_precision = before

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -134,6 +134,22 @@ class Card(msgspec.Struct, frozen=True):
         return 0.0 if self.base_rate is None else log_odds(self.base_rate) - self.base
 
 
+class HeldOut(NamedTuple):
+    """Rows that a model was not fitted to.
+
+    Attributes:
+        rows: where they are in the table, int64 [rows].
+        logits: of models, settings and maps that were chosen without their targets, float64.
+        targets: in [0, 1], float64.
+        weight: how much each counts; None for 1.
+    """
+
+    rows: np.ndarray
+    logits: np.ndarray
+    targets: np.ndarray
+    weight: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A fitted classifier, as `fit` and `load` return it.
@@ -148,6 +164,7 @@ class Classifier:
         curvature: the second derivatives of the loss of the training rows at the base rate, by the
             weights of the linear model and by its bias, float64 [width + 1]; None in a loaded
             classifier.
+        held_out: the rows held out, for a report; None in a loaded classifier.
 
     Example:
         >>> from torchbce.classifier import fit
@@ -163,6 +180,7 @@ class Classifier:
     choices: tuple[Choice, ...] = ()
     tried: tuple[Tried, ...] = ()
     curvature: np.ndarray | None = field(default=None, compare=False, repr=False)
+    held_out: HeldOut | None = field(default=None, compare=False, repr=False)
 
     def logits(self, table: TableLike) -> np.ndarray:
         """The log-odds of the positive value, log(p / (1 - p)).

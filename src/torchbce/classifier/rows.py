@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ from torchbce.classifier.decisions.deciding import decide
 from torchbce.classifier.decisions.guarantees import certify
 from torchbce.classifier.decisions.held_out import at_threshold, chosen_at, set_aside
 from torchbce.classifier.errors import Argument, InputError, InputWarning
-from torchbce.classifier.model import FORMAT, Card, Classifier, split_of
+from torchbce.classifier.model import FORMAT, Card, Classifier, HeldOut, split_of
 from torchbce.classifier.models.data import Data
 from torchbce.classifier.models.online import curvature
 from torchbce.classifier.models.search import search
@@ -34,9 +34,6 @@ LIBRARIES = ("torch", "scikit-learn", "polars", "numpy")
 
 #: A table, or a sparse matrix whose columns are all numbers.
 Inputs: TypeAlias = pl.DataFrame | sp.csr_matrix
-
-#: Logits of some rows, and their targets.
-Labelled = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,24 +90,37 @@ def fit_rows(inputs: Inputs, outcomes: Outcomes, target: Target, settings: Setti
         raise InputError("every row has a weight of 0, so that no row counts")
     if len(counted) < len(outcomes):
         with positions(counted):
-            return fit_rows(inputs[counted], outcomes.take(counted), target, settings)
+            fitted = fit_rows(inputs[counted], outcomes.take(counted), target, settings)
+        return _in_table(fitted, counted)
     if not settings.options.guarantees:
-        return _fit_part(inputs, outcomes, target, settings)[0]
+        return _fit_part(inputs, outcomes, target, settings)
     _check_guarantee(target, outcomes, settings.base_rate)
     train, aside = set_aside(len(outcomes), outcomes.times, settings.options.seed)
     with positions(train):
-        fitted, held_out = _fit_part(inputs[train], outcomes.take(train), target, settings)
+        fitted = _in_table(_fit_part(inputs[train], outcomes.take(train), target, settings), train)
     with positions(aside), warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)
         tested = fitted.logits(inputs[aside]), outcomes.targets[aside]
-    return _with_guarantees(fitted, held_out, tested, settings.options)
+    return _with_guarantees(fitted, tested, settings.options)
+
+
+def _in_table(classifier: Classifier, rows: np.ndarray) -> Classifier:
+    """The classifier of some rows of a table, whose rows held out are those of the table."""
+    assert classifier.held_out is not None
+    held_out = classifier.held_out._replace(rows=rows[classifier.held_out.rows])
+    return dataclasses.replace(classifier, held_out=held_out)
 
 
 def _with_guarantees(
-    classifier: Classifier, held_out: Labelled, tested: Labelled, options: TrainingOptions
+    classifier: Classifier, tested: tuple[np.ndarray, np.ndarray], options: TrainingOptions
 ) -> Classifier:
-    """The classifier with thresholds that pass their tests on rows that it has not seen."""
+    """The classifier with thresholds that pass their tests on rows that it has not seen.
+
+    `tested` has the logits and the targets of these rows.
+    """
     card = classifier.card
+    assert classifier.held_out is not None
+    held_out = classifier.held_out.logits, classifier.held_out.targets
     found = [certify(wanted, held_out, tested) for wanted in options.guarantees]
     optimized = None if card.decision is None else card.decision.optimized
     threshold, decision = decide(optimized, found, options.abstain)
@@ -141,10 +151,8 @@ def _check_guarantee(target: Target, outcomes: Outcomes, base_rate: float | None
             )
 
 
-def _fit_part(
-    inputs: Inputs, outcomes: Outcomes, target: Target, settings: Settings
-) -> tuple[Classifier, Labelled]:
-    """The classifier of some rows, and the logits and targets of those that were held out."""
+def _fit_part(inputs: Inputs, outcomes: Outcomes, target: Target, settings: Settings) -> Classifier:
+    """The classifier of some rows."""
     options, base_rate = settings.options, settings.base_rate
     choices = []
     if isinstance(inputs, pl.DataFrame):
@@ -194,7 +202,7 @@ def _fit_part(
         rows=len(y),
         positives=positives,
         held_out=_evaluate(found.logits, held_out, chosen.honest),
-        options=dataclasses.asdict(options),
+        options=options_of(options),
         versions=versions(),
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
@@ -207,15 +215,21 @@ def _fit_part(
         calibration=found.calibration,
         decision=decision,
     )
-    classifier = Classifier(
+    return Classifier(
         card,
         encoder,
         tuple(found.models),
         tuple(choices),
         tuple(found.tried),
         curvature(data.rows, y, weight),
+        HeldOut(found.rows, found.logits, held_out.targets, held_out.weight),
     )
-    return classifier, (found.logits, held_out.targets)
+
+
+def options_of(options: TrainingOptions) -> dict[str, Any]:
+    """The options for `Classifier.card`, as they are read from `model.json`: a tuple is a list."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dataclasses.asdict(options)))
+    return found
 
 
 def versions() -> dict[str, str]:

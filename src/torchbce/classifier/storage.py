@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,15 @@ TENSORS = "model.safetensors"
 #: What was tried and how long it took, which is the only thing that differs between two fits with
 #: the same seed.
 HISTORY = "history.json"
+#: What `torchbce fit` writes beside a model: its report, and the data of it.
+REPORT, REPORT_DATA = "report.html", "report.json"
 
 
 def save(
-    classifier: "Classifier | LabelsClassifier", directory: str | Path, overwrite: bool = False
+    classifier: "Classifier | LabelsClassifier",
+    directory: str | Path,
+    overwrite: bool = False,
+    report: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a classifier to a directory, completely or not at all.
 
@@ -48,6 +53,7 @@ def save(
         classifier: what to write.
         directory: the directory to make; the folder that it is made in must exist.
         overwrite: whether to replace a model that is already there.
+        report: files to write beside the model, as `torchbce.classifier.report_files` makes them.
 
     Raises:
         InputError: if the directory exists and `overwrite` is False, or holds anything but a model,
@@ -75,6 +81,7 @@ def save(
             TENSORS: tensors,
             CARD: msgspec.json.format(msgspec.json.encode(card)),
             HISTORY: msgspec.json.format(msgspec.json.encode(classifier.tried)),
+            **(report or {}),
         }
         write_directory(directory, files)
     except OSError as error:
@@ -349,4 +356,4 @@ def _damaged(path: Path, reason: str) -> InputError:
 def _replaceable(directory: Path) -> bool:
     """Whether a directory is empty or holds only a model; nothing else is ever deleted."""
     names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {""}
-    return names <= {CARD, TENSORS, HISTORY}
+    return names <= {CARD, TENSORS, HISTORY, REPORT, REPORT_DATA}

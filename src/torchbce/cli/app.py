@@ -12,6 +12,7 @@ from torchbce.cli.commands.evaluate import evaluate
 from torchbce.cli.commands.export import export
 from torchbce.cli.commands.fit import fit
 from torchbce.cli.commands.predict import predict
+from torchbce.cli.commands.report import report
 from torchbce.cli.commands.show import show
 
 app = typer.Typer(
@@ -57,6 +58,10 @@ EXAMPLES: dict[Callable[..., None], list[str]] = {
         "torchbce export model --to numpy --output model.py",
         "torchbce export model --to onnx --output model.onnx",
         "torchbce export model --to card --output README.md",
+    ],
+    report: [
+        "torchbce report model",
+        "torchbce report model labelled.csv --output labelled.html",
     ],
     diagnose: [
         "torchbce diagnose scores.csv --target y --logit z",

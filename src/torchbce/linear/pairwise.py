@@ -1,5 +1,6 @@
 """The sigmoid loss of pairs: the linear loss whose positives are the diagonal."""
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torchbce.definition.reductions import denominator
 from torchbce.linear import arguments
 from torchbce.linear.autograd import chunk_runner
 from torchbce.linear.loss import linear_loss
-from torchbce.linear.precision import autocast_enabled, no_autocast
+from torchbce.linear.precision import autocast_enabled, in_full_precision
 from torchbce.linear.records import ChunkRequest, Head, LinearOperands, LinearOptions, NeedsGrad
 
 __all__ = ["pairwise_sigmoid_loss"]
@@ -28,6 +29,7 @@ def pairwise_sigmoid_loss(
     *,
     scale: Tensor | float,
     bias: Tensor | float | None = None,
+    positives: Tensor | None = None,
     reduction: str = "batch_mean",
     group: Any = None,
     chunk_pairs: int | None = None,
@@ -40,8 +42,10 @@ def pairwise_sigmoid_loss(
 
     This is `linear_binary_cross_entropy` with y as the weight, in the memory of one chunk of y: the
     N x N logits are never stored. It is computed in float32 (float64 for float64 features),
-    whatever the dtype of x and y. Losses of confident positives are accurate: 4.5e-7 does not
-    become 0.
+    whatever the dtype of x and y, and without TF32. Losses of confident positives are accurate:
+    4.5e-7 does not become 0. On a GPU, inner products of bfloat16 features are products of bfloat16
+    with float32 results, which is exact for each factor, and gradients are products of two parts
+    of bfloat16, with a relative error of 2^-17.
 
     Args:
         x: features, [N, D], of any floating dtype. They are not normalised here.
@@ -49,6 +53,9 @@ def pairwise_sigmoid_loss(
             any).
         scale: t, a number or a tensor of one element, often exp of a parameter.
         bias: b, a number or a tensor of one element; None for 0.
+        positives: for an x with several partners, or none: which y are the partners of each x,
+            int64 [N, K], padded with -1. s is then 1 for these. None for partners in the same
+            order. Not with `group`.
         reduction: "batch_mean", the sum divided by the number of pairs N; "sum"; "mean", the sum
             divided by the number of logits N x N.
         group: a process group in which each process has pairs of its own, any number of them: every
@@ -66,7 +73,8 @@ def pairwise_sigmoid_loss(
 
     Raises:
         TypeError: if dtypes do not match, or scale or bias is not a tensor or a number.
-        ValueError: if shapes or devices do not match; if a feature on the CPU is not finite; or if
+        ValueError: if shapes or devices do not match; if a feature on the CPU is not finite; if
+            `positives` names a y that does not exist (on the CPU), or is given with `group`; or if
             the processes of a group do not agree on width, dtype or reduction.
 
     Example:
@@ -79,54 +87,90 @@ def pairwise_sigmoid_loss(
     References:
         Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023.
     """
-    tensors = {"x": x, "y": y, "scale": scale, "bias": bias}
+    tensors = {"x": x, "y": y, "scale": scale, "bias": bias, "positives": positives}
     kinds.check_kinds(tensors)
-    if has_torch_function_variadic(x, y, scale, bias):
+    if has_torch_function_variadic(x, y, scale, bias, positives):
         return kinds.overridden(
             pairwise_sigmoid_loss,
-            (x, y, scale, bias),
+            (x, y, scale, bias, positives),
             x,
             y,
             scale=scale,
             bias=bias,
+            positives=positives,
             reduction=reduction,
             group=group,
             chunk_pairs=chunk_pairs,
         )
     if not torch.compiler.is_compiling():
-        x, y, scale, bias = map(kinds.plain, (x, y, scale, bias))
+        x, y, scale, bias, positives = map(kinds.plain, (x, y, scale, bias, positives))
     _check_not_distributed(tensors)
     checks.reduction(reduction, REDUCTIONS)
     _check_features(x, y)
+    _check_positives(positives, x, group)
     chunk_pairs = arguments.check_chunk("chunk_pairs", chunk_pairs)
-    numbers = {
-        "scale": _number("scale", scale, x),
-        "bias": _number("bias", 0.0 if bias is None else bias, x),
-    }
+    t = _number("scale", scale, x)
+    b = _number("bias", 0.0 if bias is None else bias, x)
     failure = None
     if not torch.compiler.is_compiling():
         try:
-            for name, tensor in {"x": x, "y": y, **numbers}.items():
+            for name, tensor in {"x": x, "y": y, "scale": t, "bias": b}.items():
                 arguments.check_finite(tensor, name)
         except ValueError as error:
             if group is None:
                 raise
             failure = error
+    if group is None and not torch.compiler.is_compiling() and x.dtype == torch.bfloat16:
+        from torchbce.linear import pairwise_gpu
+
+        if pairwise_gpu.supports(x, y):
+            divisor = float(denominator(reduction, len(x) * len(x), len(x)))
+            by_definition = functools.partial(
+                _by_linear_loss,
+                positives=positives,
+                reduction=reduction,
+                chunk_pairs=chunk_pairs,
+            )
+            call = pairwise_gpu.PairsCall(divisor, chunk_pairs, by_definition)
+            return pairwise_gpu.loss_of_pairs(x, y, t, b, positives, call)
+    if group is None:
+        return _by_linear_loss(x, y, t, b, positives, reduction, chunk_pairs)
+    x, y, b = _scaled(x, y, t, b)
+    pairs_per_process = _agreed_counts(y, reduction, group, failure)
+    of_group = _GroupCall(group, pairs_per_process, reduction, chunk_pairs)
+    apply: Any = PairwiseSigmoidLossOverGroup.apply
+    value: Tensor = apply(x, y, b, of_group)
+    return value
+
+
+def _scaled(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """scale x, y and bias in the dtype of computation."""
     dtype = reference.compute_dtype(torch.promote_types(x.dtype, y.dtype))
-    t, b = (number.to(dtype) for number in numbers.values())
-    x, y = x.to(dtype) * t, y.to(dtype)
-    if group is not None:
-        pairs_per_process = _agreed_counts(y, reduction, group, failure)
-        call = _GroupCall(group, pairs_per_process, reduction, chunk_pairs)
-        apply: Any = PairwiseSigmoidLossOverGroup.apply
-        value: Tensor = apply(x, y, b, call)
-        return value
-    partners = torch.arange(x.shape[0], device=x.device)[:, None]
-    if len(x) == 1:
-        # A list of one column, for one label, may be a dense target.
+    return x.to(dtype) * scale.to(dtype), y.to(dtype), bias.to(dtype)
+
+
+def _by_linear_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    positives: Tensor | None,
+    reduction: str,
+    chunk_pairs: int | None,
+) -> Tensor:
+    """The loss of one process, as that of a linear layer."""
+    x, y, b = _scaled(x, y, scale, bias)
+    partners = (
+        torch.arange(x.shape[0], device=x.device)[:, None] if positives is None else positives
+    )
+    if partners.shape[1] == len(y):
+        # Lists with as many columns as there are labels may be a dense target.
         partners = torch.nn.functional.pad(partners, (0, 1), value=-1)
     options = LinearOptions(reduction=reduction, chunk_labels=chunk_pairs)
-    return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
+    if torch.compiler.is_compiling():
+        return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
+    with in_full_precision(x.device):
+        return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
 
 
 def _check_not_distributed(tensors: dict[str, Any]) -> None:
@@ -154,6 +198,20 @@ def _check_features(x: Tensor, y: Tensor) -> None:
         )
     if x.dtype != y.dtype and not autocast_enabled(x.device):
         raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one: y.to(x.dtype)")
+
+
+def _check_positives(positives: Tensor | None, x: Tensor, group: Any) -> None:
+    if positives is None:
+        return
+    if group is not None:
+        raise ValueError("positives cannot be given with group; the partners are in the same order")
+    if positives.dtype != torch.int64 or positives.dim() != 2 or len(positives) != len(x):
+        raise ValueError(
+            f"positives is {positives.dtype} {tuple(positives.shape)}; it must be int64 "
+            f"({len(x)}, K): for each x the rows of its partners in y, padded with -1"
+        )
+    if positives.device != x.device:
+        raise ValueError(f"positives is on {positives.device} and x on {x.device}")
 
 
 def _number(name: str, value: Tensor | float, x: Tensor) -> Tensor:
@@ -200,7 +258,7 @@ class PairwiseSigmoidLossOverGroup(torch.autograd.Function):
             diagonal = torch.arange(count if owner == rank else 0, device=y.device)
             ones = torch.ones(diagonal.shape, dtype=torch.bool, device=y.device)
             operands = LinearOperands(keys=diagonal * (x.shape[0] + 1), values=ones)
-            with torch.no_grad(), no_autocast(x.device):
+            with torch.no_grad(), in_full_precision(x.device):
                 head = Head(x, block, bias.expand(count))
                 loss, gradients = run_chunks(head, operands, request)
             total = total + loss

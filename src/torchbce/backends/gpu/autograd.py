@@ -105,6 +105,10 @@ class BinaryCrossEntropyGPU(torch.autograd.Function):
         if kept is not None and not ctx.captured and _captures(upstream):
             # Each replay of the backward pass alone would multiply the same memory once more.
             kept = None
+        prepared = ctx.__dict__.get("prepared")
+        if prepared is not None and kept is not None and upstream.dtype == prepared.dtype:
+            prepared.finish(saved, kept, upstream)
+            return kept, None, None
         if kept is None or kept.dtype.itemsize <= 2:
             return compute_gradient(_request(ctx, saved), upstream, kept), None, None
         divisor = 1.0 if ctx.computed is None else ctx.computed

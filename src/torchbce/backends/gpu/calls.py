@@ -6,8 +6,9 @@ and looks only at the rest of what Triton compiles for: which addresses are mult
 """
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import triton
@@ -71,9 +72,18 @@ class Launch(NamedTuple):
 
 
 class _Compiled(NamedTuple):
-    """How to launch a compiled kernel, and the number of programs."""
+    """How to launch a compiled kernel, up to the stream, the number of programs, and hooks.
+
+    Attributes:
+        launcher: launches.
+        current_stream: the stream of a device.
+        function: the kernel on the device.
+        metadata: of the kernel, as the launcher takes it.
+        programs: the number of programs.
+    """
 
     launcher: Callable[..., object]
+    current_stream: Callable[[int], int]
     function: object
     metadata: object
     programs: int
@@ -93,27 +103,23 @@ class PreparedLaunch:
         names = getattr(launch.kernel, "arg_names", ())[len(launch.arguments) :]
         #: All arguments in the kernel's order; those with tensors are filled in at each launch.
         self._arguments = [*launch.arguments, *(launch.options[name] for name in names)]
-        # The tensors of all arguments are written to one list, from which tuples are cut.
-        self._slots: list[int] = []
-        self._tuples: list[tuple[int, int, int]] = []
-        self._singles: list[tuple[int, int]] = []
-        self._kinds: list[type[tuple[object, ...]]] = []
-        size = 0
+        #: The place of each argument with tensors, what takes it from a list of all tensors that
+        #: ends with None, and its type, if it is a tuple.
+        self._getters: list[tuple[int, Callable[[list[object]], object]]] = []
+        self._kinds: list[type[tuple[object, ...]] | None] = []
+        count = 0
         for at, argument in enumerate(launch.arguments):
-            inside = argument if isinstance(argument, tuple) else (argument,)
-            found = [i for i, each in enumerate(inside) if isinstance(each, Tensor)]
-            if not found:
+            places: list[int] = []
+            for each in argument if isinstance(argument, tuple) else (argument,):
+                places.append(count if isinstance(each, Tensor) else -1)
+                count += isinstance(each, Tensor)
+            if max(places, default=-1) < 0:
                 continue
             self._arguments[at] = None
-            self._slots += [size + i for i in found]
-            if isinstance(argument, tuple):
-                self._tuples.append((at, size, size + len(inside)))
-                self._kinds.append(type(argument))
-            else:
-                self._singles.append((at, size))
-            size += len(inside)
-        self._absent: list[object] = [None] * size
+            self._getters.append((at, operator.itemgetter(*places)))
+            self._kinds.append(type(argument) if isinstance(argument, tuple) else None)
         self._launch = launch._replace(arguments=())
+        self._varying = launch.varying
         self._given = len(launch.arguments)
         # On AMD's hardware Triton compiles another kernel for small tensors too.
         self._reuses = torch.version.hip is None
@@ -131,58 +137,65 @@ class PreparedLaunch:
             tensors: those that `Launch.tensors` lists, in order.
             varying: the integer that changes between launches.
         """
-        addresses = [tensor.data_ptr() for tensor in tensors]
+        pool: list[Any] = []
         every = varying
-        for address in addresses:
+        for tensor in tensors:
+            address = tensor.data_ptr()
+            pool.append(address)
             every |= address
         key: object = None
         if every % _ALIGNMENT or varying:
-            aligned = tuple(number % _ALIGNMENT == 0 for number in (varying, *addresses))
+            aligned = tuple(number % _ALIGNMENT == 0 for number in (varying, *pool))
             key = aligned, varying == 1  # an integer of 1 becomes a constant
         compiled = self._compiled.get(key)
         if compiled is None or _is_observed():
-            found = self._launch._replace(
-                arguments=tuple(self._filled(tensors, varying, named=True)[: self._given])
-            ).run(self._device)
-            if found is not None and self._reuses:
-                self._compiled[key] = self._described(found)
+            self._launch_by_triton(key, tensors, varying)
             return
+        pool.append(None)
+        arguments = self._arguments.copy()
+        for at, getter in self._getters:
+            arguments[at] = getter(pool)
+        if self._varying is not None:
+            arguments[self._varying] = varying
         index = self._index
         if index is not None and index != torch.cuda.current_device():
             with torch.cuda.device(index):
-                self._launch_on(index, compiled, self._filled(addresses, varying))
+                self._launch_on(index, compiled, arguments)
         else:
-            self._launch_on(index or 0, compiled, self._filled(addresses, varying))
+            self._launch_on(index or 0, compiled, arguments)
 
-    def _filled(self, tensors: Sequence[object], varying: int, named: bool = False) -> list[object]:
-        """The arguments with tensors, or their addresses, in tuples that are `named` or not."""
-        slots = self._absent.copy()
-        for slot, each in zip(self._slots, tensors, strict=True):
-            slots[slot] = each
+    def _launch_by_triton(self, key: object, tensors: Sequence[Tensor], varying: int) -> None:
+        pool: list[Any] = [*tensors, None]
         arguments = self._arguments.copy()
-        for at, start, stop in self._tuples:
-            arguments[at] = tuple(slots[start:stop])
-        for at, slot in self._singles:
-            arguments[at] = slots[slot]
-        if self._launch.varying is not None:
-            arguments[self._launch.varying] = varying
-        if named:
-            for kind, (at, start, stop) in zip(self._kinds, self._tuples, strict=True):
-                arguments[at] = getattr(kind, "_make", tuple)(slots[start:stop])
-        return arguments
+        for (at, getter), kind in zip(self._getters, self._kinds, strict=True):
+            found: Any = getter(pool)
+            arguments[at] = found if kind is None else getattr(kind, "_make", tuple)(found)
+        if self._varying is not None:
+            arguments[self._varying] = varying
+        launch = self._launch._replace(arguments=tuple(arguments[: self._given]))
+        compiled = launch.run(self._device)
+        if compiled is not None and self._reuses:
+            self._compiled[key] = self._described(compiled)
 
     @staticmethod
     def _launch_on(index: int, compiled: _Compiled, arguments: list[object]) -> None:
-        launcher, function, metadata, programs = compiled
-        stream = triton.runtime.driver.active.get_current_stream(index)
+        launcher, current_stream, function, metadata, programs = compiled
         # Without metadata for hooks, and without hooks: there are none.
-        launcher(programs, 1, 1, stream, function, metadata, None, None, None, *arguments)
+        launcher(
+            programs, 1, 1, current_stream(index), function, metadata, None, None, None, *arguments
+        )
 
     def _described(self, compiled: CompiledKernel) -> _Compiled:
         programs = self._launch.programs
         if self._launch.persistent:
             programs = min(programs, resident_programs(compiled, self._device))
-        return _Compiled(compiled.run, compiled.function, compiled.packed_metadata, programs)
+        return _Compiled(
+            compiled.run,
+            triton.runtime.driver.active.get_current_stream,
+            compiled.function,
+            compiled.packed_metadata,
+            programs,
+        )
 
 
 def multiprocessors(device: torch.device) -> int:
@@ -215,8 +228,10 @@ def _hardware(device: torch.device) -> tuple[int, int, int]:
     )
 
 
+_runtime = triton.knobs.runtime
+
+
 def _is_observed() -> bool:
     """Whether a profiler of Triton's wants to see each launch."""
-    runtime = triton.knobs.runtime
-    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    enter, leave = _runtime.launch_enter_hook, _runtime.launch_exit_hook
     return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from torchbce.backends.gpu import formulas, operands
+from torchbce.backends.gpu.numbers import Number
 
 # Kernels read module variables only if they are of this type.
 _SCALAR = tl.constexpr(operands.SCALAR)
@@ -30,11 +31,17 @@ _BY_WEIGHT_SUM = tl.constexpr(operands.BY_WEIGHT_SUM)
 
 
 class _Constants(NamedTuple):
-    c0: float
-    c1: float
-    c2: float
-    c3: float
-    c4: float
+    """Numbers of the loss.
+
+    Attributes:
+        wide: the five constants in float64.
+        numbers: the same, and the logit of the fifth, in two parts of float32.
+        smoothing: of the targets.
+        ignore_index: the target of ignored elements.
+    """
+
+    wide: tuple[float, ...]
+    numbers: tuple[Number, ...]
     smoothing: float
     ignore_index: float
 
@@ -228,16 +235,51 @@ def _load_tile(
 
 @triton.jit
 def _constant(
-    pointer, KIND: tl.constexpr, strides, number, tile, valid, FLAGS: tl.constexpr,
-    BOUNDED: tl.constexpr,
+    pointer, KIND: tl.constexpr, strides, wide, number, tile, valid, COMPUTE: tl.constexpr,
+    FLAGS: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
-    """A constant of the loss in float64: of a tensor, 1 in ignored elements, or a number."""
-    value = number
+    """A constant of the loss: of a tensor, 1 in ignored elements; or a number.
+
+    A number is given in float64 (`wide`) and in two parts of float32.
+    """
     if pointer is not None:
-        value = _load(pointer, KIND, strides, tile, 1, FLAGS, BOUNDED).to(tl.float64)
+        wide = _load(pointer, KIND, strides, tile, 1, FLAGS, BOUNDED).to(tl.float64)
         if FLAGS.ignores:
-            value = tl.where(valid, value, 1.0)
-    return value
+            wide = tl.where(valid, wide, 1.0)
+        constant = _in_parts(wide, COMPUTE, FLAGS)
+    elif tl.float64 == COMPUTE:
+        constant = Number(wide, None)
+    else:
+        constant = Number(number.hi, number.lo if FLAGS.two_parts else None)
+    return constant
+
+
+@triton.jit
+def _in_parts(wide, COMPUTE: tl.constexpr, FLAGS: tl.constexpr):
+    """A float64 tensor as the formulas read it."""
+    if tl.float64 == COMPUTE:
+        number = Number(wide, None)
+    else:
+        hi, lo = wide.to(tl.float32), None
+        if FLAGS.two_parts:
+            lo = (wide - hi.to(tl.float64)).to(tl.float32)
+        number = Number(hi, lo)
+    return number
+
+
+@triton.jit
+def _logit(pointer, margin, number, COMPUTE: tl.constexpr, FLAGS: tl.constexpr):
+    """The logit of a margin in (0, 1), always in two parts."""
+    logit = number
+    if FLAGS.loss == formulas.ASYMMETRIC and pointer is not None and tl.float32 == COMPUTE:
+        some = margin.hi.to(tl.float64)
+        if FLAGS.two_parts:
+            some += margin.lo.to(tl.float64)
+        some = tl.where(some > 0, some, 0.5)
+        wide = tl.log(some) - tl.log(1 - some)
+        hi = wide.to(tl.float32)
+        logit = Number(hi, (wide - hi.to(tl.float64)).to(tl.float32))
+    return logit
 
 
 @triton.jit
@@ -278,25 +320,37 @@ def _compute_tile(
     a, b = y, 1 - y
     if tensors.pos_weight is not None:
         a = tl.where(y == 0, 0.0, p * y)
-    # fmt: off
     kinds: tl.constexpr = FLAGS.kinds
-    strides = layout.strides
-    c0 = _constant(tensors.c0, kinds.c0, strides.c0, constants.c0, tile, valid, FLAGS, BOUNDED)
-    c1 = _constant(tensors.c1, kinds.c1, strides.c1, constants.c1, tile, valid, FLAGS, BOUNDED)
-    c2 = _constant(tensors.c2, kinds.c2, strides.c2, constants.c2, tile, valid, FLAGS, BOUNDED)
-    c3 = _constant(tensors.c3, kinds.c3, strides.c3, constants.c3, tile, valid, FLAGS, BOUNDED)
-    c4 = _constant(tensors.c4, kinds.c4, strides.c4, constants.c4, tile, valid, FLAGS, BOUNDED)
+    strides, wide, numbers = layout.strides, constants.wide, constants.numbers
+    # fmt: off
+    c0 = _constant(
+        tensors.c0, kinds.c0, strides.c0, wide[0], numbers[0], tile, valid,
+        COMPUTE, FLAGS, BOUNDED,
+    )
+    c1 = _constant(
+        tensors.c1, kinds.c1, strides.c1, wide[1], numbers[1], tile, valid,
+        COMPUTE, FLAGS, BOUNDED,
+    )
+    c2 = _constant(
+        tensors.c2, kinds.c2, strides.c2, wide[2], numbers[2], tile, valid,
+        COMPUTE, FLAGS, BOUNDED,
+    )
+    c3 = _constant(
+        tensors.c3, kinds.c3, strides.c3, wide[3], numbers[3], tile, valid,
+        COMPUTE, FLAGS, BOUNDED,
+    )
+    c4 = _constant(
+        tensors.c4, kinds.c4, strides.c4, wide[4], numbers[4], tile, valid,
+        COMPUTE, FLAGS, BOUNDED,
+    )
     # fmt: on
+    logit = _logit(tensors.c4, c4, numbers[5], COMPUTE, FLAGS)
     loss, slope = formulas.loss_and_slope(
         x,
         y,
         a,
         b,
-        c0,
-        c1,
-        c2,
-        c3,
-        c4,
+        (c0, c1, c2, c3, c4, logit),
         FLAGS.loss,
         FLAGS.by_p_t,
         FLAGS.attached,
@@ -370,6 +424,7 @@ def loss_kernel(
     c2: tl.float64,
     c3: tl.float64,
     c4: tl.float64,
+    numbers,
     smoothing: tl.float64,
     ignore_index: tl.float64,
     scale: tl.float64,
@@ -391,13 +446,15 @@ def loss_kernel(
         c2: the third one.
         c3: the fourth one.
         c4: the fifth one.
+        numbers: the same five, and the logit of the fifth, in two parts of float32.
         smoothing: of the targets.
         ignore_index: the target of ignored elements.
         scale: multiplies the gradient.
         number: divides the value.
         FLAGS: what is known at compile time.
 
-    Scalars of float64 are parameters of their own: Triton takes those in a tuple as float32.
+    Scalars of float64 are parameters of their own: Triton takes those in a tuple as float32. The
+    constants are in both, since splitting one would take instructions of float64.
     """
     if FLAGS.skip_if_one:  # noqa: SIM102 - the first is known at compile time, the second is not
         # The gradient for an upstream gradient of 1 is already in place.
@@ -409,11 +466,8 @@ def loss_kernel(
         tl.float64 if tensors.input.dtype.element_ty == tl.float64 else tl.float32
     )
     constants = _Constants(
-        _float64(c0),
-        _float64(c1),
-        _float64(c2),
-        _float64(c3),
-        _float64(c4),
+        (_float64(c0), _float64(c1), _float64(c2), _float64(c3), _float64(c4)),
+        numbers,
         _float64(smoothing),
         _float64(ignore_index),
     )

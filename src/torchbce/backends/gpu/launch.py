@@ -1,5 +1,6 @@
 """Launch the Triton kernels on PyTorch tensors. The host never waits for the device."""
 
+import ctypes
 import math
 from collections.abc import Callable, Hashable, Sequence
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from torchbce.backends.gpu import formulas, kernels, tiles
 from torchbce.backends.gpu.calls import Launch, PreparedLaunch
+from torchbce.backends.gpu.numbers import Number
 from torchbce.backends.gpu.operands import (
     BY_NUMBER,
     BY_TENSOR,
@@ -156,23 +158,30 @@ def launch_loss(
         )
 
     present = [t for t in (*tensors, *others) if t is not None]
-    _run(key, present, describe, device, further.first_key)
+    run(key, present, describe, device, further.first_key)
 
 
 def describe_plain(
-    loss_spec: LossSpec, inputs: KernelInputs, outputs: Outputs, denominator: float
+    loss_spec: LossSpec,
+    inputs: KernelInputs,
+    outputs: Outputs,
+    denominator: float,
+    upstream: Tensor | None = None,
 ) -> Launch:
-    """The launch of `launch_loss` for an input and a target without options."""
+    """The launch of `launch_loss` for an input and a target without options.
+
+    With `upstream`, it is that of a backward pass, which does nothing if `upstream` is 1.
+    """
     return describe_loss(
         loss_spec,
         inputs,
         outputs,
-        _operands(inputs, _NO_LINEAR, None, None, None),
+        _operands(inputs, _NO_LINEAR, upstream, None, None),
         SparseKeys(None, None, None, None),
         0,
         _denominator(denominator, False),
         1.0,
-        False,
+        upstream is not None,
         None,
         tiles.block_size(loss_spec, inputs),
     )
@@ -199,6 +208,7 @@ def describe_loss(
         kinds = kinds._replace(target=SPARSE)
     ignore, ignore_index = _ignored_targets(loss_spec.ignore_index, inputs.target)
     source, on_device, number = denominator
+    exact = _exceeds_16_bits(inputs.input, outputs) if exact is None else exact
     flags = Flags(
         kinds=kinds,
         loss=_LOSSES[loss_spec.loss],
@@ -208,7 +218,8 @@ def describe_loss(
         ignore=ignore,
         ignores=(ignore != IGNORE_NONE or inputs.mask is not None or keys.ignored is not None),
         smooth=loss_spec.smoothing != 0,
-        exact=_exceeds_16_bits(inputs.input, outputs) if exact is None else exact,
+        exact=exact,
+        two_parts=exact or loss_spec.loss == "probability",
         short=tuple(size < block for size in layout.sizes),
         wide_index=n >= 2**31 - block * tiles.tiles_per_program(n),
         whole=n % (block * tiles.tiles_per_program(n)) == 0,
@@ -227,6 +238,7 @@ def describe_loss(
         on_device,
         n,
         *loss_spec.constants[:5],
+        _in_parts(loss_spec),
         float(loss_spec.smoothing),
         ignore_index,
         scale / number,
@@ -239,6 +251,19 @@ def describe_loss(
         options["maxnreg"] = 255
     programs = -(-n // block) if skip_if_one else tiles.count_programs(n, block)
     return Launch(kernels.loss_kernel, programs, arguments, options, skip_if_one, _FIRST_KEY)
+
+
+def _in_parts(loss_spec: LossSpec) -> tuple[Number, ...]:
+    """The constants of a loss, and the logit of the margin, in two parts of float32."""
+    margin = loss_spec.constants[4]
+    is_margin = loss_spec.loss.startswith("asymmetric") and 0 < margin < 1
+    logit = math.log(margin) - math.log1p(-margin) if is_margin else 0.0
+    return tuple(map(_split, (*loss_spec.constants[:5], logit)))
+
+
+def _split(number: float) -> Number:
+    hi = ctypes.c_float(number).value
+    return Number(hi, number - hi if math.isfinite(hi) else 0.0)
 
 
 def launch_sum(
@@ -265,7 +290,7 @@ def launch_sum(
     def describe() -> Launch:
         return describe_sum(sums, value, denominator, weighted, computed)
 
-    _run(key, tensors, describe, device)
+    run(key, tensors, describe, device)
 
 
 def describe_sum(
@@ -309,16 +334,21 @@ def launch_scale(
     key = "scale", device, n, number, ignores, *(t.dtype for t in tensors)
 
     def describe() -> Launch:
-        options: dict[str, object] = {
-            "IGNORES": ignores,
-            "BLOCK": tiles.BLOCK,
-            "num_warps": _WARPS,
-        }
-        arguments = values, factor, on_device, n, number
-        programs = -(-n // tiles.BLOCK)
-        return Launch(kernels.scale_kernel, programs, arguments, options, persistent=True)
+        return describe_scale(values, factor, divisor, ignores)
 
-    _run(key, tensors, describe, device)
+    run(key, tensors, describe, device)
+
+
+def describe_scale(
+    values: Tensor, factor: Tensor, divisor: Denominator = 1.0, ignores: bool = False
+) -> Launch:
+    """The launch of `launch_scale`, with the same arguments."""
+    n = values.numel()
+    _, on_device, number = _denominator(divisor, False)
+    options: dict[str, object] = {"IGNORES": ignores, "BLOCK": tiles.BLOCK, "num_warps": _WARPS}
+    arguments = values, factor, on_device, n, number
+    programs = -(-n // tiles.BLOCK)
+    return Launch(kernels.scale_kernel, programs, arguments, options, persistent=True)
 
 
 #: Launches by everything that their arguments depend on, except for addresses.
@@ -326,7 +356,7 @@ _prepared: dict[Hashable, PreparedLaunch] = {}
 _MOST_PREPARED = 1024
 
 
-def _run(
+def run(
     key: Hashable,
     tensors: Sequence[Tensor],
     describe: Callable[[], Launch],

@@ -129,6 +129,7 @@ class Flags(NamedTuple):
         ignores: whether elements may be ignored, by their target, a mask or keys.
         smooth: whether targets are smoothed.
         exact: false where the accuracy of 16 bits is enough.
+        two_parts: whether the constants of the loss are read in two parts of float32.
         short: for each of `Layout.sizes`, whether it is shorter than a tile.
         wide_index: whether coordinates need 64 bits.
         whole: whether the elements fill all tiles.
@@ -148,6 +149,7 @@ class Flags(NamedTuple):
     ignores: bool
     smooth: bool
     exact: bool
+    two_parts: bool
     short: tuple[bool, ...]
     wide_index: bool
     whole: bool

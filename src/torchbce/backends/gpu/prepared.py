@@ -4,7 +4,7 @@ A training step repeats the call of the previous step with other tensors of the 
 and describing the call again takes the host about as long as the launches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,11 +42,11 @@ class PreparedLoss:
         self._is_same_kind = is_same_kind
         self._needs_gradient = input.requires_grad
         self._shape = None if given_target.shape == input.shape else input.shape
-        self._dtype = reference.compute_dtype(input.dtype)
+        self.dtype = reference.compute_dtype(input.dtype)
         programs = tiles.count_programs(input.numel(), tiles.block_size(spec, inputs))
         self._programs = programs
         detached = inputs._replace(input=input.detach())
-        value, sums = input.new_empty((), dtype=self._dtype), self._new_sums(input)
+        value, sums = input.new_empty((), dtype=self.dtype), self._new_sums(input)
         results = Outputs(value=value) if sums is None else Outputs(sums=sums)
         self._loss, self._loss_and_gradient = (
             PreparedLaunch(
@@ -57,6 +57,15 @@ class PreparedLoss:
             )
             for gradient in (None, detached.input)
         )
+        #: Multiplies the gradient by an upstream gradient of the value's dtype, or, in half
+        #: precision, computes it again.
+        self.rounds_twice = input.dtype.itemsize > 2
+        if self.rounds_twice:
+            backward = launch.describe_scale(detached.input, value)
+        else:
+            outputs = Outputs(gradient=detached.input)
+            backward = launch.describe_plain(spec, detached, outputs, denominator, value)
+        self._backward = PreparedLaunch(backward, input.device)
         self._sum = None
         if sums is not None:
             described = launch.describe_sum(sums, value, denominator)
@@ -77,7 +86,7 @@ class PreparedLoss:
 
     def compute(self, input: Tensor, target: Tensor, gradient: Tensor | None) -> Tensor:
         """The loss, and its gradient if there is memory for one."""
-        value, sums = input.new_empty((), dtype=self._dtype), self._new_sums(input)
+        value, sums = input.new_empty((), dtype=self.dtype), self._new_sums(input)
         result = value if sums is None else sums
         if gradient is None:
             self._loss((input, target, result))
@@ -87,11 +96,18 @@ class PreparedLoss:
             self._sum((sums, value))  # type: ignore[arg-type]
         return value
 
+    def finish(self, saved: Sequence[Tensor], kept: Tensor, upstream: Tensor) -> None:
+        """Turn the kept gradient into that for an upstream gradient, in place."""
+        if self.rounds_twice:
+            self._backward((kept, upstream))
+        else:
+            self._backward((*saved, upstream, kept))
+
     def _new_sums(self, input: Tensor) -> Tensor | None:
         """Memory for partial sums; None if there is a single program."""
         if self._programs == 1:
             return None
-        return input.new_empty(self._programs, dtype=self._dtype)
+        return input.new_empty(self._programs, dtype=self.dtype)
 
 
 class PreparedBinaryCrossEntropyGPU(BinaryCrossEntropyGPU):
@@ -107,6 +123,7 @@ class PreparedBinaryCrossEntropyGPU(BinaryCrossEntropyGPU):
             gradient = torch.empty_like(input)
         ctx.call, ctx.denominator = prepared.call, prepared.denominator
         ctx.gradient, ctx.computed, ctx.ignores = gradient, None, False
+        ctx.prepared = prepared
         ctx.captured = _captures(input)
         ctx.save_for_backward(input, target)
         return prepared.compute(input, target, gradient)

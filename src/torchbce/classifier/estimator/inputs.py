@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
+import sklearn
 from sklearn.utils.validation import validate_data
 
 from torchbce.classifier.columns.inference import Overrides
@@ -20,6 +21,8 @@ Rows: TypeAlias = Any  # a polars DataFrame, or a CSR matrix
 
 def is_frame(X: Any) -> bool:
     """Whether X has columns of several types: a polars, pandas or Arrow table, or a dict."""
+    if sp.issparse(X):  # a DOK matrix is a dict in older versions of SciPy
+        return False
     if isinstance(X, pl.DataFrame | pl.LazyFrame | Mapping):
         return True
     pandas = type(X).__module__.split(".")[0] == "pandas" and hasattr(X, "columns")
@@ -42,7 +45,7 @@ def read_rows(estimator: Any, X: Any) -> Rows:
     """
     if is_frame(X):
         X = _with_names(X)
-        validate_data(estimator, X, skip_check_array=True)
+        _check_names(estimator, X, reset=True)
         return as_table(X)
     array = _checked(estimator, X, reset=True)
     if sp.issparse(array) and array.shape[1] > DENSE_COLUMNS:
@@ -65,7 +68,7 @@ def read_more(estimator: Any, X: Any, names: list[str] | None) -> Rows:
         array = _checked(estimator, X, reset=False)
         return sp.csr_matrix(array) if names is None else table_of(array, names)
     X = _with_names(X)
-    validate_data(estimator, X, skip_check_array=True, reset=False)
+    _check_names(estimator, X, reset=False)
     table = as_table(X)
     if names is None:
         return sp.csr_matrix(_checked(estimator, table.to_numpy(), reset=False))
@@ -130,6 +133,26 @@ def _with_names(X: Any) -> Any:
     """X as a frame that scikit-learn knows."""
     known = isinstance(X, pl.DataFrame) or type(X).__module__.split(".")[0] == "pandas"
     return X if known else as_table(X)
+
+
+class _Protocol:
+    """The names of a polars frame, for scikit-learn before 1.9, which does not know polars 2."""
+
+    def __init__(self, table: pl.DataFrame) -> None:
+        self.shape, self._names = table.shape, table.columns
+
+    def __dataframe__(self) -> "_Protocol":
+        return self
+
+    def column_names(self) -> list[str]:
+        return self._names
+
+
+def _check_names(estimator: Any, X: Any, reset: bool) -> None:
+    """Set the names and the number of columns of the estimator, or compare them with those of X."""
+    old = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9)
+    names = _Protocol(X) if old and isinstance(X, pl.DataFrame) else X
+    validate_data(estimator, names, skip_check_array=True, reset=reset)
 
 
 def _checked(estimator: Any, X: Any, reset: bool) -> Any:

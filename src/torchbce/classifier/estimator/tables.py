@@ -54,6 +54,8 @@ def fit_table(
     rows = without_words(as_table(table), list(estimator.missing or ()))
     columns = RowColumns(weight, group, time)
     chosen, outcomes = read_target(rows, target, positive, soft, positives, trials, columns)
+    # Columns of the target that are named as inputs are an error of their own.
+    estimator._kinds(rows, rows).kinds(rows, chosen.columns)
     estimator._context = Context(chosen, columns, progress or NoProgress(), on_choice)
     estimator.fit(
         rows.drop(chosen.columns),

@@ -4,7 +4,6 @@ The logit is that of the other models of a classifier, as they were fitted, and 
 whose weights the batches move. Without a fit there are no other models.
 """
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from torchbce.classifier.models.solver import Linear
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.quality.base_rates import check_rate
 from torchbce.classifier.quality.metrics import evaluate_logits
-from torchbce.classifier.rows import versions
+from torchbce.classifier.rows import options_of, versions
 
 #: The metrics are those of so many rows, the latest.
 WINDOW = 10_000
@@ -88,7 +87,7 @@ def untrained(
         rows=0,
         positives=0,
         held_out=evaluate_logits(np.zeros(2), np.array([0.0, 1.0])),
-        options=dataclasses.asdict(options),
+        options=options_of(options),
         versions=versions(),
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,

@@ -4,10 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torchbce.classifier.columns.categorical import CategoricalColumn
-from torchbce.classifier.columns.dates import DateColumn
-from torchbce.classifier.columns.numeric import NumericColumn
-from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import InputError
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.models.calibration import Calibration
@@ -39,22 +35,26 @@ def combination_of(classifier: Classifier) -> Combination:
     Raises:
         InputError: if it is not a classifier of a table with two target values.
     """
-    if not isinstance(classifier, Classifier):
+    check_classifier(classifier)
+    if classifier.encoder.matrix is not None:
         raise InputError(
-            "only a classifier of one target column, as torchbce.classifier.fit returns it, can be "
-            f"exported, got a {type(classifier).__name__}"
-        )
-    kinds = NumericColumn | CategoricalColumn | DateColumn | TextColumn
-    if not all(isinstance(column, kinds) for column in classifier.encoder.columns):
-        raise InputError(
-            "a model of a matrix cannot be exported, because its features have no columns; fit it "
-            "to a table"
+            "the model reads a sparse matrix, and exports read tables of named columns; fit it to "
+            "a frame, or to an array"
         )
     card = classifier.card
     each = float(np.log(card.pos_weight)) + card.base
     offset = card.base - each * sum(card.models.values())
     calibration = card.calibration if card.models else None
     return Combination(offset, dict(card.models), calibration, card.base_shift)
+
+
+def check_classifier(classifier: object) -> None:
+    """Raise `InputError` for anything but a classifier of one target."""
+    if not isinstance(classifier, Classifier):
+        raise InputError(
+            "only a classifier of one target column, as torchbce.classifier.fit returns it, can be "
+            f"exported, got a {type(classifier).__name__}"
+        )
 
 
 def columns_of(classifier: Classifier, kind: type) -> list[str]:

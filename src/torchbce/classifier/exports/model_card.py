@@ -12,7 +12,7 @@ from torchbce.classifier.columns.dates import FORMATS, DateColumn
 from torchbce.classifier.columns.encoder import Column
 from torchbce.classifier.columns.numeric import NumericColumn
 from torchbce.classifier.columns.text import TextColumn
-from torchbce.classifier.exports.combination import combination_of
+from torchbce.classifier.exports.combination import check_classifier
 from torchbce.classifier.model import Card, Classifier
 from torchbce.classifier.quality.baseline import of_base_rate
 from torchbce.classifier.quality.metrics import Metrics
@@ -34,7 +34,7 @@ COLUMNS = 50
 
 def model_card(classifier: Classifier) -> bytes:
     """The content of the file."""
-    combination_of(classifier)  # refuses what is no classifier of a table
+    check_classifier(classifier)
     card = classifier.card
     parts = [
         _metadata(card),
@@ -163,8 +163,9 @@ def _kind(column: Column) -> str:
         return f"date, as {FORMATS[column.written]}"
     if isinstance(column, TextColumn):
         return f"text, {column.width:,} words and n-grams"
-    assert isinstance(column, CategoricalColumn)
-    return f"category, {len(column.categories):,} values"
+    if isinstance(column, CategoricalColumn):
+        return f"category, {len(column.categories):,} values"
+    return f"{column.width:,} columns of a sparse matrix"
 
 
 def _limits(card: Card) -> str:

@@ -1,4 +1,4 @@
-"""Regular expressions of numbers and dates that Python, DuckDB and PostgreSQL read alike.
+"""Regular expressions of numbers and dates that Python and DuckDB read alike.
 
 Those of `columns` are written for polars, and find how a column is written. These find the same
 cells of a column whose notation is known: what comes before and after its numbers is fixed.

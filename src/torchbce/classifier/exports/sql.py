@@ -1,4 +1,4 @@
-"""A classifier as a SELECT that DuckDB and PostgreSQL run."""
+"""A classifier as a SELECT that DuckDB runs."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ from torchbce.classifier.models.members import LinearModel, PairsModel, TreesMod
 #: The table that the SELECT reads.
 TABLE = "data"
 
-#: exp of more is too small for PostgreSQL, which raises an error.
+#: exp(-700) is 1e-304; some databases raise an error where exp underflows.
 LARGEST = 700.0
 
 HEADER = """\
--- A binary classifier, written by `torchbce export --to sql`, for DuckDB and PostgreSQL.
+-- A binary classifier, written by `torchbce export --to sql`, for DuckDB.
 --
 -- Appends two columns to the rows of the table {table}: the probability of the positive value, and
 -- the predicted value of the target, the positive one from a probability of {threshold} on. To read

@@ -1,4 +1,4 @@
-"""Names, values and expressions of SQL, as DuckDB and PostgreSQL both read them."""
+"""Names, values and expressions of SQL, as DuckDB reads them."""
 
 from collections.abc import Iterable, Sequence
 

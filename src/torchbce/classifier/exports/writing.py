@@ -2,7 +2,7 @@
 
 import importlib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import Argument, InputError, name_columns
@@ -10,20 +10,28 @@ from torchbce.classifier.exports.combination import columns_of, combination_of
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.outputs import check_file, written
 
+if TYPE_CHECKING:
+    from torchbce.classifier.labels.model import LabelsClassifier
+
 Format = Literal["onnx", "numpy", "sql", "card"]
 
 
-def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool = False) -> None:
+def export(
+    classifier: "Classifier | LabelsClassifier",
+    path: str | Path,
+    to: Format,
+    overwrite: bool = False,
+) -> None:
     """Write a classifier to a file that other programs run, without PyTorch.
 
     The probabilities of each are those of `Classifier.probabilities`: of `numpy` and `sql` to 1e-6,
     of `onnx` to 1e-5.
 
     Args:
-        classifier: what to write; also a fitted `BCEClassifier`.
+        classifier: what to write, of one target; also a fitted `BCEClassifier`.
         path: the file.
-        to: "numpy", a Python file that needs NumPy alone; "sql", a SELECT for DuckDB and
-            PostgreSQL, of models without text and without a network; "onnx", a graph, of models
+        to: "numpy", a Python file that needs NumPy alone; "sql", a SELECT for DuckDB, of
+            models without text and without a network; "onnx", a graph, of models
             without text; "card", a README.md that describes the model, with the metadata of the
             Hugging Face Hub.
         overwrite: whether to replace the file if it exists.
@@ -47,12 +55,12 @@ def export(classifier: Classifier, path: str | Path, to: Format, overwrite: bool
     if to not in get_args(Format):
         names = ", ".join(get_args(Format))
         raise InputError(Argument("to"), f" must be one of {names}, got {to!r}")
-    check_file(path, overwrite)
-    if classifier.encoder.matrix is not None and to != "card":
+    if not isinstance(classifier, Classifier):
         raise InputError(
-            "the model reads a sparse matrix, and exports read tables of named columns; fit it to a "
-            "frame, or to an array"
+            "only a classifier of one target column, as torchbce.classifier.fit returns it, can be "
+            f"exported, got a {type(classifier).__name__}"
         )
+    check_file(path, overwrite)
     content = _content(classifier, to)
     with written(path, overwrite) as partial:
         partial.write_bytes(content)

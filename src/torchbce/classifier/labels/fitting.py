@@ -21,7 +21,12 @@ from torchbce.classifier.errors import Argument, InputError
 from torchbce.classifier.labels import combining
 from torchbce.classifier.labels.inputs import most_frequent, network_inputs
 from torchbce.classifier.labels.metrics import evaluate_labels
-from torchbce.classifier.labels.model import LabelsCard, LabelsClassifier, propensity_of
+from torchbce.classifier.labels.model import (
+    LabelsCard,
+    LabelsClassifier,
+    LabelsHeldOut,
+    propensity_of,
+)
 from torchbce.classifier.labels.network_fit import NetworkRows, fit_networks, network_count
 from torchbce.classifier.labels.sources import (
     LabelColumns,
@@ -295,7 +300,14 @@ def fit_label_rows(
         optimized=options.optimize or "",
     )
     return LabelsClassifier(
-        card, encoder, found.linear, found.network, found.text, tuple(choices), tuple(found.tried)
+        card,
+        encoder,
+        found.linear,
+        found.network,
+        found.text,
+        tuple(choices),
+        tuple(found.tried),
+        LabelsHeldOut.of(found.chunks, targets.take(found.rows), own_weight),
     )
 
 

@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ from torchbce.classifier.tables.frames import TableLike, as_table
 COLUMNS_OF_LABELS = 200
 #: So many, if it is not said.
 TOP = 5
+#: A report has charts of so many labels.
+SHOWN = 20
 
 Threshold = Annotated[float, msgspec.Meta(ge=0, le=1)]
 LabelsModelKey = Annotated[str, msgspec.Meta(pattern="^(linear|network)$")]
@@ -109,6 +111,36 @@ class LabelsCard(msgspec.Struct, frozen=True):
         return ""
 
 
+class LabelsHeldOut(NamedTuple):
+    """What a report shows of rows that a model was not fitted to.
+
+    Attributes:
+        labels: the numbers of the labels that it shows, those with most positives.
+        logits: of these labels, float64 [rows, S].
+        targets: in [0, 1], NaN where unknown, [rows, S].
+        weight: how much each row counts; None for 1.
+    """
+
+    labels: list[int]
+    logits: np.ndarray
+    targets: np.ndarray
+    weight: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        logits: Callable[[int, int], np.ndarray],
+        targets: LabelTargets,
+        weight: np.ndarray | None,
+    ) -> "LabelsHeldOut":
+        """Those of the labels with most positives; `logits` as `evaluate_labels` takes it."""
+        counts = targets.counts(weight)[0]
+        shown = np.argsort(-counts, kind="stable")[:SHOWN].tolist()
+        z = [logits(label, label + 1) for label in shown]
+        y = [targets.values(label, label + 1) for label in shown]
+        return cls(shown, np.hstack(z).astype(np.float64), np.hstack(y).astype(np.float64), weight)
+
+
 @dataclass(frozen=True)
 class LabelsClassifier:
     """A fitted classifier of many labels, as `fit_labels` and `load` return it.
@@ -122,6 +154,7 @@ class LabelsClassifier:
         text: the text features that the network reads.
         choices: the kind of each column and why; empty in a loaded classifier.
         tried: what each model reached on the rows held out, and how long it took.
+        held_out: the rows held out, for a report; None in a loaded classifier.
 
     Example:
         >>> from torchbce.classifier import fit_labels
@@ -138,6 +171,7 @@ class LabelsClassifier:
     text: np.ndarray
     choices: tuple[Choice, ...] = ()
     tried: tuple[Tried, ...] = ()
+    held_out: LabelsHeldOut | None = field(default=None, compare=False, repr=False)
 
     def logits(self, table: TableLike) -> np.ndarray:
         """The log-odds of each label, float64 [rows, L].
@@ -255,7 +289,7 @@ class LabelsClassifier:
             chunk, best = (lambda start, stop: logits[:, start:stop]), best_labels(logits, 5)
         else:
             best = self._topk(encoded, min(5, number))[1]
-            chunk = self._chunks(encoded)
+            chunk = self.logits_of(encoded)
         return evaluate_labels(
             chunk,
             best,
@@ -302,8 +336,8 @@ class LabelsClassifier:
         found = self.network.topk(network_inputs(self.encoder, encoded, self.text), k)
         return found.values.double().cpu().numpy(), found.indices.cpu().numpy()
 
-    def _chunks(self, encoded: Encoded) -> Callable[[int, int], np.ndarray]:
-        """A function that computes the logits of some labels."""
+    def logits_of(self, encoded: Encoded) -> Callable[[int, int], np.ndarray]:
+        """A function that computes the logits of the labels from a first to a last one."""
         if self.network is None or self.linear is not None or not self._network_alone():
             logits = self._combined(encoded)
             return lambda start, stop: logits[:, start:stop]

@@ -31,6 +31,7 @@ class Tried(msgspec.Struct, frozen=True):
         seconds: the time that it took.
         share: its share of the answer: the standard deviation of its weighted logits over the rows
             held out, divided by the sum of those of all models.
+        path: the settings in the order of trial, in words, and their log loss on the rows held out.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Tried(msgspec.Struct, frozen=True):
     weight: float
     seconds: float
     share: float = 0.0
+    path: list[tuple[str, float]] = []
 
 
 class Found(NamedTuple):
@@ -93,6 +95,7 @@ def search(data: Data) -> Found:
             weights.get(name, 0.0),
             round(seconds[name], 3),
             shares.get(name, 0.0),
+            _path(fit, y, weight),
         )
         for name, fit in fits.items()
     ]
@@ -107,6 +110,14 @@ def search(data: Data) -> Found:
         tried,
         calibration,
     )
+
+
+def _path(fit: Fitted, y: np.ndarray, weight: np.ndarray | None) -> list[tuple[str, float]]:
+    candidates = fit.candidates
+    return [
+        (fit.words(setting), mean_loss(logits, y, weight))
+        for setting, logits in zip(candidates.settings, candidates.logits, strict=True)
+    ]
 
 
 def shares_of(logits: dict[str, np.ndarray], weights: dict[str, float]) -> dict[str, float]:

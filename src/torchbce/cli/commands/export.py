@@ -18,8 +18,8 @@ def export(
         str,
         typer.Option(
             metavar="onnx|numpy|sql|card",
-            help="An ONNX graph, a Python file that needs NumPy alone, a SELECT for DuckDB and "
-            "PostgreSQL, or a README.md for the Hugging Face Hub.",
+            help="An ONNX graph, a Python file that needs NumPy alone, a SELECT for DuckDB, "
+            "or a README.md for the Hugging Face Hub.",
         ),
     ],
     output: Annotated[
@@ -35,10 +35,11 @@ def export(
     The predictions are those of `torchbce predict`. Models of text are written with --to numpy.
     """
     from torchbce import classifier
-    from torchbce.classifier.storage import load_single
 
+    # `export` says itself which models and formats there are.
+    model: Any = classifier.load(directory)
     form: Any = to
-    classifier.export(load_single(directory), output, form, overwrite)
+    classifier.export(model, output, form, overwrite)
     size = output.stat().st_size
     if json_:
         print(json.dumps({"output": str(output), "to": to, "bytes": size}))

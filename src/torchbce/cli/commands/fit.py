@@ -179,6 +179,9 @@ def fit(
         Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"],
         typer.Option(help="Of the mlp: the floating-point format of the training."),
     ] = "32-true",
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html beside the model.")
+    ] = True,
     overwrite: Overwrite = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -195,6 +198,7 @@ def fit(
     from torchbce import classifier
     from torchbce.classifier.columns.outcomes import RowColumns
     from torchbce.classifier.estimator.tables import fit_table
+    from torchbce.classifier.reports.making import held_out_report, report_files
     from torchbce.classifier.tables.reading import scan
     from torchbce.cli import many_labels, notes
     from torchbce.cli.terminal import training_progress
@@ -272,7 +276,8 @@ def fit(
                     rows, choices, source, quiet
                 ),
             )
-        classifier.save(of_labels, output, overwrite)
+        files = report_files(held_out_report(of_labels)) if report else None
+        classifier.save(of_labels, output, overwrite, files)
         warnings += many_labels.after_training(of_labels.card.held_out)
         if json_ or not quiet:
             many_labels.print_fit(of_labels, output, perf_counter() - started, warnings, json_)
@@ -294,7 +299,8 @@ def fit(
                 notes.before_training(rows, choices, chosen, quiet, RowColumns(weight, group, time))
             ),
         )
-    classifier.save(fitted, output, overwrite)
+    files = report_files(held_out_report(fitted, rows)) if report else None
+    classifier.save(fitted, output, overwrite, files)
     warnings += notes.after_training(fitted.card)
     if json_ or not quiet:
         print_fit(fitted, output, perf_counter() - started, warnings, json_)
