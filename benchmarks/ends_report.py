@@ -50,7 +50,6 @@ def right_plot(found: Results) -> plots.Plot:
 
 def right_chart(data: Any) -> Any:
     import altair as alt
-    import polars as pl
 
     labels = "datum.value == 1 ? 'all' : datum.value >= 0.01 ? datum.value * 100 + ' %' : "
     labels += "format(datum.value, '.0e')"
