@@ -73,7 +73,7 @@ def test_docstrings_are_complete_and_in_order(name: str) -> None:
     for field in fields_of(value):
         assert re.search(rf"^ +{field}: ", described, re.MULTILINE), field
     if inspect.isfunction(value):
-        assert "Raises" in sections or name == "InputError.message"
+        assert "Raises" in sections or name in ("InputError.message", "LabelsCard.fault")
         returns = inspect.signature(value).return_annotation
         assert ("Returns" in sections) == (returns is not None)
     if "." not in name:

@@ -312,7 +312,19 @@ class Classifier:
         )
 
     def rule(self, threshold: float | None = None, abstain: bool | None = None) -> Rule:
-        """What is predicted at which probability; the arguments are those of `predict`."""
+        """What is predicted at which probability.
+
+        Args:
+            threshold: in place of that of the card, in [0, 1]; None keeps it.
+            abstain: whether rows may stay undecided; None for what the card says.
+
+        Returns:
+            The rule.
+
+        Raises:
+            InputError: if the threshold is outside [0, 1] or given with `abstain`, or the model has
+                no guarantee to abstain by.
+        """
         return Rule.of(self.card.threshold, self.card.decision, threshold, abstain)
 
     def explain(self, most: int = 20) -> "Explanation":

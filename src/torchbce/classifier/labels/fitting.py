@@ -193,6 +193,12 @@ def fit_label_rows(
 
     Raises:
         InputError: as `fit_labels`.
+
+    Example:
+        >>> y = np.array([[1, 0], [0, 1], [1, 1], [0, 0]] * 20)
+        >>> classifier = fit_label_rows({"x": [0.0, 1.0, 2.0, 3.0] * 20}, y, ["a", "b"])
+        >>> classifier.probabilities({"x": [0.0]}).shape
+        (1, 2)
     """
     options, columns = options or TrainingOptions(), columns or RowColumns()
     progress = progress or NoProgress()

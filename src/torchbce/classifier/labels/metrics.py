@@ -33,6 +33,13 @@ class LabelsMetrics(msgspec.Struct, frozen=True):
         ndcg_at: the normalised discounted cumulative gain of the k most probable labels, by k.
         psp_at: propensity-scored precision, in which rare labels of the training rows count more.
         labels: the metrics of each label, by its name.
+
+    Example:
+        >>> from torchbce.classifier import fit_labels
+        >>> table = {"x": [0.0, 1.0, 5.0] * 20, "low": [1, 1, 0] * 20, "any": [1, 0, 1] * 20}
+        >>> metrics = fit_labels(table, targets=["low", "any"]).card.held_out
+        >>> metrics.precision_at["1"], list(metrics.labels)
+        (1.0, ['low', 'any'])
     """
 
     log_loss: float

@@ -14,7 +14,7 @@ from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.matrix import as_matrix
 from torchbce.classifier.columns.outcomes import RowColumns
 from torchbce.classifier.columns.values import without_words
-from torchbce.classifier.errors import InputError, InputWarning
+from torchbce.classifier.errors import Argument, InputError, InputWarning
 from torchbce.classifier.labels.inputs import network_inputs
 from torchbce.classifier.labels.linear import LinearLabels
 from torchbce.classifier.labels.metrics import LabelsMetrics, best_labels, evaluate_labels
@@ -59,6 +59,13 @@ class LabelsCard(msgspec.Struct, frozen=True):
         row_columns: the columns of weights, groups and times.
         split: how rows were held out.
         optimized: what the thresholds were chosen for; "" for 0.5.
+
+    Example:
+        >>> from torchbce.classifier import fit_labels
+        >>> table = {"x": [0.0, 1.0, 5.0] * 20, "low": [1, 1, 0] * 20, "any": [1, 0, 1] * 20}
+        >>> card = fit_labels(table, targets=["low", "any"]).card
+        >>> card.labels, card.positives
+        (['low', 'any'], [40.0, 40.0])
     """
 
     format: Literal[2]
@@ -87,7 +94,11 @@ class LabelsCard(msgspec.Struct, frozen=True):
         return self.source.names
 
     def fault(self) -> str:
-        """What is wrong with a card that was read from a file; "" if nothing."""
+        """What is wrong with a card that was read from a file.
+
+        Returns:
+            A sentence; "" if nothing is wrong.
+        """
         names = self.labels
         if len(names) < 2 or len(set(names)) != len(names):
             return "it must name at least two labels, and each label once"
@@ -174,10 +185,13 @@ class LabelsClassifier:
     held_out: LabelsHeldOut | None = field(default=None, compare=False, repr=False)
 
     def logits(self, table: TableLike) -> np.ndarray:
-        """The log-odds of each label, float64 [rows, L].
+        """The log-odds of each label, log(p / (1 - p)).
 
         Args:
             table: has at least the columns that the model reads; as `fit` takes it.
+
+        Returns:
+            Logits in nats, float64 [rows, L].
 
         Raises:
             InputError: if a column that the model reads is missing, or of another type or kind.
@@ -185,15 +199,37 @@ class LabelsClassifier:
         return self._combined(self.encoded(table))
 
     def probabilities(self, table: TableLike) -> np.ndarray:
-        """The probability of each label, float64 [rows, L]; see `logits`."""
+        """The probability of each label, sigmoid(logits).
+
+        Args:
+            table: has at least the columns that the model reads; as `fit` takes it.
+
+        Returns:
+            Probabilities, float64 [rows, L].
+
+        Raises:
+            InputError: if a column that the model reads is missing, or of another type or kind.
+        """
         from scipy.special import expit
 
         return np.asarray(expit(self.logits(table)))
 
     def with_threshold(self, threshold: float | None) -> "LabelsClassifier":
-        """The same classifier with one threshold for all labels; None keeps those of the card."""
+        """The same classifier with one threshold for all labels.
+
+        Args:
+            threshold: in [0, 1]; None keeps those of the card.
+
+        Returns:
+            The classifier.
+
+        Raises:
+            InputError: if the threshold is outside [0, 1].
+        """
         if threshold is None:
             return self
+        if not 0 <= threshold <= 1:
+            raise InputError(Argument("threshold"), f" must be in [0, 1], got {threshold:g}")
         thresholds = [float(threshold)] * len(self.card.labels)
         return replace(self, card=msgspec.structs.replace(self.card, thresholds=thresholds))
 
@@ -270,6 +306,9 @@ class LabelsClassifier:
             targets: the labels of the rows; None reads them from the table.
             weight: how much each row counts; None for 1.
 
+        Returns:
+            The metrics.
+
         Raises:
             InputError: as `logits`, or if the table does not have the labels.
         """
@@ -281,7 +320,19 @@ class LabelsClassifier:
     def evaluate_encoded(
         self, encoded: Encoded, targets: LabelTargets, weight: np.ndarray | None = None
     ) -> LabelsMetrics:
-        """The metrics on rows that are arrays."""
+        """The metrics on rows that are arrays.
+
+        Args:
+            encoded: the rows, as `encoded` returns them.
+            targets: their labels.
+            weight: how much each row counts; None for 1.
+
+        Returns:
+            The metrics.
+
+        Raises:
+            ValueError: as `evaluate_logits`.
+        """
         number = targets.number
         chunk: Callable[[int, int], np.ndarray]
         if number <= COLUMNS_OF_LABELS:
@@ -301,7 +352,17 @@ class LabelsClassifier:
         )
 
     def encoded(self, table: TableLike) -> Encoded:
-        """The arrays of some rows, as the models read them."""
+        """The arrays of some rows, as the models read them.
+
+        Args:
+            table: has at least the columns that the model reads; as `fit` takes it.
+
+        Returns:
+            The arrays.
+
+        Raises:
+            InputError: if a column that the model reads is missing, or of another type or kind.
+        """
         if self.encoder.matrix is not None:
             return self.encoder.transform(as_matrix(table, self.encoder.matrix.width))
         rows = as_table(table)
@@ -337,7 +398,18 @@ class LabelsClassifier:
         return found.values.double().cpu().numpy(), found.indices.cpu().numpy()
 
     def logits_of(self, encoded: Encoded) -> Callable[[int, int], np.ndarray]:
-        """A function that computes the logits of the labels from a first to a last one."""
+        """A function that computes the logits of some labels.
+
+        Args:
+            encoded: the rows, as `encoded` returns them.
+
+        Returns:
+            A function of the numbers of a first label and of the one after the last, which returns
+            float64 [rows, labels].
+
+        Raises:
+            MemoryError: if the logits of a linear model do not fit in memory.
+        """
         if self.network is None or self.linear is not None or not self._network_alone():
             logits = self._combined(encoded)
             return lambda start, stop: logits[:, start:stop]
