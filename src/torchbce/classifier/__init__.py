@@ -25,6 +25,12 @@ if TYPE_CHECKING:
         evaluate_logits,
         evaluate_probabilities,
     )
+    from torchbce.classifier.reports.making import (
+        held_out_report,
+        report_files,
+        table_report,
+        write_report,
+    )
     from torchbce.classifier.storage import check_output, load, save
     from torchbce.classifier.tables.reading import read
 
@@ -49,9 +55,13 @@ __all__ = [
     "fit",
     "fit_label_rows",
     "fit_labels",
+    "held_out_report",
     "load",
     "read",
+    "report_files",
     "save",
+    "table_report",
+    "write_report",
 ]
 
 #: The module of each name, imported with its first use: predictions need nothing of the training.
@@ -76,9 +86,13 @@ _LAZY = {
     "fit": "fitting",
     "fit_label_rows": "labels.fitting",
     "fit_labels": "labels.fitting",
+    "held_out_report": "reports.making",
     "load": "storage",
     "read": "tables.reading",
+    "report_files": "reports.making",
     "save": "storage",
+    "table_report": "reports.making",
+    "write_report": "reports.making",
 }
 
 

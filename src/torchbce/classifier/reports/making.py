@@ -28,8 +28,17 @@ def held_out_report(
         classifier: as `fit` or `fit_labels` returns it.
         table: what it was fitted to, to show rows that it is wrong about; None shows none.
 
+    Returns:
+        The report, for `write_report` or `report_files`.
+
     Raises:
         InputError: if it was loaded, so that these rows are not known.
+
+    Example:
+        >>> from torchbce.classifier import fit
+        >>> table = pl.DataFrame({"x": [0.5, 1.5, 2.5, 3.5] * 20, "y": [0, 0, 1, 1] * 20})
+        >>> held_out_report(fit(table, "y"), table).source
+        'On 80 rows held out, with settings and weights chosen on other rows.'
     """
     if isinstance(classifier, LabelsClassifier):
         return held_out_labels_report(classifier)
@@ -61,8 +70,17 @@ def table_report(
         name: what the report calls the table.
         weight: the name of a column of weights; rows of weight 0 are left out. Not for many labels.
 
+    Returns:
+        The report, for `write_report` or `report_files`.
+
     Raises:
         InputError: if the table has no rows, or does not fit the model.
+
+    Example:
+        >>> from torchbce.classifier import fit
+        >>> table = pl.DataFrame({"x": [0.5, 1.5, 2.5, 3.5] * 20, "y": [0, 0, 1, 1] * 20})
+        >>> table_report(fit(table, "y"), table, "the test rows").source
+        'On 80 rows of the test rows.'
     """
     if isinstance(classifier, LabelsClassifier):
         if weight is not None:
@@ -81,7 +99,23 @@ def table_report(
 
 
 def report_files(report: Report) -> dict[str, bytes]:
-    """The files of a report, to be written beside a model: the page, and its data."""
+    """The files of a report, for `save` to write beside a model.
+
+    Args:
+        report: of `held_out_report` or `table_report`.
+
+    Returns:
+        The page and its data, by the names of the files.
+
+    Raises:
+        ImportError: if altair or vl-convert-python is not installed.
+
+    Example:
+        >>> from torchbce.classifier import fit
+        >>> table = pl.DataFrame({"x": [0.5, 1.5, 2.5, 3.5] * 20, "y": [0, 0, 1, 1] * 20})
+        >>> list(report_files(held_out_report(fit(table, "y"))))
+        ['report.html', 'report.json']
+    """
     return {REPORT: render(report), REPORT_DATA: msgspec.json.encode(report)}
 
 
@@ -118,6 +152,15 @@ def write_report(report: Report, path: str | Path, overwrite: bool = False) -> N
 
     Raises:
         InputError: if it exists and `overwrite` is False, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from torchbce.classifier import fit
+        >>> table = pl.DataFrame({"x": [0.5, 1.5, 2.5, 3.5] * 20, "y": [0, 0, 1, 1] * 20})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_report(held_out_report(fit(table, "y")), Path(folder) / "report.html")
+        ...     (Path(folder) / "report.html").stat().st_size > 500_000
+        True
     """
     with written(Path(path), overwrite) as partial:
         partial.write_bytes(render(report))
