@@ -10,7 +10,7 @@ from torchbce.classifier import fit, held_out_report, read, write_report
 from torchbce.cli import demo_data
 
 PICTURE = Path(__file__).parent.parent / "docs/images/report.png"
-WIDTH, HEIGHT = 1180, 1010
+WIDTH, HEIGHT = 1180, 840
 
 
 def main() -> None:

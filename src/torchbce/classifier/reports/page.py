@@ -27,7 +27,11 @@ def render(report: Report) -> bytes:
     }
     places = {name: sections.section(name, title, text) for name, (title, text) in found.items()}
     if report.parts:
-        of_parts = {"source": escape(report.source), "figures": sections.figures(report)}
+        of_parts = {
+            "source": escape(report.source),
+            "cards": sections.cards(report),
+            "figures": sections.figures(report),
+        }
         places["charts"] = _filled(_resource("charts.html"), of_parts)
     else:
         places["charts"] = f"<p>{escape(report.source)}</p>"

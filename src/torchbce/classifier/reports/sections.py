@@ -75,8 +75,13 @@ def choose(parts: Sequence[Part]) -> str:
     return f'<p>{label} <select id="label">{options}</select></p>'
 
 
+def cards(report: Report) -> str:
+    """The metrics of each target that say most."""
+    return "".join(_of_part(n, _cards(part)) for n, part in enumerate(report.parts))
+
+
 def figures(report: Report) -> str:
-    """The metrics of each target."""
+    """All metrics of each target."""
     return "".join(_of_part(n, _figures(part)) for n, part in enumerate(report.parts))
 
 
@@ -189,26 +194,30 @@ def _of_part(number: int, inner: str) -> str:
     return f'<div data-part="{number}"{" hidden" if number else ""}>{inner}</div>'
 
 
-def _figures(part: Part) -> str:
+def _cards(part: Part) -> str:
     found: dict[str, Any] = msgspec.to_builtins(part.figures)
-    cards = "".join(
+    items = "".join(
         f"<li>{escape(FIGURES[name][0])}<b>{found[name]:.4g}</b></li>"
         for name in CARDS
         if found[name] is not None
     )
+    return f'<ul class="cards">{items}</ul>'
+
+
+def _figures(part: Part) -> str:
+    found: dict[str, Any] = msgspec.to_builtins(part.figures)
     rows = []
     for name, (title, meaning) in FIGURES.items():
         if found[name] is not None:
             interval = found["intervals"].get(name)
             ends = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
             rows.append((title, f"{found[name]:.4f}", ends, meaning))
-    table = _table(
+    return _table(
         f"Figures of {part.figures.rows:,} rows, with 95% bootstrap intervals",
         ("figure", "value", "interval", "meaning"),
         rows,
         numbers=(1, 2),
     )
-    return f'<ul class="cards">{cards}</ul>{table}'
 
 
 def _wrong(part: Part) -> str:
