@@ -346,8 +346,8 @@ def test_a_device_that_is_not_available() -> None:
         fitted(numbers(), model="mlp", device="cuda")
 
 
-def test_a_precision_that_is_not_available() -> None:
-    with pytest.raises(InputError, match=r"^cannot train with device='cpu' and precision='8-bit'"):
+def test_a_precision_that_is_none() -> None:
+    with pytest.raises(InputError, match=r"^precision must be '32-true', .*, got '8-bit'"):
         fitted(numbers(), model="mlp", precision="8-bit")
 
 
