@@ -27,7 +27,7 @@ if triton.knobs.runtime.interpret:
 
 from triton.backends.compiler import GPUTarget  # noqa: E402 - Triton may be missing
 
-from torchbce.backends.gpu import formulas, kernels, launch, operands  # noqa: E402
+from torchbce.backends.gpu import formulas, kernels, launch, operands, pairs  # noqa: E402
 from torchbce.backends.gpu.operands import LinearInputs, Outputs  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,12 @@ DTYPES = {
 }
 EACH = [(loss, dtype) for loss in LOSSES for dtype in ("float32", "bfloat16")]
 EACH += [("cross-entropy", "float16"), ("cross-entropy", "float64")]
-KERNELS = ("loss_kernel", "sum_kernel", "scale_kernel")
+KERNELS = {
+    "loss_kernel": kernels,
+    "sum_kernel": kernels,
+    "scale_kernel": kernels,
+    "pairs_kernel": pairs,
+}
 ROWS, COLUMNS = 512, 256
 THREADS = 128
 #: Instructions that round differently from the formulas. The formulas correct the error of a
@@ -130,9 +135,9 @@ def compiled(arch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
     monkeypatch.setenv("TRITON_DUMP_PTXAS_LOG", "1")
 
-    recorded = {name: Kernel(getattr(kernels, name)) for name in KERNELS}
+    recorded = {name: Kernel(getattr(module, name)) for name, module in KERNELS.items()}
     for name, kernel in recorded.items():
-        monkeypatch.setattr(kernels, name, kernel)
+        monkeypatch.setattr(KERNELS[name], name, kernel)
 
     def compile_one(call: Callable[[], object], kernel: str = "loss_kernel") -> Compiled:
         call()
@@ -367,3 +372,21 @@ def test_float32_losses_take_no_float64_per_element(loss: str, compiled: Compile
     arithmetic = re.findall(r"\b(?:add|sub|mul|div|fma|rcp|neg)\.\S*f64\S*", made.ptx)
     # One division of the gradient's factor per program, with its approximation and corrections.
     assert len(arithmetic) < made.flags.block // THREADS + 2
+
+
+@pytest.mark.parametrize("partners", [0, 3], ids=["one", "several"])
+@pytest.mark.parametrize("sloped", [False, True], ids=["value", "slopes"])
+def test_pairs(partners: int, sloped: bool, compiled: Compiler) -> None:
+    products = torch.zeros(COLUMNS, ROWS)
+    positives = torch.zeros(ROWS, partners, dtype=torch.int64) if partners else None
+    halves = torch.zeros(2, COLUMNS, ROWS, dtype=torch.bfloat16)
+    sums = torch.zeros(3, pairs.count_programs(COLUMNS, ROWS))
+    slopes = (halves[0], halves[1]) if sloped else None
+    one = torch.ones(())
+    made = compiled(
+        lambda: pairs.launch_pairs(products, one, one, positives, slopes, sums, 0),
+        kernel="pairs_kernel",
+    )
+    check(made)
+    assert made.widths("st")
+    assert ("bf16" in made.ptx) == sloped

@@ -94,7 +94,8 @@ def pairs_kernel(
     if positives is None:
         positive = name == row
     else:
-        positive = name < 0
+        # False for the whole tile: in a loop a variable keeps its shape.
+        positive = (name < 0) & (row < 0)
         for k in range(columns):
             each = tl.load(positives + row.to(tl.int64) * columns + k, mask=row < rows, other=-1)
             positive = positive | (name == each)
