@@ -149,7 +149,8 @@ def test_figures_show_the_base_rate_and_the_direction(tmp_path: Path) -> None:
     csv_of(table, tmp_path / "t.csv")
     done("fit", tmp_path / "t.csv", "--target", "y", "-o", tmp_path / "m", "--epochs", "3")
     lines = done("evaluate", tmp_path / "m", tmp_path / "t.csv").stdout.splitlines()
-    assert lines[0].split() == ["base", "rate", "better", "is"]
+    assert lines[0].split() == ["95%", "interval", "base", "rate", "better", "is"]
+    number = r"\d\.\d{4}"
     for label, base, better in (
         ("log loss (nats)", "0.6931", "lower"),
         ("ROC-AUC", "0.5000", "higher"),
@@ -157,4 +158,4 @@ def test_figures_show_the_base_rate_and_the_direction(tmp_path: Path) -> None:
         ("Brier score", "0.2500", "lower"),
     ):
         (line,) = [line for line in lines if line.startswith(label)]
-        assert re.search(rf" \d\.\d{{4}} +{base} +{better}$", line)
+        assert re.search(rf" \d\.\d{{4}} +{number}-{number} +{base} +{better}$", line)
