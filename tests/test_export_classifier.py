@@ -703,3 +703,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert result == {"output": str(output), "to": "numpy", "bytes": output.stat().st_size}
     arguments[3] = "pmml"
     refused(torchbce(*arguments, "--overwrite"), "--to must be one of onnx, numpy, sql, card")
+
+
+def test_a_reader_that_stops_early(tmp_path: Path) -> None:
+    classifier, _ = fitted("mixed", "linear")
+    export(classifier, tmp_path / "m.py", to="numpy")
+    names = [column.name for column in classifier.encoder.columns]
+    rows = ",".join(names) + "\n" + (",".join("" for _ in names) + "\n") * 20_000
+    command = [sys.executable, str(tmp_path / "m.py")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(rows.encode())
+        process.stdin.close()
+        assert process.stdout.readline().endswith(b"probability,predicted\n")
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -5,6 +5,7 @@ import csv
 import functools
 import io
 import json
+import os
 import sys
 from typing import Any
 
@@ -208,6 +209,11 @@ def main() -> None:
         sys.exit(str(error))
     sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*header, "probability", "predicted"])
-    for row, p, label in zip(rows, found.tolist(), _decided(found, model["written"]), strict=True):
-        writer.writerow([*row, p, label])
+    try:
+        writer.writerow([*header, "probability", "predicted"])
+        labels = _decided(found, model["written"])
+        for row, p, label in zip(rows, found.tolist(), labels, strict=True):
+            writer.writerow([*row, p, label])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has what it wanted, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
