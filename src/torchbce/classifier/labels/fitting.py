@@ -19,7 +19,7 @@ from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.errors import Argument, InputError
 from torchbce.classifier.labels import combining
-from torchbce.classifier.labels.inputs import most_frequent, network_inputs
+from torchbce.classifier.labels.inputs import MOST_TEXT_OF_MANY, most_frequent, network_inputs
 from torchbce.classifier.labels.metrics import evaluate_labels
 from torchbce.classifier.labels.model import (
     LabelsCard,
@@ -388,7 +388,7 @@ def _find_many(
 ) -> combining.Found:
     """The network of many labels. Figures are those of the first part's, on its rows held out."""
     began = time.perf_counter()
-    text = most_frequent(data.encoded)
+    text = most_frequent(data.encoded, MOST_TEXT_OF_MANY)
     inputs = network_inputs(data.encoder, data.encoded, text)
     rows, pairs = NetworkRows(inputs, targets, data.weight), list(parts.pairs)
     fitted = fit_networks(rows, text, pairs, pos_weight, data.options, data.progress)

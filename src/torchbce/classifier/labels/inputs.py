@@ -8,8 +8,9 @@ import scipy.sparse as sp
 from torchbce.classifier.columns.encoder import Encoded, Encoder
 
 #: Text features that the network reads at most, those in most rows: each has as many weights as
-#: there are hidden units, and rare n-grams are left to the linear models.
-MOST_TEXT = 10_000
+#: there are hidden units. With few labels rare n-grams are left to the linear models; with many
+#: a step takes so long by its labels that the weights do not matter.
+MOST_TEXT, MOST_TEXT_OF_MANY = 10_000, 100_000
 
 
 class Inputs(NamedTuple):
@@ -31,13 +32,13 @@ class Inputs(NamedTuple):
         return len(self.numbers)
 
 
-def most_frequent(encoded: Encoded) -> np.ndarray:
-    """The text features that the network reads, int32 [at most `MOST_TEXT`]."""
+def most_frequent(encoded: Encoded, most: int = MOST_TEXT) -> np.ndarray:
+    """The text features that the network reads, at most so many, int32."""
     text = encoded.text
-    if text.shape[1] <= MOST_TEXT:
+    if text.shape[1] <= most:
         return np.arange(text.shape[1], dtype=np.int32)
     rows = np.bincount(text.indices, minlength=text.shape[1])
-    return np.sort(np.argsort(-rows, kind="stable")[:MOST_TEXT]).astype(np.int32)
+    return np.sort(np.argsort(-rows, kind="stable")[:most]).astype(np.int32)
 
 
 def network_inputs(encoder: Encoder, encoded: Encoded, text: np.ndarray) -> Inputs:

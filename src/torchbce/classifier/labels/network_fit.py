@@ -20,9 +20,13 @@ from torchbce.linear.optimizers import FusedAdagrad
 #: From so many labels on, the head is trained in its backward pass, without a gradient in memory.
 FUSED_LABELS = 500
 LEARNING_RATE, WEIGHT_DECAY = 0.001, 0.01
-#: With a fused head, of the hidden layer and of the head: with 0.001 and 0.05, 5,000 made-up labels
-#: had a P@1 of 0.185 after six epochs, with these 0.269; delicious has 0.67 to 0.68 with either.
+#: With a fused head, of the hidden layer and of the head.
 LEARNING_RATES_FUSED = 0.003, 0.2
+#: Adagrad's first step has the full learning rate whatever the gradient is, so that the first batch
+#: would fill the weights of rare labels with noise. It begins as if each had once had a quarter of
+#: the gradient of a positive, 1 / batch size: of 20,000 made-up labels and 15,000 rows the log loss
+#: divided by that of base rates fell from 1.01 to 0.64, and P@1 rose from 0.14 to 0.25.
+GRADIENT_BEFORE = 0.25
 
 BATCH_SIZES = (32, 256)
 STEPS_PER_EPOCH = 32
@@ -138,7 +142,11 @@ def _train(
     """A network, the best of its epochs, and the held-out loss of that one."""
     device = _device(options)
     labels = rows.targets.number
-    fused = FusedAdagrad(lr=LEARNING_RATES_FUSED[1]) if labels >= FUSED_LABELS else None
+    batch_size = options.batch_size or _batch_size(len(train_on))
+    fused = None
+    if labels >= FUSED_LABELS:
+        start = (GRADIENT_BEFORE / batch_size) ** 2
+        fused = FusedAdagrad(lr=LEARNING_RATES_FUSED[1], initial_accumulator_value=start)
     sizes = rows.inputs.numbers.shape[1], rows.inputs.sparse.shape[1], labels
     weights = None if pos_weight is None else torch.from_numpy(pos_weight).float()
     network = LabelsNetwork(*sizes, fused_optimizer=fused, pos_weight=weights)
@@ -160,7 +168,6 @@ def _train(
         fused=True,
     )
     epochs = _epochs(len(train_on), labels, options.epochs)
-    batch_size = options.batch_size or _batch_size(len(train_on))
     steps = -(-len(train_on) // batch_size) * epochs
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)]
     if fused is not None:
