@@ -50,8 +50,8 @@ def test_the_kept_gradient_is_returned_in_its_memory(
     monkeypatch.setattr(
         launch, "new_output", lambda read: outputs.append(new_output(read)) or outputs[-1]
     )
-    ran, run = [], launch._run
-    monkeypatch.setattr(launch, "_run", lambda key, *a: ran.append(key[0]) or run(key, *a))
+    ran, run = [], launch.run
+    monkeypatch.setattr(launch, "run", lambda key, *a: ran.append(key[0]) or run(key, *a))
     x, y = normal(50).to(DEVICE, dtype).requires_grad_(), targets(50).float().to(DEVICE)
     mask = y > 0.1 if masked else None
     half = dtype.itemsize == 2
