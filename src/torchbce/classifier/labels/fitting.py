@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import platform
 import time
 from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -43,7 +41,7 @@ from torchbce.classifier.models.parts import Parts, make_parts
 from torchbce.classifier.models.search import Tried
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import NoProgress, Progress
-from torchbce.classifier.rows import LIBRARIES
+from torchbce.classifier.rows import versions
 from torchbce.classifier.tables.frames import TableLike, as_table
 
 #: Up to so many labels each has a linear model beside the network.
@@ -293,11 +291,7 @@ def fit_label_rows(
         known=known.tolist(),
         held_out=held_out,
         options=json.loads(json.dumps(dataclasses.asdict(options))),  # lists for tuples
-        versions={
-            "torchbce": version("torchbce"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
+        versions=versions(),
         dropped={choice.name: choice.reason for choice in choices if choice.kind == "dropped"},
         columns=encoder.columns,
         missing=list(missing),

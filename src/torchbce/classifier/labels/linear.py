@@ -9,8 +9,14 @@ import scipy.sparse as sp
 from torchbce.classifier.columns.encoder import Encoded, Encoder
 from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.features import SparseRows, linear_features
-from torchbce.classifier.models.linear import FIRST, FIRST_OF_TEXT, GAIN, PATH_TOLERANCE, PRIOR
-from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
+from torchbce.classifier.models.linear import (
+    FIRST,
+    FIRST_OF_TEXT,
+    PATH_TOLERANCE,
+    PRIOR,
+    follow_path,
+)
+from torchbce.classifier.models.solver import Linear, Problem
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ class LinearPaths:
             self._problem(rows, train, label)
             for rows, (train, _) in zip(self._trained, self.pairs, strict=True)
         ]
-        candidates, weights = Candidates(), []
+        candidates = Candidates()
+        weights: list[list[Linear]] = []
         held_out = np.concatenate([held_out for _, held_out in self.pairs])
         known = label.known[held_out]
         targets = label.targets[held_out][known]
@@ -99,16 +106,7 @@ class LinearPaths:
             weights.append(models)
             return mean_loss(candidates.logits[-1][known], targets, own)
 
-        first = loss_of(STRENGTHS[self._first], [problem.start for problem in problems])
-        for strengths in (STRENGTHS[self._first + 1 :], STRENGTHS[self._first - 1 :: -1]):
-            lowest, models = first, weights[0]
-            for l2 in strengths:
-                loss = loss_of(l2, models)
-                if loss > lowest * (1 - GAIN):
-                    break
-                lowest, models = loss, weights[-1]
-            if lowest < first:
-                break
+        follow_path(self._first, [problem.start for problem in problems], loss_of, weights)
         rows = float(label.known.sum() if self.weight is None else self.weight[label.known].sum())
         candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
         return candidates, weights

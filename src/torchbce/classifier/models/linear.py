@@ -1,5 +1,6 @@
 """The linear model: main effects of all columns, with a penalty chosen on rows held out."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,30 @@ def linear_path(data: Data) -> LinearPath:
         return loss
 
     at = FIRST_OF_TEXT if data.encoder.texts else FIRST
-    first = loss_of(STRENGTHS[at], [problem.start for problem in problems])
+    follow_path(at, [problem.start for problem in problems], loss_of, weights)
+    data.progress.end()
+    rows = len(data.targets) if data.weight is None else float(data.weight.sum())
+    candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
+    best = candidates.best(data.held_out_targets, data.held_out_weight)
+    return LinearPath(candidates, weights, best, raw)
+
+
+def follow_path(
+    at: int,
+    start: list[Linear],
+    loss_of: Callable[[float, list[Linear]], float],
+    weights: list[list[Linear]],
+) -> None:
+    """Try one strength after the other: weaker ones, or stronger ones if those do not help.
+
+    Args:
+        at: the position of the first strength.
+        start: the weights of each part that it begins with.
+        loss_of: fits one strength from the weights of another and returns the held-out loss; it
+            appends the new weights to `weights`.
+        weights: for each strength that was tried the weights of each part.
+    """
+    first = loss_of(STRENGTHS[at], start)
     for strengths in (STRENGTHS[at + 1 :], STRENGTHS[at - 1 :: -1]):
         lowest, models = first, weights[0]
         for l2 in strengths:
@@ -87,11 +111,6 @@ def linear_path(data: Data) -> LinearPath:
             lowest, models = loss, weights[-1]
         if lowest < first:
             break
-    data.progress.end()
-    rows = len(data.targets) if data.weight is None else float(data.weight.sum())
-    candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
-    best = candidates.best(data.held_out_targets, data.held_out_weight)
-    return LinearPath(candidates, weights, best, raw)
 
 
 def fit_linear(data: Data, path: LinearPath) -> Fitted:
