@@ -102,6 +102,7 @@ bench: $(INSTALLED)  ## measure the figures of README and docs (needs the data s
 	$(BIN)/python benchmarks/delicious.py
 	$(BIN)/python benchmarks/classifier.py
 	$(BIN)/python benchmarks/labels.py
+	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/ends.py

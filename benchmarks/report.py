@@ -6,6 +6,7 @@ python benchmarks/report.py
 import accuracy_report
 import classifier_report
 import cost_report
+import decisions_report
 import delicious_report
 import ends_report
 import exact_report
@@ -19,6 +20,7 @@ REPORTS = [
     accuracy_report.REPORT,
     classifier_report.REPORT,
     cost_report.REPORT,
+    decisions_report.REPORT,
     delicious_report.REPORT,
     ends_report.REPORT,
     exact_report.REPORT,

@@ -140,6 +140,10 @@ def test_chance_is_told_from_a_signal() -> None:
     assert "certainly" in str(no_better_than_base_rate(evaluate_probabilities(p, y)))
     many = evaluate_probabilities(np.tile(p, 10), np.tile(y, 10))
     assert no_better_than_base_rate(many) is None
+    # Weights of 100 are no more rows.
+    heavy = evaluate_probabilities(p, y, weight=np.full(60, 100.0))
+    assert no_better_than_base_rate(heavy) is None
+    assert "certainly" in str(no_better_than_base_rate(heavy, 60))
     one_class = evaluate_probabilities(p[:30], y[:30])
     assert no_better_than_base_rate(one_class) is None
 

@@ -71,7 +71,8 @@ def after_training(card: "Card") -> list[str]:
     Returns:
         The warnings.
     """
-    warnings = list(filter(None, [no_better_than_base_rate(card.held_out)]))
+    rows = None if card.split is None else card.split.figures
+    warnings = list(filter(None, [no_better_than_base_rate(card.held_out, rows)]))
     warnings += [] if card.decision is None else card.decision.notes
     for sentence in warnings:
         warn(sentence)

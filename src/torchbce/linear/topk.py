@@ -12,7 +12,7 @@ from torchbce import _pytorch
 from torchbce.definition import kinds, reference
 from torchbce.linear import arguments, sharding
 from torchbce.linear.candidates import Candidates, largest
-from torchbce.linear.precision import autocast_enabled, no_autocast
+from torchbce.linear.precision import no_autocast
 from torchbce.linear.records import Head
 
 #: So few logits, 4 MiB in float32, are computed at once and searched by torch.topk, which finds the
@@ -74,7 +74,7 @@ def _small(input: Tensor, weight: Tensor, bias: Tensor | None, k: Any) -> Any:
     """The result of a small plain call; None for any other, and for one that is wrong.
 
     For 8 rows and 1,000 labels the checks and conversions of the general way take as long as the
-    dense way, 0.1 ms.
+    dense way, 0.05 ms.
     """
     head = (input, weight) if bias is None else (input, weight, bias)
     if (
@@ -82,19 +82,23 @@ def _small(input: Tensor, weight: Tensor, bias: Tensor | None, k: Any) -> Any:
         or not kinds.are_plain(head)
         or input.dim() != 2
         or weight.dim() != 2
-        or not 0 < len(input) * len(weight) <= _AT_ONCE
+        or not 0 < input.shape[0] * weight.shape[0] <= _AT_ONCE
         or input.shape[1] != weight.shape[1]
+        or not all(map(_is_float32_on_cpu, head))
         or (bias is not None and bias.shape != weight.shape[:1])
-        or any(t.dtype is not torch.float32 or not t.is_cpu for t in head)
         or type(k) is not int
-        or not 1 <= k <= len(weight)
+        or not 1 <= k <= weight.shape[0]
         or _is_traced()
-        or autocast_enabled(input.device)
+        or torch.is_autocast_enabled("cpu")
     ):
         return None
     with torch.no_grad():
         z = torch.nn.functional.linear(input, weight, bias)
         return torch.topk(z, k) if math.isfinite(input.sum()) else None
+
+
+def _is_float32_on_cpu(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.float32 and tensor.is_cpu
 
 
 def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tensor, Tensor]:

@@ -49,11 +49,12 @@ def of_base_rate(metrics: Metrics) -> Metrics:
     )
 
 
-def no_better_than_base_rate(held_out: Metrics) -> str | None:
+def no_better_than_base_rate(held_out: Metrics, rows: int | None = None) -> str | None:
     """Say so where a model found nothing that the base rate does not tell.
 
     Args:
         held_out: the metrics on rows that the model was not trained on.
+        rows: the number of these rows, where they have weights; None for the sum of the counts.
 
     Returns:
         A sentence if the log loss is not below that of the base rate, or if the ROC-AUC is within
@@ -78,6 +79,9 @@ of predicting the share of positives, 0.500, for every row 0.6931
         return None
     base = of_base_rate(held_out)
     n, m = _counts(held_out)
+    rate = n / (n + m)
+    if rows is not None:
+        n, m = rows * rate, rows * (1 - rate)
     if held_out.relative_log_loss >= 1 - 1e-9:  # a loss that rounds apart is no better
         ranking = (
             f"; its ranking is better than chance, ROC-AUC {held_out.roc_auc:.3f}"
@@ -87,7 +91,7 @@ of predicting the share of positives, 0.500, for every row 0.6931
         return (
             "nothing better than the base rate was found: on rows held out the log loss is "
             f"{held_out.log_loss:.4f}, that of predicting the share of positives, "
-            f"{n / (n + m):.3f}, for every row {base.log_loss:.4f}{ranking}"
+            f"{rate:.3f}, for every row {base.log_loss:.4f}{ranking}"
         )
     if held_out.roc_auc - 0.5 <= STANDARD_ERRORS * standard_error(n, m):
         return (
