@@ -10,11 +10,11 @@ from torchbce.classifier.columns.encoder import Encoded, Encoder
 from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.features import SparseRows, linear_features
 from torchbce.classifier.models.linear import (
-    FIRST,
-    FIRST_OF_TEXT,
     PATH_TOLERANCE,
-    PRIOR,
+    doubts,
+    first_strength,
     follow_path,
+    penalty,
 )
 from torchbce.classifier.models.solver import Linear, Problem
 
@@ -78,7 +78,7 @@ class LinearPaths:
     ) -> None:
         self.rows = linear_features(encoder, encoded)
         self.weight, self.pairs = weight, pairs
-        self._first = FIRST_OF_TEXT if encoder.texts else FIRST
+        self._encoder, self._first = encoder, first_strength(encoder)
         self._trained = [self.rows.take(train) for train, _ in pairs]
         self._held_out = [self.rows.take(held_out) for _, held_out in pairs]
 
@@ -100,7 +100,11 @@ class LinearPaths:
         shift = np.log(label.pos_weight)
 
         def loss_of(l2: float, start: list[Linear]) -> float:
-            models = [p.solve(l2, s, PATH_TOLERANCE) for p, s in zip(problems, start, strict=True)]
+            of_weights = penalty(self._encoder, l2)
+            models = [
+                problem.solve(of_weights, before, PATH_TOLERANCE)
+                for problem, before in zip(problems, start, strict=True)
+            ]
             logits = [m.logits(rows) for m, rows in zip(models, self._held_out, strict=True)]
             candidates.add(l2, np.concatenate(logits) - shift)
             weights.append(models)
@@ -108,7 +112,7 @@ class LinearPaths:
 
         follow_path(self._first, [problem.start for problem in problems], loss_of, weights)
         rows = float(label.known.sum() if self.weight is None else self.weight[label.known].sum())
-        candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
+        candidates.doubt = doubts(candidates.settings, self._first, rows)
         return candidates, weights
 
     def solve(self, label: LabelOfRows, l2: float, parts: list[Linear]) -> Linear:
@@ -117,7 +121,8 @@ class LinearPaths:
             np.mean([part.weight for part in parts], axis=0),
             float(np.mean([p.bias for p in parts])),
         )
-        return self._problem(self.rows, np.arange(len(label.targets)), label).solve(l2, start)
+        problem = self._problem(self.rows, np.arange(len(label.targets)), label)
+        return problem.solve(penalty(self._encoder, l2), start)
 
     def _problem(self, rows: SparseRows, index: np.ndarray, label: LabelOfRows) -> Problem:
         """The problem of those rows, `index`, whose label is known; `rows` are their features."""

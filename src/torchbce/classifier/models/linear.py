@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torchbce.classifier.columns.categorical import least_rows
+from torchbce.classifier.columns.encoder import Encoder
 from torchbce.classifier.models.candidates import Candidates, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import Layout, SparseRows
@@ -19,10 +20,17 @@ FIRST, FIRST_OF_TEXT = STRENGTHS.index(10.0), STRENGTHS.index(1.0)
 #: The path ends where the next strength lowers the held-out loss by less than this share.
 GAIN = 5e-4
 
-# Few rows do not tell the strengths apart, and 1 suits most tables: another strength, l2, is chosen
-# only if its mean loss is lower by PRIOR |log(l2)| / rows. On 40 tables of 60 rows with three
-# Gaussian features the mean log loss of new rows fell from 0.4211 to 0.4165; that of scikit-learn's
-# `LogisticRegression`, whose strength is 1, is 0.4132.
+#: The strength of the penalty of standardised numbers, as a share of that of their bins. A number
+#: has one weight for its line and one for each bin; with one strength for all of them either the
+#: line is shrunk or the bins follow the noise. On six tables of 900 rows with ten Gaussian columns
+#: the log loss of new rows was 1.6% above that of scikit-learn's `LogisticRegression` with a share
+#: of 1, 0.9% with 0.3, 0.2% with 0.1 and with 0.03; adult_income and mammography stay as they were.
+SHARE_OF_NUMBERS = 0.1
+
+# Few rows do not tell the strengths apart, and the first suits most tables: another strength, l2,
+# is chosen only if its mean loss is lower by PRIOR |log(l2 / first)| / rows. On 40 tables of 60
+# rows with three Gaussian features the mean log loss of new rows fell from 0.4211 to 0.4165; that
+# of scikit-learn's `LogisticRegression` is 0.4132.
 PRIOR = 0.4
 
 #: While strengths are compared, L-BFGS stops earlier than for the final weights.
@@ -57,6 +65,7 @@ def linear_path(data: Data) -> LinearPath:
     Each strength starts from the weights of the one before, so that it takes a few steps.
     """
     problems = [data.problem(data.rows.take(train), train) for train, _ in data.parts.pairs]
+    first = first_strength(data.encoder)
     held_out = [data.rows.take(index) for _, index in data.parts.pairs]
     candidates, weights = Candidates(), []
     raw: list[np.ndarray] = []
@@ -64,7 +73,7 @@ def linear_path(data: Data) -> LinearPath:
 
     def loss_of(l2: float, start: list[Linear]) -> float:
         models = [
-            problem.solve(l2, model, PATH_TOLERANCE)
+            problem.solve(penalty(data.encoder, l2), model, PATH_TOLERANCE)
             for problem, model in zip(problems, start, strict=True)
         ]
         logits = [
@@ -77,13 +86,31 @@ def linear_path(data: Data) -> LinearPath:
         data.progress.tried(f"L2 {l2:g}", loss)
         return loss
 
-    at = FIRST_OF_TEXT if data.encoder.texts else FIRST
-    follow_path(at, [problem.start for problem in problems], loss_of, weights)
+    follow_path(first, [problem.start for problem in problems], loss_of, weights)
     data.progress.end()
     rows = len(data.targets) if data.weight is None else float(data.weight.sum())
-    candidates.doubt = [PRIOR * abs(float(np.log(l2))) / rows for l2 in candidates.settings]
+    candidates.doubt = doubts(candidates.settings, first, rows)
     best = candidates.best(data.held_out_targets, data.held_out_weight)
     return LinearPath(candidates, weights, best, raw)
+
+
+def first_strength(encoder: Encoder) -> int:
+    """The position in `STRENGTHS` of the strength that a path begins with."""
+    return FIRST_OF_TEXT if encoder.texts else FIRST
+
+
+def penalty(encoder: Encoder, l2: float) -> np.ndarray:
+    """The strength of the penalty of each weight of the main effects, [width]."""
+    layout = Layout.of(encoder)
+    found = np.full(layout.width, l2)
+    found[layout.numbers : layout.text] *= SHARE_OF_NUMBERS
+    return found
+
+
+def doubts(strengths: list[float], first: int, rows: float) -> list[float]:
+    """By how much the loss of each strength has to be lower than that of the first one."""
+    usual = STRENGTHS[first]
+    return [PRIOR * abs(float(np.log(l2 / usual))) / rows for l2 in strengths]
 
 
 def follow_path(
@@ -132,7 +159,7 @@ def solve_all(data: Data, path: LinearPath, at: int) -> Linear:
         np.mean([part.weight for part in parts], axis=0), float(np.mean([p.bias for p in parts]))
     )
     problem = data.problem(data.rows)
-    return problem.solve(path.candidates.settings[at], start)
+    return problem.solve(penalty(data.encoder, path.candidates.settings[at]), start)
 
 
 def calibrated(linear: Linear, data: Data, rows: SparseRows, held_out: np.ndarray) -> Linear:

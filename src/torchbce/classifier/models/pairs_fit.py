@@ -11,6 +11,7 @@ from torchbce.classifier.models.linear import (
     LinearPath,
     calibrated,
     centred,
+    penalty,
     solve_all,
 )
 from torchbce.classifier.models.members import PairsModel
@@ -72,7 +73,7 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
         )
         rows = crosses.features(data.encoded.codes, data.rows)
         problem = data.problem(rows)
-        found = problem.solve(_penalty(path, crosses, main, l2), _start(main, crosses))
+        found = problem.solve(_penalty(data, path, crosses, l2), _start(main, crosses))
         return PairsModel(calibrated(centred(found, data), data, rows, raw), crosses)
 
     return Fitted(candidates, model, lambda s: f"{s[0]} pairs, L2 {s[1]:g}", len(tried))
@@ -99,7 +100,7 @@ class _Part:
         crosses = make_crosses(self._groups, codes, self.ranked[:count])
         problem = data.problem(crosses.features(codes, self._rows[0]), self._train)
         found = problem.solve(
-            _penalty(self._path, crosses, self._main, l2),
+            _penalty(data, self._path, crosses, l2),
             _start(self._main, crosses),
             PATH_TOLERANCE,
         )
@@ -107,9 +108,9 @@ class _Part:
         return found.logits(held_out, data.threads)
 
 
-def _penalty(path: LinearPath, crosses: Crosses, main: Linear, l2: float) -> np.ndarray:
+def _penalty(data: Data, path: LinearPath, crosses: Crosses, l2: float) -> np.ndarray:
     """The strength of each weight: that of the linear model for main effects, `l2` for cells."""
-    return np.append(np.full(len(main.weight), path.l2), np.full(crosses.width, l2))
+    return np.append(penalty(data.encoder, path.l2), np.full(crosses.width, l2))
 
 
 def _start(main: Linear, crosses: Crosses) -> Linear:
