@@ -203,6 +203,16 @@ BAD: dict[str, list[Callable[[Random], Case]]] = {
 }
 
 
+def test_the_wrong_way_round_is_not_mended_by_calibration() -> None:
+    z, y, options = BAD["flipped-labels"][0](np.random.default_rng(0))
+    assert (
+        "the wrong way round" in torchbce.diagnose(z, y, **options)["worse-than-base-rate"].remedy
+    )
+    sure = (1 - y).astype(float)  # probabilities of 0 and 1 have infinite logits
+    found = torchbce.diagnose(sure, y, **AS_PROBABILITIES)["worse-than-base-rate"]
+    assert "(infinite logits are taken as " in found.message
+
+
 @pytest.mark.parametrize(("code", "at"), [(code, i) for code in BAD for i in range(len(BAD[code]))])
 def test_each_finding_is_found(code: str, at: int) -> None:
     for seed in range(5):

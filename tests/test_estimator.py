@@ -764,8 +764,27 @@ def test_labels_that_cannot_be_learned(y: Any, sentence: str) -> None:
 
 def test_options_of_one_label() -> None:
     X, Y = many()
-    for options in ({"model": "trees"}, {"loss": "focal"}, {"base_rate": 0.3}):
+    for options in (
+        {"model": "trees"},
+        {"loss": "focal"},
+        {"base_rate": 0.3},
+        {"positive": "zebra"},
+    ):
         with pytest.raises(ValueError, match="is for a single target"):
             BCEClassifier(**options).fit(X, Y)
+    for estimator in (BCEClassifier(), BCEClassifier(model="linear").fit(X, Y)):
+        with pytest.raises(ValueError, match="partial_fit is for a single target"):
+            estimator.partial_fit(X, Y)
     with pytest.raises(ValueError, match="partial_fit does not learn several labels"):
-        BCEClassifier(model="linear").fit(X, Y).partial_fit(X, Y)
+        estimator.partial_fit(X, Y[:, 0])
+
+
+def test_many_labels_from_a_directory(tmp_path: Path) -> None:
+    X, Y = many()
+    estimator = BCEClassifier(model="linear", optimize="f1").fit(X, Y)
+    save(estimator.classifier_, tmp_path / "m")
+    again = BCEClassifier.from_model(tmp_path / "m")
+    assert np.array_equal(again.predict_proba(X), estimator.predict_proba(X))
+    assert np.array_equal(again.predict(X), estimator.predict(X))
+    assert again.get_params()["optimize"] == "f1"
+    assert clone(again).fit(X, Y).classes_.tolist() == estimator.classes_.tolist()

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+from scipy.special import expit
 from sklearn.metrics import f1_score, hamming_loss, log_loss, ndcg_score, roc_auc_score
 
 from making import METRICS, csv_of, done, torchbce
@@ -466,3 +467,38 @@ def test_refused_commands(files: Path) -> None:
         assert result.exit_code == 2, result.stderr
         assert message in result.stderr
     assert not (files / "x").exists()
+
+
+# ------------------------------------------------------------------------------- order of time
+
+
+@pytest.mark.parametrize("effort", ["low", "medium"])
+def test_the_latest_rows_are_judged_by_models_that_are_weighed_on_others(effort: str) -> None:
+    """With one network too, whose rows held out are all of one window."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=600)
+    y = np.column_stack([random.random(600) < expit(3 * s * x) for s in (1, -1)]).astype(float)
+    found = fit_label_rows(
+        {"x": x},
+        y,
+        ["a", "b"],
+        times=np.arange(600.0),
+        options=TrainingOptions(epochs=5, effort=effort, optimize="f1"),  # type: ignore[arg-type]
+    )
+    assert found.card.held_out.macro_roc_auc > 0.85  # type: ignore[operator]
+    assert all(0.2 < threshold < 0.6 for threshold in found.card.thresholds)
+
+
+# -------------------------------------------------------------------------------- wrong columns
+
+
+def test_a_label_that_is_unknown_in_every_row() -> None:
+    y = np.array([[1, 0, np.nan], [0, 1, np.nan]] * 20)
+    with pytest.raises(InputError, match="label 'c' is unknown in every row; leave it out"):
+        fit_label_rows({"x": [0.0, 1.0] * 20}, y, ["a", "b", "c"], options=QUICK)
+
+
+@pytest.mark.parametrize("part", ["weight", "group", "time"])
+def test_a_target_has_no_other_part(part: str) -> None:
+    with pytest.raises(InputError, match=f"column 'warm' is a target; it cannot be the {part} too"):
+        fit_labels(table(), targets=NAMES, options=QUICK, **{part: "warm"})

@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+from scipy.special import expit
 from sklearn.datasets import make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from torchbce.classifier import Classifier, TrainingOptions, fit
+from torchbce.classifier import Classifier, TrainingOptions, evaluate_logits, fit
 from torchbce.classifier.models.boosting import MOST_CATEGORIES, Booster, Growth
 from torchbce.classifier.models.candidates import losses
 from torchbce.classifier.models.features import SparseRows, beside
@@ -371,3 +372,30 @@ def test_effort_bounds_the_work() -> None:
         tried[effort] = sum(one.settings for one in classifier.tried)
         assert classifier.card.held_out.roc_auc > 0.85  # type: ignore[operator]
     assert tried["low"] < tried["medium"]
+
+
+def test_the_line_of_a_number_is_shrunk_less_than_its_bins() -> None:
+    """Of numbers with straight effects the log loss is near that of a logistic regression.
+
+    With one strength for both it was 3.7% above it on these rows.
+    """
+    random = np.random.default_rng(0)
+    x, effects = random.normal(size=(5000, 10)), random.normal(size=10)
+    y = (random.random(5000) < expit(0.6 * x @ effects)).astype(int)
+    rows = pl.DataFrame(x).with_columns(y=y)
+    classifier = fit(rows[:900], "y", options=TrainingOptions(model="linear"))
+    found = evaluate_logits(classifier.logits(rows[900:]), y[900:].astype(float)).log_loss
+    peer = LogisticRegression().fit(x[:900], y[:900]).decision_function(x[900:])
+    assert found < 1.01 * evaluate_logits(peer, y[900:].astype(float)).log_loss
+
+
+def test_parts_are_bounded_by_a_number_and_by_features() -> None:
+    y = np.arange(300) % 2.0
+    assert len(make_parts(y, 1000, 0).pairs) == 15
+    assert len(make_parts(y, 1_000_000, 0).pairs) == 5  # a wide table is not divided again
+    parts = make_parts(y, 1000, 0, most=2)
+    assert len(parts.pairs) == 2
+    assert parts.judged.all()
+    for choosing, judged in parts.honest:
+        assert choosing.any()
+        assert not (choosing & judged).any()

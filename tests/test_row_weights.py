@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from making import csv_of, done, numbers, torchbce
+from torchbce import diagnose
 from torchbce.classifier import InputError, TrainingOptions, fit
 from torchbce.classifier.columns.encoder import fit_encoder
 from torchbce.classifier.columns.inference import Overrides, infer_columns
@@ -24,6 +25,8 @@ from torchbce.classifier.models.network_fit import Rows, train
 from torchbce.classifier.models.solver import Problem
 from torchbce.classifier.progress import NoProgress
 
+QUICK = ("--model", "linear", "--effort", "low", "--no-report")
+NONE_COUNTS = "every row has a weight of 0, so that no row counts"
 LINEAR = TrainingOptions(model="linear", effort="low")
 
 
@@ -292,3 +295,50 @@ def test_evaluate_with_weights(tmp_path: Path) -> None:
     assert one["log_loss"] == pytest.approx(many["log_loss"])
     message = torchbce("evaluate", tmp_path / "m", tmp_path / "t.csv", "--weight", "a").stderr
     assert "weight column 'a' holds -" in message
+
+
+def test_weights_that_are_all_zero(tmp_path: Path) -> None:
+    table = numbers(60).with_columns(w=0, k=0, p=0.5)
+    rows = csv_of(table, tmp_path / "t.csv")
+    done(
+        "fit",
+        csv_of(table.drop("w"), tmp_path / "u.csv"),
+        "--target",
+        "y",
+        "-o",
+        tmp_path / "m",
+        *QUICK,
+    )
+    of_predictions = ("--target", "y", "--probability", "p", "--weight", "w")
+    for arguments in (
+        ("fit", rows, "--target", "y", "--weight", "w", "-o", tmp_path / "n"),
+        ("fit", rows, "--positives", "k", "--trials", "w", "-o", tmp_path / "n"),
+        ("evaluate", tmp_path / "m", rows, "--weight", "w"),
+        ("evaluate", "--predictions", rows, *of_predictions),
+        ("diagnose", rows, *of_predictions),
+    ):
+        result = torchbce(*arguments)
+        assert (result.exit_code, NONE_COUNTS in result.stderr) == (2, True), result.stderr
+    assert not (tmp_path / "n").exists()
+    nothing = torch.zeros(60)
+    assert diagnose(nothing, nothing, weight=nothing).findings is not None
+
+
+def test_a_target_is_no_weight(tmp_path: Path) -> None:
+    rows = csv_of(numbers(60).with_columns(p=0.5), tmp_path / "t.csv")
+    of_predictions = ("evaluate", "--predictions", rows, "--target", "y", "--probability", "p")
+    for arguments in (("fit", rows, "--target", "y", "-o", tmp_path / "m"), of_predictions):
+        result = torchbce(*arguments, "--weight", "y")
+        assert result.exit_code == 2
+        assert "column 'y' is a target; it cannot be the weight too: leave out --weight y" in (
+            " ".join(result.stderr.split())
+        )
+
+
+def test_votes_are_shown_by_their_share(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = numbers(90).with_columns(k=random.integers(0, 4, 90), t=3).drop("y")
+    rows = csv_of(table, tmp_path / "t.csv")
+    done("fit", rows, "--positives", "k", "--trials", "t", "-o", tmp_path / "m", *QUICK)
+    share = table["k"].sum() / 270
+    assert f"90 rows, {share:.1%} positive" in done("show", tmp_path / "m").stdout

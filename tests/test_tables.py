@@ -102,6 +102,16 @@ READABLE: list[tuple[str, str | bytes, list[list[str]]]] = [
     ("one column with a gap", "a\n1\n\n2\n", [["a"], ["1"], [""], ["2"]]),
     ("one column, quoted", 'a\n"x, y"\n"z"\n', [["a"], ["x, y"], ["z"]]),
     ("a name is missing", ",b\n1,2\n", [["", "b"], ["1", "2"]]),
+    (
+        "nothing after the last column",
+        "a,b,,\n1,2,,\n3,4,,\n",
+        [["a", "b"], ["1", "2"], ["3", "4"]],
+    ),
+    ("no name before, nothing after", ",b,\n1,2,\n", [["", "b"], ["1", "2"]]),
+    ("quotes in a name", '"say ""a""",b\n1,2\n', [['say "a"', "b"], ["1", "2"]]),
+    ("separator line", "sep=;\r\na;b\r\n1,5;2\r\n", [["a", "b"], ["1,5", "2"]]),
+    ("separator line, BOM", b'\xef\xbb\xbf"sep=,"\n"a",b\n1,2\n', [["a", "b"], ["1", "2"]]),
+    ("no separator line", "sep=,b\n1,2\n", [["sep=", "b"], ["1", "2"]]),
     ("other alphabets", "名,😀\nя,ü\u2028\n", [["名", "😀"], ["я", "ü\u2028"]]),
     ("control characters", "a,b\n\x0b1\x0c,\x1a\n", [["a", "b"], ["\x0b1\x0c", "\x1a"]]),
     # A document of more than csv's own limit, 128 KiB.
@@ -208,7 +218,9 @@ MALFORMED: list[tuple[str, str | bytes, str]] = [
     ("repeated name", "a,b,a\n1,2,3\n", "PATH has more than one column 'a'"),
     ("repeated names", "b,a,b,a\n1,2,3,4\n", "PATH has more than one column 'a' and 'b'"),
     ("repeated no name", ",b,\n1,2,3\n", "PATH has more than one column ''"),
-    ("old Macintosh", "a,b\r1,2\r3,4\r", "PATH, line 1: "),
+    ("a value without a name", "a,b,,\n1,2,,\n1,2,5,6\n", "PATH has more than one column ''"),
+    ("after a separator line", "sep=,\na,b\n1,2\n3\n", "PATH, line 4: 1 value"),
+    ("old Macintosh", "a,b\r1,2\r3,4\r", "PATH, line 1: a carriage return without a line feed"),
     ("lone return", "a,b\n1,2\n3\r,4\n", "PATH, line 3: "),
 ]
 

@@ -172,6 +172,19 @@ def test_a_decimal_comma_is_asked_for() -> None:
         infer_columns(table, "y", Overrides(), ";")
 
 
+def test_no_number_of_thousands_begins_with_zero() -> None:
+    """Of 0,126 and 1,234 neither is a number of thousands where a whole number is 2."""
+    cells = ["0,126", "-0,132", "1,234", "2"] * 10
+    table = pl.DataFrame({"x": cells, "y": [0, 1] * 20})
+    with pytest.raises(InputError, match="a decimal comma"):
+        infer_columns(table, "y", Overrides())
+    (choice,) = infer_columns(table, "y", Overrides(), ",")
+    assert choice.written is not None
+    values = numbers_of(table["x"], choice.written)  # type: ignore[arg-type]
+    assert values is not None
+    assert values.to_list()[:4] == [0.126, -0.132, 1.234, 2.0]
+
+
 def test_the_user_says_numeric() -> None:
     table = pl.DataFrame({"x": ["$1.5", "$2"] * 10, "y": [0, 1] * 10})
     (choice,) = infer_columns(table, "y", Overrides(numeric=["x"]))

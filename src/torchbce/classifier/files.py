@@ -13,6 +13,7 @@ import polars as pl
 from torchbce.classifier.columns.outcomes import (
     Outcomes,
     RowColumns,
+    check_any,
     positions,
     read_outcomes,
     read_weight,
@@ -276,8 +277,7 @@ def evaluate_file(
     z, targets = np.concatenate(logits), np.concatenate([one.targets for one in found])
     weights = [one.weight for one in found if one.weight is not None]
     w = np.concatenate(weights) if weights else None
-    if w is not None and not len(w):
-        raise InputError("every row has a weight of 0, so that no row counts")
+    check_any(w)
     moved, estimate = _at_base_rate(classifier, base_rate, lambda: z, w)
     if estimate is not None:
         on_base_rate(estimate)
@@ -311,9 +311,11 @@ def evaluate_predictions(
         InputError: if the file cannot be read, or a value of its columns is wrong.
     """
     rule = Rule.of(threshold, None, threshold)
+    RowColumns(weight).check([target])
     table = read(path, separator)
     weights = read_weight(table, None, weight)
     counted = np.arange(len(table)) if weights is None else np.flatnonzero(weights > 0)
+    check_any(weights)
     with positions(counted):
         w = None if weights is None else weights[counted]
         return _evaluate_columns(

@@ -114,6 +114,7 @@ def read_target(
 ) -> tuple[Target, Outcomes]:
     """The target of a table, and what its columns say of each row; for the rest see `fit`."""
     named = named_target(target, positive, soft, positives, trials)
+    columns.check([name for name in (target, positives, trials) if name is not None])
     counted = table
     if (weights := read_weight(table, named, columns.weight)) is not None:
         counted = table.filter(weights > 0)

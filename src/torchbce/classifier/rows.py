@@ -15,7 +15,13 @@ import scipy.sparse as sp
 
 from torchbce.classifier.columns.encoder import fit_encoder
 from torchbce.classifier.columns.inference import Choice, Overrides, infer_columns
-from torchbce.classifier.columns.outcomes import Outcomes, RowColumns, check_weight, positions
+from torchbce.classifier.columns.outcomes import (
+    Outcomes,
+    RowColumns,
+    check_any,
+    check_weight,
+    positions,
+)
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.decisions.deciding import decide
 from torchbce.classifier.decisions.guarantees import certify
@@ -86,8 +92,7 @@ def fit_rows(inputs: Inputs, outcomes: Outcomes, target: Target, settings: Setti
     if outcomes.weight is not None:
         check_weight(outcomes.weight)
     counted = outcomes.counted()
-    if not len(counted):
-        raise InputError("every row has a weight of 0, so that no row counts")
+    check_any(outcomes.weight)
     if len(counted) < len(outcomes):
         with positions(counted):
             fitted = fit_rows(inputs[counted], outcomes.take(counted), target, settings)

@@ -1,6 +1,7 @@
 """What `torchbce show` prints of a model."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,7 +82,10 @@ def _lines(classifier: "Classifier", directory: Path, most: int, width: int) -> 
 
     card, target = classifier.card, classifier.card.target
     names = ", ".join(card.models) or "the base rate"
-    yield f"{directory}: {names}; {card.rows:,} rows, {card.positives:,} of them positive"
+    positives = f"{card.positives:,} of them positive"
+    if card.target.kind != "values" or card.weight is not None:  # their sum is no number of rows
+        positives = f"{1 / (1 + math.exp(-card.base)):.1%} positive"
+    yield f"{directory}: {names}; {card.rows:,} rows, {positives}"
     yield f"target {target.column}: {target.positive!r} is positive, {target.negative!r} negative"
     yield ""
     used = [(column.name, kind_of(column), features_of(column)) for column in card.columns]

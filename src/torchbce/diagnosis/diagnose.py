@@ -98,7 +98,7 @@ def diagnose(
 def every_finding(sample: Sample, initial: bool = False) -> Iterator[Finding]:
     """The findings about a sample. What follows from one is not reported beside it."""
     yield from training.mostly_ignored(sample)
-    if not len(sample.input):
+    if not len(sample.input) or (sample.weight is not None and not sample.weight.any()):
         return
     wrong = [*values.target_range(sample), *values.input_values(sample)]
     yield from wrong

@@ -75,7 +75,13 @@ def worse_than_base_rate(sample: Sample) -> Iterator[Finding]:
         return
     found = ranking(z, sample.y, sample.groups.number)
     unrelated = abs(found.sigmas) < 3
-    if not unrelated:
+    if not unrelated and found.auc < 0.5:
+        remedy = (
+            f"They rank the targets the wrong way round (AUC {found.auc:.3f}): check which class "
+            "is 1 in the targets, the sign of the logits, and that a probability is that of class "
+            "1."
+        )
+    elif not unrelated:
         remedy = (
             f"They rank the targets (AUC {found.auc:.3f}), so that calibration mends it: see "
             "miscalibration."
@@ -86,11 +92,14 @@ def worse_than_base_rate(sample: Sample) -> Iterator[Finding]:
             "target are in the same order of rows, and that the model has been trained; until "
             "then predict the base rate."
         )
+    taken = ""
+    if np.isinf(sample.logits()).any():
+        taken = f" (infinite logits are taken as {float(np.abs(z).max()):.3g} and its negative)"
     yield Finding(
         "worse-than-base-rate",
         "warning",
-        f"The loss is {mean:.4g} nats per element, above the {mean_base:.4g} of predicting the "
-        f"base rate for each ({above:.1f} standard errors).",
+        f"The loss is {mean:.4g} nats per element{taken}, above the {mean_base:.4g} of predicting "
+        f"the base rate for each ({above:.1f} standard errors).",
         remedy,
         {
             "loss": mean,

@@ -160,9 +160,9 @@ def digits_pattern(written: Notation) -> str:
     if written.thousands == "_":
         whole = "[0-9]+(?:_[0-9]+)*"
     elif written.thousands:
-        # India writes 12,34,567.
+        # India writes 12,34,567. No number of thousands begins with 0: 0,126 has decimals.
         short = "{2,3}" if written.thousands == "," else "{3}"
-        whole = rf"(?:[0-9]{{1,3}}(?:{between}[0-9]{short})*{between}[0-9]{{3}}|[0-9]+)"
+        whole = rf"(?:[1-9][0-9]{{0,2}}(?:{between}[0-9]{short})*{between}[0-9]{{3}}|[0-9]+)"
     return rf"{whole}(?:{point}[0-9]*)?|{point}[0-9]+"
 
 

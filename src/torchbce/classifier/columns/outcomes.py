@@ -1,6 +1,6 @@
 """What a table says of its rows beside their inputs: targets, weights, groups and times."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from torchbce.classifier.columns.dates import ISO, dates_of, is_date, moments_of
 from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import as_numbers, as_text, is_missing, is_unsupported
-from torchbce.classifier.errors import InputError, Row, unknown_name
+from torchbce.classifier.errors import Argument, InputError, Row, unknown_name
 
 #: Weights count rows. Those whose mean is not in this range do not, as survey weights that add up
 #: to a population, or weights that add up to 1, and are divided by their mean: the strengths of
@@ -45,6 +45,19 @@ class RowColumns(msgspec.Struct, frozen=True):
             self.time: "the time of each row",
         }
         return [Choice(n, "dropped", reason) for n, reason in reasons.items() if n is not None]
+
+    def check(self, targets: Collection[str]) -> None:
+        """Refuse a target column in another part.
+
+        Raises:
+            InputError: the message names the column.
+        """
+        for part in ("weight", "group", "time"):
+            if (name := getattr(self, part)) in targets:
+                raise InputError(
+                    f"column {name!r} is a target; it cannot be the {part} too: leave out ",
+                    Argument(part, name),
+                )
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class Outcomes:
 
 
 def check_weight(weight: np.ndarray, name: str = "weight") -> None:
-    """Refuse weights that are negative or not finite, by their row, and weights that are all 0.
+    """Refuse weights that are negative or not finite, by their row.
 
     Args:
         weight: float64, [rows].
@@ -111,6 +124,12 @@ def check_weight(weight: np.ndarray, name: str = "weight") -> None:
         raise InputError(
             f"{name} holds {value} in ", Row(at), "; expected finite weights of 0 or above"
         )
+
+
+def check_any(weight: np.ndarray | None) -> None:
+    """Raise `InputError` if there are weights, and none is above 0."""
+    if weight is not None and not weight.any():
+        raise InputError("every row has a weight of 0, so that no row counts")
 
 
 def read_weight(
@@ -154,6 +173,7 @@ def read_outcomes(table: pl.DataFrame, target: Target, columns: RowColumns) -> O
     Raises:
         InputError: if a column is not there or a value in it is wrong; the message names its row.
     """
+    columns.check(target.columns)
     weight = read_weight(table, target, columns.weight)
     if weight is None:
         targets = target.targets(table)

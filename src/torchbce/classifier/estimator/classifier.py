@@ -38,7 +38,7 @@ from torchbce.classifier.estimator.inputs import (
     read_rows,
 )
 from torchbce.classifier.estimator.many_labels import fit_many, is_of_labels
-from torchbce.classifier.model import Classifier, encoded_rows
+from torchbce.classifier.model import Card, Classifier, encoded_rows
 from torchbce.classifier.options import (
     Device,
     Effort,
@@ -48,7 +48,7 @@ from torchbce.classifier.options import (
     TrainingOptions,
 )
 from torchbce.classifier.rows import Settings, fit_rows
-from torchbce.classifier.storage import load_single
+from torchbce.classifier.storage import load
 from torchbce.classifier.tables.frames import as_table
 
 if TYPE_CHECKING:
@@ -201,11 +201,12 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.decimal = decimal
 
     @classmethod
-    def from_model(cls, model: "Classifier | str | Path") -> Self:
+    def from_model(cls, model: "Classifier | LabelsClassifier | str | Path") -> Self:
         """A fitted estimator of a classifier, or of the model directory of one.
 
         Args:
-            model: a fitted or loaded `Classifier`, or the directory that `save` wrote.
+            model: a fitted or loaded `Classifier` or `LabelsClassifier`, or the directory that
+                `save` wrote.
 
         Returns:
             The estimator. X then has at least the columns that the model reads, by their names.
@@ -220,15 +221,17 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             >>> estimator.predict({"x": [0.5, 5.5]}).tolist()
             ['no', 'yes']
         """
-        classifier = model if isinstance(model, Classifier) else load_single(model)
+        classifier = load(model) if isinstance(model, str | Path) else model
         card = classifier.card
-        classes = classes_of_target(card.target)
         options = {name: card.options[name] for name in OPTIONS if name in card.options}
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-        words = list(card.missing) or None
-        estimator = cls(**options, base_rate=card.base_rate, missing=words)
-        estimator.soft = card.target.kind != "values"
-        estimator.positive = None if estimator.soft else classes.values[classes.positive]
+        estimator = cls(**options, missing=list(card.missing) or None)
+        classes = None
+        if isinstance(card, Card):
+            classes = classes_of_target(card.target)
+            estimator.base_rate = card.base_rate
+            estimator.soft = card.target.kind != "values"
+            estimator.positive = None if estimator.soft else classes.values[classes.positive]
         matrix = classifier.encoder.matrix
         names = None if matrix else [column.name for column in card.columns]
         estimator.n_features_in_ = len(names or ()) if matrix is None else matrix.width
@@ -280,6 +283,10 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             all_constant=not is_frame(X),
         )
         if context.target is None and is_of_labels(y):
+            if self.positive is not None:
+                raise InputError(
+                    Argument("positive"), " is for a single target; labels are 0 and 1"
+                )
             many = fit_many(
                 self._with_nulls(rows), y, self.soft, settings, sample_weight, groups, times
             )
@@ -339,6 +346,8 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         References:
             Chapelle and Li, An empirical evaluation of Thompson sampling, 2011 (algorithm 3).
         """
+        if is_of_labels(y):
+            raise ValueError("partial_fit is for a single target; fit learns several labels")
         first = not hasattr(self, "classifier_")
         rows = read_rows(self, X) if first else self._rows(X)
         if first:

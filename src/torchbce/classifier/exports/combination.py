@@ -48,13 +48,17 @@ def combination_of(classifier: Classifier) -> Combination:
     return Combination(offset, dict(card.models), calibration, card.base_shift)
 
 
-def check_classifier(classifier: object) -> None:
-    """Raise `InputError` for anything but a classifier of one target."""
-    if not isinstance(classifier, Classifier):
+def check_classifier(classifier: object) -> Classifier:
+    """The classifier. Raises `InputError` for anything but one of a single target."""
+    if isinstance(classifier, Classifier):
+        return classifier
+    labels = getattr(getattr(classifier, "card", None), "labels", None)
+    if labels is not None:
         raise InputError(
-            "only a classifier of one target column, as torchbce.classifier.fit returns it, can be "
-            f"exported, got a {type(classifier).__name__}"
+            f"only a model of a single target can be exported, and this one has {len(labels):,} "
+            "labels; torchbce predict writes their probabilities"
         )
+    raise InputError(f"only a Classifier can be exported, got {type(classifier).__name__}")
 
 
 def columns_of(classifier: Classifier, kind: type) -> list[str]:

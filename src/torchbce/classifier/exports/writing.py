@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from torchbce.classifier.columns.text import TextColumn
 from torchbce.classifier.errors import Argument, InputError, name_columns
-from torchbce.classifier.exports.combination import columns_of, combination_of
+from torchbce.classifier.exports.combination import check_classifier, columns_of, combination_of
 from torchbce.classifier.model import Classifier
 from torchbce.classifier.outputs import check_file, written
 
@@ -51,17 +51,13 @@ def export(
         >>> names["predict"]([{"x": "a"}, {"x": "b"}])
         [1, 0]
     """
-    path, classifier = Path(path), getattr(classifier, "classifier_", classifier)
+    path = Path(path)
     if to not in get_args(Format):
         names = ", ".join(get_args(Format))
         raise InputError(Argument("to"), f" must be one of {names}, got {to!r}")
-    if not isinstance(classifier, Classifier):
-        raise InputError(
-            "only a classifier of one target column, as torchbce.classifier.fit returns it, can be "
-            f"exported, got a {type(classifier).__name__}"
-        )
+    fitted = check_classifier(getattr(classifier, "classifier_", classifier))
     check_file(path, overwrite)
-    content = _content(classifier, to)
+    content = _content(fitted, to)
     with written(path, overwrite) as partial:
         partial.write_bytes(content)
 

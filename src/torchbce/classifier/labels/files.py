@@ -95,6 +95,7 @@ def evaluate_labels_file(
     Raises:
         InputError: if the file cannot be read or does not fit the model.
     """
+    RowColumns(weight).check(classifier.card.source.columns)
     parts, targets, weights = [], [], []
     rows = 0
     unseen = Unseen(classifier)

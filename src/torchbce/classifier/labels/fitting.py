@@ -116,6 +116,7 @@ def fit_labels(
         raise InputError("give either ", Argument("target"), "s or ", Argument("labels"))
     rows = without_words(as_table(table), missing)
     columns = RowColumns(weight, group, time)
+    columns.check(targets or [labels or ""])
     counted = read_row_columns(rows, columns).counted()
     source: LabelSource
     if labels is not None:
@@ -259,6 +260,10 @@ def fit_label_rows(
     pos_weight = _pos_weight(options, targets, weight)
     parts = _parts(encoder, encoded, targets, options, groups, times)
     positives, known = targets.counts()
+    if not known.all():
+        raise InputError(
+            f"label {source.names[int(np.argmin(known))]!r} is unknown in every row; leave it out"
+        )
     data = Data(encoder, encoded, np.zeros(0), 1.0, options, progress, weight, groups, times)
     if few:
         found = combining.find(data, targets, parts, pos_weight)
@@ -366,15 +371,9 @@ def _parts(
     if y.min() == y.max():
         raise InputError("every label has one value in all rows; there is nothing to learn from")
     stored = encoded.codes.size + encoded.numbers.size + encoded.text.nnz
-    parts = make_parts(y, stored, options.seed, options.effort, "auto", groups, times)
     number = network_count(len(targets), targets.number, stored / len(targets))
     number = {"low": 1, "medium": number, "high": 2 * number}[options.effort]
-    pairs = parts.pairs[:number]
-    rows = sum(len(held_out) for _, held_out in pairs)
-    honest = tuple(
-        (choosing[:rows], judged[:rows]) for choosing, judged in parts.honest if judged[:rows].any()
-    )
-    return dataclasses.replace(parts, pairs=pairs, honest=honest)
+    return make_parts(y, stored, options.seed, options.effort, "auto", groups, times, number)
 
 
 def _find_many(

@@ -77,6 +77,7 @@ def make_parts(
     model: str = "auto",
     groups: np.ndarray | None = None,
     times: np.ndarray | None = None,
+    most: int | None = None,
 ) -> Parts:
     """Parts of the rows of a table, stratified by target.
 
@@ -91,9 +92,11 @@ def make_parts(
         times: numbers in the order of time, [rows]; a part holds out rows that are later than
             those to train on. With groups too, it does not train on rows of a group that it holds
             out.
+        most: the largest number of parts, of all repetitions; None for no limit.
 
     Returns:
-        Below 1,000 rows three times five folds; else up to ten of ten folds, the fewer the more
+        Below 1,000 rows three times five folds, once where they have more than 300,000 features;
+        else up to ten of ten folds, the fewer the more
         features there are. With times up to five windows, the latest first.
 
     Raises:
@@ -103,7 +106,8 @@ def make_parts(
     levels = strata(y)
     fewest = int(min(levels.sum(), len(y) - levels.sum()))
     few = len(y) < FEW_ROWS
-    repeats = REPEATS if few and effort != "low" and model != "mlp" else 1
+    repeated = few and features <= PARTS[0][0] and effort != "low" and model != "mlp"
+    repeats = REPEATS if repeated else 1
     folds = min(FOLDS_OF_FEW if few else FOLDS, fewest)
     if groups is not None and times is None:
         shared = _groups_with_both(y, groups)
@@ -118,7 +122,7 @@ def make_parts(
         if model != "mlp":
             parts = max(parts, min(-(-HELD_OUT_ROWS * folds // len(y)), suited))
     if times is not None:
-        pairs = _windows(y, times, groups, min(parts, WINDOWS))
+        pairs = _windows(y, times, groups, min(parts, WINDOWS, most or parts))
         return Parts(tuple(pairs), _later(pairs, levels, groups), "time", len(pairs))
     pairs = []
     for repeat in range(repeats):
@@ -131,6 +135,7 @@ def make_parts(
                 "the groups cannot be divided so that rows of both target values are among those "
                 "to learn from and among those to check with; more groups that have both are needed"
             )
+    pairs = pairs[:most]
     honest = _fifths(np.concatenate([held_out for _, held_out in pairs]), levels, groups)
     return Parts(tuple(pairs), honest, "random" if groups is None else "group", folds, repeats)
 

@@ -169,7 +169,7 @@ class _Part:
                 weights=self._held_weight,
             )
             best = int(loss.argmin()) * STAGE
-            self._progress.tried(f"{trees} trees", float(loss.min()))
+            self._progress.tried(f"{best} trees of one part", float(loss.min()))
             if trees >= work.most or trees - best >= work.patience:
                 return GrownPart(grown, self._reader, stages)
 

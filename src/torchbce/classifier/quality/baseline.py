@@ -32,7 +32,7 @@ def of_base_rate(metrics: Metrics) -> Metrics:
     rows = positives + negatives
     rate = positives / rows
     both = positives > 0 and negatives > 0
-    entropy = -sum(p * math.log(p) for p in (rate, 1 - rate) if p > 0)
+    entropy = 0.0 - sum(p * math.log(p) for p in (rate, 1 - rate) if p > 0)
     all_positive = rate >= 0.5
     return Metrics(
         log_loss=entropy,

@@ -14,7 +14,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchbce.classifier.errors import Argument, InputError, listing
 from torchbce.classifier.tables.separators import CANDIDATES, unlimited_fields
@@ -23,11 +23,29 @@ from torchbce.classifier.tables.sources import Source
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def check_csv(source: Source, separator: str) -> int:
+class CsvShape(NamedTuple):
+    """What a CSV holds.
+
+    Attributes:
+        names: of its columns, None of a column without a name and without any value: spreadsheets
+            end lines with separators after the last column.
+        rows: how many there are.
+    """
+
+    names: list[str | None]
+    rows: int
+
+
+def check_csv(source: Source, separator: str, skipped: int = 0) -> CsvShape:
     """Check a CSV file line by line.
 
+    Args:
+        source: the CSV.
+        separator: what separates its values.
+        skipped: how many lines come before the header.
+
     Returns:
-        The number of its rows.
+        The names of its columns and the number of its rows.
 
     Raises:
         InputError: at the first fault; the message names its line.
@@ -41,14 +59,17 @@ def check_csv(source: Source, separator: str) -> int:
             io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n") as file,
             unlimited_fields(),
         ):
+            for _ in range(skipped):
+                file.readline()
             lines: list[str] = []
             reader = csv.reader(_recorded(file, lines), strict=True, delimiter=separator)
             header = next(reader, [])
-            _check_names(source.name, header)
+            _check_names(source.name, [name for name in header if name or len(header) == 1])
+            unnamed = {at for at, name in enumerate(header) if not name and len(header) > 1}
             rows, blank_from = 0, None
             lines.clear()
             for row in reader:
-                line = reader.line_num
+                line = reader.line_num + skipped
                 raw = "".join(lines)
                 lines.clear()
                 if not row:
@@ -65,13 +86,19 @@ def check_csv(source: Source, separator: str) -> int:
                     raise _other_length(source.name, line, len(row), len(header), separator)
                 if ('"' in raw or "\r" in raw) and not quoted.fullmatch(raw):
                     raise _stray_quote(source.name, line, raw)
+                if unnamed:
+                    unnamed -= {at for at in unnamed if row[at]}
     except UnicodeDecodeError as error:
         raise _not_utf8(source.name, error, line) from error
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise _lone_return(source.name, line + 1) from error
         raise InputError(f"{source.name}, line {line + 1}: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {source.name}: {error}") from error
-    return rows
+    names = [None if at in unnamed else name for at, name in enumerate(header)]
+    _check_names(source.name, [name for name in names if name is not None])  # several of none
+    return CsvShape(names, rows)
 
 
 def _quoted_row(separator: str) -> re.Pattern[str]:
@@ -179,7 +206,8 @@ def _stray_quote(file: str, line: int, raw: str) -> InputError:
 
 def _lone_return(file: str, line: int) -> InputError:
     return InputError(
-        f"{file}, line {line}: a carriage return without a line feed; end lines with one"
+        f"{file}, line {line}: a carriage return without a line feed; end lines with a line feed, "
+        "for instance with tr '\\r' '\\n'"
     )
 
 

@@ -14,7 +14,11 @@ import polars as pl
 
 from torchbce.classifier.errors import InputError, listing, name_columns
 from torchbce.classifier.tables.checks import check_csv, check_json_lines
-from torchbce.classifier.tables.separators import check_separator, separator_of
+from torchbce.classifier.tables.separators import (
+    check_separator,
+    separator_line,
+    separator_of,
+)
 from torchbce.classifier.tables.sources import Paths, Source, sources
 
 BATCH_ROWS = 8192
@@ -136,10 +140,25 @@ def _scan(source: Source, separator: str | None) -> Scan:
 
 
 def _scan_csv(source: Source, separator: str | None) -> Scan:
-    chosen = separator_of(source, separator)
-    rows = check_csv(source, chosen)
+    said = separator_line(source)
+    skipped = 0 if said is None else 1
+    chosen = separator_of(source, separator or said)
+    names, rows = check_csv(source, chosen, skipped)
     assert not isinstance(source.data, list)
-    frame = pl.scan_csv(source.data, separator=chosen, infer_schema=False, n_rows=rows, glob=False)
+    frame = pl.scan_csv(
+        source.data,
+        separator=chosen,
+        skip_lines=skipped,
+        infer_schema=False,
+        n_rows=rows,
+        glob=False,
+    )
+    # polars keeps the doubled quotes of a name, and adds something to one that is repeated.
+    found = frame.collect_schema().names()
+    if found != names:
+        unnamed = [own for own, name in zip(found, names, strict=True) if name is None]
+        renamed = {own: name for own, name in zip(found, names, strict=True) if name is not None}
+        frame = frame.drop(unnamed).rename(renamed)
     notes = []
     if separator is None and chosen != source.format.separator:
         what = "a tab" if chosen == "\t" else repr(chosen)

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ CANDIDATES = (",", ";", "\t", "|")
 
 #: So many lines are compared with the header.
 LINES = 200
+
+_SEPARATOR_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([,;|\t])"?\r?\n')
+LONGEST_SEPARATOR_LINE = 16
 
 
 def separator_of(source: Source, separator: str | None) -> str:
@@ -49,6 +53,16 @@ def separator_of(source: Source, separator: str | None) -> str:
             Argument("separator", fitting[0]),
         )
     return fitting[0] if fitting else usual
+
+
+def separator_line(source: Source) -> str | None:
+    """The separator that a line before the header says, as `sep=;`, which spreadsheets write."""
+    try:
+        with source.open() as file:
+            found = _SEPARATOR_LINE.fullmatch(file.readline(LONGEST_SEPARATOR_LINE))
+    except (EOFError, OSError, zlib.error):
+        return None  # the check of all lines names the fault
+    return None if found is None else found[1].decode()
 
 
 def check_separator(separator: str) -> str:
