@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -13,8 +16,10 @@ from scipy.special import expit
 from sklearn.datasets import make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import ThreadpoolController
 
 from torchbce.classifier import Classifier, TrainingOptions, evaluate_logits, fit
+from torchbce.classifier.models.blas import one_blas_thread
 from torchbce.classifier.models.boosting import MOST_CATEGORIES, Booster, Growth
 from torchbce.classifier.models.candidates import losses
 from torchbce.classifier.models.features import SparseRows, beside
@@ -399,3 +404,24 @@ def test_parts_are_bounded_by_a_number_and_by_features() -> None:
     for choosing, judged in parts.honest:
         assert choosing.any()
         assert not (choosing & judged).any()
+
+
+def test_one_thread_of_blas_while_a_problem_is_solved() -> None:
+    """Also where several are solved at a time; afterwards there are as many as before."""
+
+    def threads() -> set[int]:
+        found = ThreadpoolController().select(user_api="blas").info()
+        return {library["num_threads"] for library in found}
+
+    def inside(number: int) -> set[int]:
+        with one_blas_thread():
+            together.wait()
+            found = threads()
+            together.wait()
+            time.sleep(number / 100)
+        return found
+
+    before, together = threads(), threading.Barrier(3)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(inside, range(3))) == [{1}] * 3
+    assert threads() == before
