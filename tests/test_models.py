@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -18,8 +15,13 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import ThreadpoolController
 
-from torchbce.classifier import Classifier, TrainingOptions, evaluate_logits, fit
-from torchbce.classifier.models.blas import one_blas_thread
+from torchbce.classifier import (
+    Classifier,
+    TrainingOptions,
+    evaluate_logits,
+    fit,
+    fit_label_rows,
+)
 from torchbce.classifier.models.boosting import MOST_CATEGORIES, Booster, Growth
 from torchbce.classifier.models.candidates import losses
 from torchbce.classifier.models.features import SparseRows, beside
@@ -406,22 +408,27 @@ def test_parts_are_bounded_by_a_number_and_by_features() -> None:
         assert not (choosing & judged).any()
 
 
-def test_one_thread_of_blas_while_a_problem_is_solved() -> None:
-    """Also where several are solved at a time; afterwards there are as many as before."""
+def test_one_thread_of_blas_in_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the fit of one target and of many, whose labels are fitted in threads."""
 
     def threads() -> set[int]:
         found = ThreadpoolController().select(user_api="blas").info()
         return {library["num_threads"] for library in found}
 
-    def inside(number: int) -> set[int]:
-        with one_blas_thread():
-            together.wait()
-            found = threads()
-            together.wait()
-            time.sleep(number / 100)
-        return found
+    inside: list[set[int]] = []
+    solve = Problem.solve
 
-    before, together = threads(), threading.Barrier(3)
-    with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(inside, range(3))) == [{1}] * 3
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        inside.append(threads())
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(Problem, "solve", recorded)
+    before, x, y = threads(), np.arange(80.0) % 7, np.arange(80) % 7 > 3
+    fitted(pl.DataFrame({"x": x, "y": y}), model="linear")
+    single = len(inside)
+    assert single > 0
+    options = TrainingOptions(model="linear", effort="low")
+    fit_label_rows({"x": x}, np.column_stack([y, x > 1]) * 1.0, ["a", "b"], options=options)
+    assert len(inside) > single
+    assert set.union(*inside) == {1}
     assert threads() == before

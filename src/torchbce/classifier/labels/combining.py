@@ -13,6 +13,7 @@ from torchbce.classifier.labels.metrics import best_labels
 from torchbce.classifier.labels.network import LabelsNetwork
 from torchbce.classifier.labels.network_fit import NetworkRows, fit_networks
 from torchbce.classifier.labels.targets import LabelTargets
+from torchbce.classifier.models.blas import one_blas_thread
 from torchbce.classifier.models.candidates import losses, mean_loss
 from torchbce.classifier.models.data import Data
 from torchbce.classifier.models.linear import centred
@@ -200,7 +201,7 @@ def _fit_linear(
 
     found: list[OneLabel | None] = []
     data.progress.start("linear", y.shape[1])
-    with ThreadPoolExecutor(threads()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(threads()) as pool:
         for one in pool.map(fit_one, range(y.shape[1])):
             own = y[held_out, len(found)]
             known = ~np.isnan(own)

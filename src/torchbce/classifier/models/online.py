@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchbce.classifier.models.blas import one_blas_thread
 from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.solver import Linear, Problem
 
@@ -65,7 +66,8 @@ class Belief:
         before = self.mean.logits(rows) + offsets
         problem = Problem(rows, targets, row_weight, offsets=before)
         none = Linear(np.zeros(rows.width), 0.0)
-        change = problem.solve(self.precision, none, bias_l2=self.bias_precision)
+        with one_blas_thread():
+            change = problem.solve(self.precision, none, bias_l2=self.bias_precision)
         mean = Linear(self.mean.weight + change.weight, self.mean.bias + change.bias)
         logits = before + change.logits(rows)
         p = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))

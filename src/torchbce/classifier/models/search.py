@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from torchbce.classifier.models.blas import one_blas_thread
 from torchbce.classifier.models.calibration import Calibration, calibration_of
 from torchbce.classifier.models.candidates import mean_loss
 from torchbce.classifier.models.data import Data, Fitted
@@ -72,6 +73,11 @@ def search(data: Data) -> Found:
     if not data.encoder.columns:  # the rows are all alike
         rows = np.unique(data.parts.held_out[data.parts.judged])
         return Found([], [], data.base, rows, np.full(len(rows), data.base), [])
+    with one_blas_thread():
+        return _search(data)
+
+
+def _search(data: Data) -> Found:
     fits, seconds = _fit_models(data)
     y, weight, base = data.held_out_targets, data.held_out_weight, data.base
     every = np.ones(len(y), dtype=bool)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from torchbce.classifier.models.blas import one_blas_thread
 from torchbce.classifier.models.features import SparseRows
 
 if TYPE_CHECKING:
@@ -102,14 +101,13 @@ class Problem:
             slope += bias_l2 * bias
             return value, np.append((gradient + pull) * scale, slope * bias_scale)
 
-        with one_blas_thread():
-            found = minimize(
-                value_and_grad,
-                np.append(start.weight / scale, start.bias / bias_scale),
-                jac=True,
-                method="L-BFGS-B",
-                options={"ftol": tolerance, "gtol": 0.0, "maxiter": 1000},
-            )
+        found = minimize(
+            value_and_grad,
+            np.append(start.weight / scale, start.bias / bias_scale),
+            jac=True,
+            method="L-BFGS-B",
+            options={"ftol": tolerance, "gtol": 0.0, "maxiter": 1000},
+        )
         return Linear(found.x[:-1] * scale, float(found.x[-1] * bias_scale))
 
     def _value_and_grad(self, weight: np.ndarray, bias: float) -> tuple[float, np.ndarray, float]:
