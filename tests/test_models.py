@@ -399,7 +399,7 @@ def test_the_line_of_a_number_is_shrunk_less_than_its_bins() -> None:
 def test_parts_are_bounded_by_a_number_and_by_features() -> None:
     y = np.arange(300) % 2.0
     assert len(make_parts(y, 1000, 0).pairs) == 15
-    assert len(make_parts(y, 1_000_000, 0).pairs) == 5  # a wide table is not divided again
+    assert len(make_parts(y, 1_000_001, 0).pairs) == 5  # a wide table is not divided again
     parts = make_parts(y, 1000, 0, most=2)
     assert len(parts.pairs) == 2
     assert parts.judged.all()
