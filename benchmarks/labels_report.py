@@ -5,7 +5,7 @@ from common.markdown import Block
 from common.report import Report, Results
 
 NAMES = {
-    "yeast": "yeast, numbers",
+    "yeast": "yeast, numbers (mean of 4 seeds)",
     "delicious": "delicious, 500 words",
     "text": "delicious as text, 28 tags",
     "many": "made up, text",

@@ -175,7 +175,7 @@ def _shared_weights(
     base = np.broadcast_to(bases, y.shape)[known]
     flat = {name: z[known] for name, z in logits.items()}
     of_rows = None if weight is None else weight[rows]
-    return mixture_weights(flat, base, y[known], of_rows)
+    return mixture_weights(flat, base, y[known], of_rows, rows)
 
 
 def _fit_linear(

@@ -18,6 +18,7 @@ def mixture_weights(
     base: float,
     targets: np.ndarray,
     weight: np.ndarray | None = None,
+    row: np.ndarray | None = None,
 ) -> dict[str, float]:
     r"""Non-negative weights of the models that help.
 
@@ -32,6 +33,8 @@ def mixture_weights(
         base: the logit of the base rate.
         targets: in [0, 1], [rows].
         weight: of each row, [rows]; None for 1.
+        row: where several elements are of one row, as those of many labels are, the row of each,
+            int64 [elements]; their losses are one observation. The others are [elements] then.
 
     Returns:
         The weights of the models that are kept; none where the base rate is as good.
@@ -48,14 +51,14 @@ def mixture_weights(
             new = losses(combined(logits, weights, base), targets)
             tried.append((float(np.average(new, weights=weight)), weights, new))
         _, weights, new = min(tried, key=lambda one: one[0])
-        if not _helps(loss, new, weight):
+        if not _helps(loss, new, weight, row):
             break
         kept, loss = weights, new
     if len(kept) < 2 and len(targets) >= RECALIBRATED_ROWS:
         for name in kept or logits:
             weights = _fitted(logits, [name], base, targets, weight)
             new = losses(combined(logits, weights, base), targets)
-            if _helps(loss, new, weight):
+            if _helps(loss, new, weight, row):
                 kept, loss = weights, new
     return {name: weight for name, weight in kept.items() if weight > 0}
 
@@ -70,17 +73,21 @@ def combined(
     return total
 
 
-def _helps(before: np.ndarray, after: np.ndarray, weight: np.ndarray | None) -> bool:
+def _helps(
+    before: np.ndarray, after: np.ndarray, weight: np.ndarray | None, row: np.ndarray | None
+) -> bool:
     """Whether the mean loss falls by more than its standard error.
 
     With weights w the error is sqrt(sum of w^2 d^2) / sum of w for deviations d from the mean: a
-    row is one observation, whatever its weight.
+    row is one observation, whatever its weight, and however many elements it has.
     """
     fall = before - after
-    if weight is None:
-        return bool(fall.mean() > fall.std() / np.sqrt(len(fall)))
-    mean = float(np.average(fall, weights=weight))
-    return mean > float(np.sqrt(np.sum((weight * (fall - mean)) ** 2)) / weight.sum())
+    w = np.ones(len(fall)) if weight is None else weight
+    mean = float(np.average(fall, weights=w))
+    deviations = w * (fall - mean)
+    if row is not None:
+        deviations = np.bincount(row, deviations)
+    return mean > float(np.sqrt(np.sum(deviations**2)) / w.sum())
 
 
 def _fitted(

@@ -14,7 +14,22 @@ if TYPE_CHECKING:
 
 #: Strengths of the penalty from strong to weak. The penalty is `l2 / 2` times the sum of squared
 #: weights, beside the sum of the losses of all rows: 1 / C of scikit-learn's `LogisticRegression`.
-STRENGTHS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+STRENGTHS = (
+    10000.0,
+    3000.0,
+    1000.0,
+    300.0,
+    100.0,
+    30.0,
+    10.0,
+    3.0,
+    1.0,
+    0.3,
+    0.1,
+    0.03,
+    0.01,
+    0.003,
+)
 
 #: L-BFGS stops where a step lowers the loss by less than this share.
 TOLERANCE = 1e-6
