@@ -2,14 +2,15 @@
 
     python benchmarks/labels.py [yeast delicious text many] [report] [--data DIR] [--quick]
 
-Each is fitted to the training rows with its defaults, and scored once on the test rows; yeast, whose
-test rows are few, with four seeds, of which the means are shown. The text
+Each is fitted to the training rows with its defaults, and scored once on the test rows; yeast,
+whose test rows are few, with four seeds, of which the means are shown. The text
 set is the pages of delicious as text, a token for each of their words, with the 28 tags that are
 the 31st to 58th most frequent. The 46,000 labels are made up: each belongs to one of 2,300 topics,
 and a row has some labels and words of two topics. The data of the others is not part of this
 project; without it they are not measured.
 """
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -85,11 +86,10 @@ def yeast(options: Options) -> dict[str, Any] | None:
     fits = []
     for seed in SEEDS[:1] if options.quick else SEEDS:
         wanted = TrainingOptions(seed=seed)
-        found, seconds = timed(
-            lambda wanted=wanted: fit_labels(train, targets=names, options=wanted)
-        )
+        call = functools.partial(fit_labels, train, targets=names, options=wanted)
+        found, seconds = timed(call)
         fits.append(ours(found.evaluate(test), seconds))
-    means = {name: float(np.mean([fit[name] for fit in fits])) for name in fits[0]}  # type: ignore[arg-type]
+    means = {name: float(np.mean([fit[name] for fit in fits])) for name in fits[0]}
     y, y_test = (t.select(pl.col(names).cast(pl.Float64)).to_numpy() for t in (train, test))
     x, x_test = (t.drop(names).cast(pl.Float64).to_numpy() for t in (train, test))
 

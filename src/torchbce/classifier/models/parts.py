@@ -97,7 +97,8 @@ def make_parts(
 
     Returns:
         Below 1,000 rows three times five folds, or once where they have more than a million
-        features; else up to ten of ten folds, the fewer the more features there are. With times up to five windows, the latest first.
+        features; else up to ten of ten folds, the fewer the more features there are. With times up
+        to five windows, the latest first.
 
     Raises:
         InputError: if groups or times leave no part that has both target values to learn from, or
