@@ -95,7 +95,7 @@ def fit(
     ] = "auto",
     effort: Annotated[
         Literal["low", "medium", "high"],
-        typer.Option(help="How much work: low takes a fifth of the time of medium."),
+        typer.Option(help="How much work: low takes from a fifth to half of the time of medium."),
     ] = "medium",
     pos_weight: Annotated[
         str,
