@@ -210,7 +210,8 @@ def fasttext(task: Task) -> Fitted:
     def line(text: str) -> str:
         return " ".join(text.split())
 
-    table = texts(task.train)
+    # It takes the lines in their order: where all positives come first, it ends with the negatives.
+    table = texts(task.train).sample(fraction=1, shuffle=True, seed=0)
     lines = task.train.with_suffix(".fasttext")
     lines.write_text(
         "".join(f"__label__{label} {line(text)}\n" for text, label in table["text", LABEL].rows())

@@ -1,6 +1,7 @@
 """The figures of `evaluate`: against scikit-learn, and against the formulas by hand."""
 
 import math
+import warnings
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from making import METRICS
+from torchbce.calibration import Platt
 from torchbce.classifier import Metrics, evaluate_logits, evaluate_probabilities
 from torchbce.classifier.quality.metrics import ECE_BINS, expected_calibration_error
 
@@ -250,3 +252,16 @@ def test_any_probabilities(pairs: list[tuple[float, bool]], threshold: float) ->
     assert c.tn + c.fp + c.fn + c.tp == len(pairs)
     assert c.tp + c.fn == y.sum()
     assert got.ece <= abs(p - y).mean() + 1e-12
+
+
+def test_arrays_that_are_read_only() -> None:
+    """As those of polars are: no warning, and the same figures."""
+    z, y = np.linspace(-3, 3, 60), np.arange(60) % 2.0
+    expected = evaluate_logits(z, y, weight=y + 1)
+    for array in (z, y):
+        array.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluate_logits(z, y, weight=y + 1) == expected
+        evaluate_probabilities(sigmoid(z), y)
+        assert Platt().fit(z, y)(z).shape == z.shape

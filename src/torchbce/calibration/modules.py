@@ -124,7 +124,7 @@ class Calibrator(nn.Module):
             Logits of the same type, shape, dtype and device. Infinite ones stay infinite where the
             slope there is above 0.
         """
-        z = torch.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
+        z = _tensor("logits", logits) if isinstance(logits, np.ndarray) else logits
         if not isinstance(z, Tensor) or not z.is_floating_point():
             raise TypeError(
                 "logits must be a tensor or a NumPy array of a floating dtype, got "
@@ -387,5 +387,6 @@ def _tensor(name: str, values: Tensor | np.ndarray) -> Tensor:
     if isinstance(values, Tensor):
         return values
     if isinstance(values, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(values))
+        # PyTorch warns of an array that is read only.
+        return torch.from_numpy(np.require(values, requirements=("C", "W")))
     raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(values).__name__}")

@@ -89,18 +89,16 @@ def evaluate_logits(
         relative log loss, there "normalized entropy"); Guo et al., On Calibration of Modern Neural
         Networks, ICML 2017 (the expected calibration error).
     """
-    import torch  # not at the top: a card of figures is read without it
-
     from torchbce import backend
     from torchbce.functional import binary_cross_entropy_with_logits
 
     w = checked_weight(weight, targets)
-    z, y = torch.from_numpy(logits), torch.from_numpy(targets)
+    z, y = _tensor(logits), _tensor(targets)
     with backend("reference"):  # a single call does not repay compiling a kernel
         log_loss = binary_cross_entropy_with_logits(z, y, *_weighted(w)).item()
     # Rows are ranked by logits: different logits may have equal sigmoids.
     ranking = np.nan_to_num(logits)
-    return _evaluate(torch.sigmoid(z).numpy(), targets, log_loss, threshold, ranking, w)
+    return _evaluate(z.sigmoid().numpy(), targets, log_loss, threshold, ranking, w)
 
 
 def evaluate_probabilities(
@@ -132,13 +130,11 @@ def evaluate_probabilities(
     References:
         See `evaluate_logits`.
     """
-    import torch
-
     from torchbce import backend
     from torchbce.functional import binary_cross_entropy
 
     w = checked_weight(weight, targets)
-    p, y = torch.from_numpy(probabilities), torch.from_numpy(targets)
+    p, y = _tensor(probabilities), _tensor(targets)
     with backend("reference"):
         log_loss = binary_cross_entropy(p, y, *_weighted(w)).item()
     return _evaluate(probabilities, targets, log_loss, threshold, probabilities, w)
@@ -160,11 +156,16 @@ def checked_weight(weight: np.ndarray | None, targets: np.ndarray) -> np.ndarray
     return w
 
 
+def _tensor(values: np.ndarray) -> Any:
+    """The values as a tensor; PyTorch warns of an array that is read only, as polars' are."""
+    import torch  # not at the top: a card of figures is read without it
+
+    return torch.from_numpy(np.require(values, requirements="W"))
+
+
 def _weighted(weight: np.ndarray | None) -> tuple[Any, ...]:
     """The positional arguments of a loss for its mean: weight, two deprecated ones, reduction."""
-    import torch
-
-    return () if weight is None else (torch.from_numpy(weight), None, None, "weighted_mean")
+    return () if weight is None else (_tensor(weight), None, None, "weighted_mean")
 
 
 def _evaluate(
