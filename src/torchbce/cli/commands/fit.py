@@ -95,7 +95,7 @@ def fit(
     ] = "auto",
     effort: Annotated[
         Literal["low", "medium", "high"],
-        typer.Option(help="How much work: low takes from a fifth to half of the time of medium."),
+        typer.Option(help="How much work: low takes about half of the time of medium, or less."),
     ] = "medium",
     pos_weight: Annotated[
         str,
