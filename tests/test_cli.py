@@ -87,7 +87,9 @@ def test_fit(place: Path, here: Path) -> None:
     assert stages.count("linear") == 1  # one line each, and not one for each setting
     heading, linear = result.stdout.splitlines()[:2]
     assert heading.split() == ["model", "held-out", "loss", "weight", "seconds", "best", "of"]
-    assert re.fullmatch(r"linear +0\.\d{4} +\d\.\d\d +\d+\.\d  \d+: L2 [\d.]+", linear)
+    assert re.fullmatch(
+        r"linear +0\.\d{4} +\d\.\d\d +\d+\.\d  \d+: L2 [\d.]+(, numbers too)?", linear
+    )
     assert re.search(r"^m: (linear|pairs|the base rate).*; 24 rows, ", result.stdout, re.MULTILINE)
     assert "log loss (nats)" in result.stdout
 

@@ -637,7 +637,7 @@ def test_what_a_format_cannot_express(tmp_path: Path) -> None:
         export(network, tmp_path / "m.sql", to="sql")
     with pytest.raises(InputError, match="to must be one of onnx, numpy, sql, card, got 'pmml'"):
         export(classifier, tmp_path / "m", to="pmml")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="got a list"):
+    with pytest.raises(InputError, match="got list"):
         export([], tmp_path / "m", to="card")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 

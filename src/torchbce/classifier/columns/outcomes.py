@@ -52,11 +52,17 @@ class RowColumns(msgspec.Struct, frozen=True):
         Raises:
             InputError: the message names the column.
         """
-        for part in ("weight", "group", "time"):
-            if (name := getattr(self, part)) in targets:
+        parts = {
+            "weight": Argument("weight", self.weight),
+            "group": Argument("group", self.group),
+            "time": Argument("time", self.time),
+        }
+        for part, argument in parts.items():
+            if argument.value in targets:
+                name = argument.value
                 raise InputError(
                     f"column {name!r} is a target; it cannot be the {part} too: leave out ",
-                    Argument(part, name),
+                    argument,
                 )
 
 

@@ -16,7 +16,7 @@ from torchbce.classifier.models.linear import (
     follow_path,
     penalty,
 )
-from torchbce.classifier.models.solver import Linear, Problem
+from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class LinearPaths:
 
         follow_path(self._first, [problem.start for problem in problems], loss_of, weights)
         rows = float(label.known.sum() if self.weight is None else self.weight[label.known].sum())
-        candidates.doubt = doubts(candidates.settings, self._first, rows)
+        usual = [STRENGTHS[self._first]] * len(candidates.settings)
+        candidates.doubt = doubts(candidates.settings, usual, rows)
         return candidates, weights
 
     def solve(self, label: LabelOfRows, l2: float, parts: list[Linear]) -> Linear:

@@ -110,7 +110,7 @@ class _Part:
 
 def _penalty(data: Data, path: LinearPath, crosses: Crosses, l2: float) -> np.ndarray:
     """The strength of each weight: that of the linear model for main effects, `l2` for cells."""
-    return np.append(penalty(data.encoder, path.l2), np.full(crosses.width, l2))
+    return np.append(penalty(data.encoder, path.l2, path.share), np.full(crosses.width, l2))
 
 
 def _start(main: Linear, crosses: Crosses) -> Linear:
