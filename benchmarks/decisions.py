@@ -8,17 +8,19 @@ base rate is 6%. The data set is not part of this project; without it this is no
 scored on 200,000 new rows.
 """
 
+import tempfile
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 import decisions_report
+from classifier_contenders import LABEL, Matrices, Task
 from common.command import Options, main
 from torchbce.classifier import TrainingOptions, evaluate_logits, fit
 
-LABEL = "label"
 QUICK_ROWS, QUICK_FITS = 2_000, 5
 FITS, ROWS, NEW_ROWS = 200, 3_000, 200_000
 GUARANTEE = "precision>=0.9"
@@ -59,38 +61,20 @@ def weighted(options: Options) -> dict[str, Any] | None:
         seconds = time.perf_counter() - began
         models[name] = figures(classifier.logits(test), targets) | {"seconds": seconds}
         print(name, models[name], flush=True)
-    # Numbers, and the codes of categories, which have at most 51 values each.
-    numbers = [name for name in train.columns if train[name].dtype.is_numeric() and name != LABEL]
-    names = [name for name in train.columns if name != LABEL]
-    kinds = {
-        name: pl.Enum(train[name].drop_nulls().unique().sort().cast(pl.String))
-        for name in names
-        if name not in numbers
-    }
-    x, x_test = (
-        table.select(
-            *numbers,
-            *(
-                pl.col(name).cast(pl.String).cast(kind, strict=False).to_physical()
-                for name, kind in kinds.items()
-            ),
-        )
-        .cast(pl.Float64)
-        .fill_null(float("nan"))
-        .to_numpy()
-        for table in (train, test)
-    )
-    y = train[LABEL].cast(pl.Int64).to_numpy()
-    codes = np.arange(len(numbers), x.shape[1])
+    with tempfile.TemporaryDirectory() as directory:
+        files = [Path(directory) / f"{part}.parquet" for part in ("train", "test")]
+        for table, file in zip((train, test), files, strict=True):
+            table.write_parquet(file)
+        matrices = Matrices(Task(files[0], files[1]))
+        x_test = matrices.test()
     for name, class_weight in (("", None), (", class_weight balanced", "balanced")):
         began = time.perf_counter()
         peer = HistGradientBoostingClassifier(
-            categorical_features=codes, class_weight=class_weight, random_state=0
-        ).fit(x, y)
+            categorical_features=matrices.coded, class_weight=class_weight, random_state=0
+        ).fit(matrices.train, matrices.targets)
         seconds = time.perf_counter() - began
-        models["HistGradientBoosting" + name] = figures(peer.decision_function(x_test), targets) | {
-            "seconds": seconds
-        }
+        of_peer = figures(peer.decision_function(x_test), targets)
+        models["HistGradientBoosting" + name] = of_peer | {"seconds": seconds}
     return found | {"models": models, "goal": 0.01}
 
 

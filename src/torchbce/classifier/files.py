@@ -13,7 +13,7 @@ import polars as pl
 from torchbce.classifier.columns.outcomes import (
     Outcomes,
     RowColumns,
-    check_any,
+    check_not_all_zero,
     positions,
     read_outcomes,
     read_weight,
@@ -277,7 +277,7 @@ def evaluate_file(
     z, targets = np.concatenate(logits), np.concatenate([one.targets for one in found])
     weights = [one.weight for one in found if one.weight is not None]
     w = np.concatenate(weights) if weights else None
-    check_any(w)
+    check_not_all_zero(w)
     moved, estimate = _at_base_rate(classifier, base_rate, lambda: z, w)
     if estimate is not None:
         on_base_rate(estimate)
@@ -315,7 +315,7 @@ def evaluate_predictions(
     table = read(path, separator)
     weights = read_weight(table, None, weight)
     counted = np.arange(len(table)) if weights is None else np.flatnonzero(weights > 0)
-    check_any(weights)
+    check_not_all_zero(weights)
     with positions(counted):
         w = None if weights is None else weights[counted]
         return _evaluate_columns(

@@ -18,7 +18,7 @@ from torchbce.classifier.columns.inference import Choice, Overrides, infer_colum
 from torchbce.classifier.columns.outcomes import (
     Outcomes,
     RowColumns,
-    check_any,
+    check_not_all_zero,
     check_weight,
     positions,
 )
@@ -92,7 +92,7 @@ def fit_rows(inputs: Inputs, outcomes: Outcomes, target: Target, settings: Setti
     if outcomes.weight is not None:
         check_weight(outcomes.weight)
     counted = outcomes.counted()
-    check_any(outcomes.weight)
+    check_not_all_zero(outcomes.weight)
     if len(counted) < len(outcomes):
         with positions(counted):
             fitted = fit_rows(inputs[counted], outcomes.take(counted), target, settings)

@@ -172,21 +172,6 @@ def load(directory: str | Path) -> "Classifier | LabelsClassifier":
     return LabelsClassifier(card, encoder, *parts, tried=tried)
 
 
-def load_single(directory: str | Path) -> Classifier:
-    """As `load`, for what works with a single target only.
-
-    Raises:
-        InputError: as `load`, and if the model has many labels.
-    """
-    found = load(directory)
-    if isinstance(found, Classifier):
-        return found
-    raise InputError(
-        f"{str(directory)!r} is a model of {len(found.card.labels):,} labels; this is for a model "
-        "of a single target"
-    )
-
-
 def _read_card(path: Path) -> "tuple[Card | LabelsCard, str]":
     """The card of a file, and the SHA-256 of the weights that belong to it."""
     content = _read(path)

@@ -132,7 +132,7 @@ def check_weight(weight: np.ndarray, name: str = "weight") -> None:
         )
 
 
-def check_any(weight: np.ndarray | None) -> None:
+def check_not_all_zero(weight: np.ndarray | None) -> None:
     """Raise `InputError` if there are weights, and none is above 0."""
     if weight is not None and not weight.any():
         raise InputError("every row has a weight of 0, so that no row counts")

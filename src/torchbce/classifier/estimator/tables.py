@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from torchbce.classifier.columns.inference import Choice
-from torchbce.classifier.columns.outcomes import RowColumns, check_any
+from torchbce.classifier.columns.outcomes import RowColumns, check_not_all_zero
 from torchbce.classifier.columns.target import Target
 from torchbce.classifier.columns.values import without_words
 from torchbce.classifier.estimator.classifier import BCEClassifier
@@ -54,7 +54,7 @@ def fit_table(
     rows = without_words(as_table(table), list(estimator.missing or ()))
     columns = RowColumns(weight, group, time)
     chosen, outcomes = read_target(rows, target, positive, soft, positives, trials, columns)
-    check_any(outcomes.weight)
+    check_not_all_zero(outcomes.weight)
     # Columns of the target that are named as inputs are an error of their own.
     estimator._kinds(rows, rows).kinds(rows, chosen.columns)
     estimator._context = Context(chosen, columns, progress or NoProgress(), on_choice)

@@ -20,14 +20,15 @@ FIRST, FIRST_OF_TEXT = STRENGTHS.index(10.0), STRENGTHS.index(1.0)
 #: The path ends where the next strength lowers the held-out loss by less than this share.
 GAIN = 5e-4
 
-#: The strength of the penalty of standardised numbers, as a share of that of their bins. A number
-#: has one weight for its line and one for each bin; with one strength for all of them either the
-#: line is shrunk or the bins follow the noise. On six tables of 900 rows with ten Gaussian columns
-#: the log loss of new rows was 1.6% above that of scikit-learn's `LogisticRegression` with a share
-#: of 1, 0.9% with 0.3, 0.2% with 0.1 and with 0.03; adult_income and mammography stay as they were.
+#: The strength of the penalty of a standardised number, as a share of that of its bins. A numeric
+#: column has one weight for its value and one for each bin; with one strength for all of them
+#: either the linear effect is shrunk or the bins fit the noise. On six tables of 900 rows with ten
+#: Gaussian columns the log loss of new rows was 1.6% above that of scikit-learn's
+#: `LogisticRegression` with a share of 1, 0.9% with 0.3, 0.2% with 0.1 and with 0.03; adult_income
+#: and mammography stay as they were.
 SHARE_OF_NUMBERS = 0.1
-#: Fewer rows may be told better by their bins: of scikit-learn's breast cancer, 426 rows, the log
-#: loss of rows held out is 0.065 with a share of 1 and 0.074 with 0.1. So both are tried.
+#: With fewer rows both shares are tried: on scikit-learn's breast cancer, 426 rows, the held-out
+#: log loss is 0.065 with a share of 1 and 0.074 with 0.1.
 FEW_ROWS, SHARES_OF_FEW = 5000, (0.1, 1.0)
 
 # Few rows do not tell the strengths apart, and a usual one suits most tables, 1 for numbers and for
@@ -64,7 +65,7 @@ class LinearPath(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of numbers with the lowest loss."""
+        """The share of the strength for standardised numbers that has the lowest loss."""
         share: float = self.candidates.settings[self.best][1]
         return share
 

@@ -81,7 +81,7 @@ def _numbers(rows: "pl.DataFrame", name: str) -> "np.ndarray":
 
 def _weights(rows: "pl.DataFrame", name: str) -> "np.ndarray":
     from torchbce.classifier import InputError
-    from torchbce.classifier.columns.outcomes import check_any
+    from torchbce.classifier.columns.outcomes import check_not_all_zero
     from torchbce.classifier.errors import Row
 
     weights = _numbers(rows, name)
@@ -91,7 +91,7 @@ def _weights(rows: "pl.DataFrame", name: str) -> "np.ndarray":
         raise InputError(
             f"column {name!r} holds {weights[at]:g} in ", Row(at), "; weights are at least 0"
         )
-    check_any(weights)
+    check_not_all_zero(weights)
     return weights
 
 
