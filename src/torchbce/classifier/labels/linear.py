@@ -17,6 +17,7 @@ from torchbce.classifier.models.linear import (
     penalty,
 )
 from torchbce.classifier.models.solver import STRENGTHS, Linear, Problem
+from torchbce.classifier.models.vocabulary import Vocabulary, part_rows
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ class LinearPaths:
         self.rows = linear_features(encoder, encoded)
         self.weight, self.pairs = weight, pairs
         self._encoder, self._first = encoder, first_strength(encoder)
-        self._trained = [self.rows.take(train) for train, _ in pairs]
-        self._held_out = [self.rows.take(held_out) for _, held_out in pairs]
+        vocabulary = Vocabulary.of(encoder)
+        parts = [part_rows(self.rows, vocabulary, *pair) for pair in pairs]
+        self._trained = [trained for trained, _ in parts]
+        self._held_out = [held_out for _, held_out in parts]
 
     def path(self, label: LabelOfRows) -> tuple[Candidates, list[list[Linear]]]:
         """The logits of the rows held out, of one strength after the other, and the weights.

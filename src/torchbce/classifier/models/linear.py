@@ -75,9 +75,13 @@ def linear_path(data: Data) -> LinearPath:
 
     Each strength starts from the weights of the one before, so that it takes a few steps.
     """
-    problems = [data.problem(data.rows.take(train), train) for train, _ in data.parts.pairs]
+    parts = [data.part_rows(number) for number in range(len(data.parts.pairs))]
+    problems = [
+        data.problem(rows, train)
+        for (rows, _), (train, _) in zip(parts, data.parts.pairs, strict=True)
+    ]
     first = first_strength(data.encoder)
-    held_out = [data.rows.take(index) for _, index in data.parts.pairs]
+    held_out = [rows for _, rows in parts]
     candidates = Candidates()
     weights: list[list[Linear]] = []
     raw: list[np.ndarray] = []

@@ -22,6 +22,7 @@ from torchbce.classifier.models.network import (
     predict_logits,
     row_tensors,
 )
+from torchbce.classifier.models.vocabulary import part_rows
 from torchbce.classifier.options import TrainingOptions
 from torchbce.classifier.progress import Progress
 from torchbce.imbalance import prior_bias
@@ -80,9 +81,14 @@ def fit_network(data: Data) -> Fitted:
     rows = Rows(features, data.targets.astype(np.float32), weight)
     stages: list[list[np.ndarray]] = []
     for number, (train_on, held_out) in enumerate(data.parts.pairs, start=1):
+        parts = part_rows(features, data.vocabulary, train_on, held_out)
+        own, others = (
+            rows.take(index)._replace(features=of_part)
+            for of_part, index in zip(parts, (train_on, held_out), strict=True)
+        )
         trained = train(
-            rows.take(train_on),
-            rows.take(held_out),
+            own,
+            others,
             data.options.epochs,
             data.pos_weight,
             data.options,

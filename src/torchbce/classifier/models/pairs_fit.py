@@ -6,6 +6,7 @@ import numpy as np
 
 from torchbce.classifier.models.candidates import Candidates
 from torchbce.classifier.models.data import Data, Fitted
+from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.linear import (
     PATH_TOLERANCE,
     LinearPath,
@@ -69,7 +70,7 @@ def fit_pairs(data: Data, path: LinearPath) -> Fitted | None:
         main = solve_all(data, path, path.best)
         every = np.arange(len(data.targets))
         crosses = make_crosses(
-            groups, data.encoded.codes, _ranked(data, groups, every, main)[:count]
+            groups, data.encoded.codes, _ranked(data, groups, data.rows, every, main)[:count]
         )
         rows = crosses.features(data.encoded.codes, data.rows)
         problem = data.problem(rows)
@@ -86,8 +87,8 @@ class _Part:
         self._data, self._path, self._groups = data, path, groups
         self._train, self._held_out = data.parts.pairs[number]
         self._main = path.weights[path.best][number]
-        self.ranked = _ranked(data, groups, self._train, self._main)
-        self._rows = data.rows.take(self._train), data.rows.take(self._held_out)
+        self._rows = data.part_rows(number)
+        self.ranked = _ranked(data, groups, self._rows[0], self._train, self._main)
 
     def loss(self, logits: np.ndarray) -> float:
         """The mean loss of logits of the rows held out."""
@@ -118,9 +119,9 @@ def _start(main: Linear, crosses: Crosses) -> Linear:
 
 
 def _ranked(
-    data: Data, groups: list[np.ndarray], rows: np.ndarray, main: Linear
+    data: Data, groups: list[np.ndarray], features: SparseRows, rows: np.ndarray, main: Linear
 ) -> list[tuple[int, int]]:
-    logits = main.logits(data.rows.take(rows), data.threads)
+    logits = main.logits(features, data.threads)
     weight, targets = data.weight_of(rows), data.training_targets[rows]
     if data.loss is not None:
         logits = fit_line(logits, targets, weight)(logits)

@@ -7,9 +7,11 @@ import numpy as np
 from torchbce.classifier.models.boosting import Booster, Growth
 from torchbce.classifier.models.candidates import Candidates, losses, mean_loss
 from torchbce.classifier.models.data import Data, Fitted
+from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.members import TreesModel, text_rows, tree_columns, with_text
 from torchbce.classifier.models.solver import Linear, Problem
 from torchbce.classifier.models.trees import Trees
+from torchbce.classifier.models.vocabulary import part_rows
 
 #: The loss of the rows held out is looked at every so many trees.
 STAGE = 10
@@ -99,7 +101,10 @@ class _Part:
         self, data: Data, columns: np.ndarray, train: np.ndarray, held_out: np.ndarray
     ) -> None:
         self._categorical = len(data.encoder.categorical)
-        self._text = text_rows(data.encoded) if data.encoder.texts else None
+        self._text: tuple[SparseRows, SparseRows] | None = None
+        if data.encoder.texts:
+            vocabulary = data.vocabulary.of_text(data.encoder)
+            self._text = part_rows(text_rows(data.encoded), vocabulary, train, held_out)
         self._train, self._held_out = train, held_out
         self._columns, self._held_columns = columns[train], columns[held_out]
         self._targets, self._held_targets = data.training_targets[train], data.targets[held_out]
@@ -119,7 +124,7 @@ class _Part:
         """
         if self._text is None:
             return
-        rows = self._text.take(self._train)
+        rows, held_out_rows = self._text
         order = np.random.default_rng(self._seed).permutation(len(self._train))
         logits = np.zeros(len(self._train))
         models = []
@@ -137,7 +142,7 @@ class _Part:
             np.mean([model.weight for model in models], axis=0),
             float(np.mean([model.bias for model in models])),
         )
-        held_out = self._reader.logits(self._text.take(self._held_out), self._threads)
+        held_out = self._reader.logits(held_out_rows, self._threads)
         self._columns = with_text(self._columns, logits)
         self._held_columns = with_text(self._held_columns, held_out)
 
