@@ -45,7 +45,13 @@ def interpret() -> None:
         if module in patched:
             return None
         patched.add(module)
-        return patch(function)
+        scope = patch(function)
+        # Triton 3.6 calls int() of an array of one element, which NumPy 2.4 refuses.
+        tl.tensor.__index__ = index
+        return scope
+
+    def index(self: Any) -> int:
+        return int(self.handle.data.item())
 
     def quietly(self: Any, *arguments: Any, **named: Any) -> Any:
         """Without numpy's warnings, which the test suite turns into errors."""

@@ -20,6 +20,7 @@ from torchbce.backends.gpu import numbers
 from torchbce.backends.gpu.numbers import (
     LN2,
     Number,
+    Single,
     add,
     choose,
     choose_value,
@@ -172,10 +173,10 @@ def _sigmoid_and_logs(z, SCALED: tl.constexpr):
         larger = divide(exactly(1.0, z), u)
         smaller = multiply(e, larger)
         s = log1p(e, u, larger)
-    elif z.lo is None:
-        s = Number(_log1p_unit(e.hi, True), None)
-        smaller = Number(_smaller_sigmoid(e.hi, False), None)
-        larger = Number(1 - smaller.hi, None)
+    elif len(z) == 1:
+        s = Single(_log1p_unit(e.hi, True))
+        smaller = Single(_smaller_sigmoid(e.hi, False))
+        larger = Single(1 - smaller.hi)
     else:
         u = one_plus(e)
         reciprocal = fast_reciprocal(u.hi)
@@ -273,8 +274,8 @@ def _sigmoid_minus_margin(z, p, margin, logit):
     if z.hi.dtype == tl.float64:
         difference = subtract(p, margin)
     else:
-        if z.lo is None:  # noqa: SIM108 - as in `numbers`
-            d = Number((z.hi - logit.hi) - logit.lo, None)
+        if len(z) == 1:  # noqa: SIM108 - as in `numbers`
+            d = Single((z.hi - logit.hi) - logit.lo)
         else:
             d = subtract(z, logit)
         # Of d < 0 only the sign matters.
@@ -298,8 +299,8 @@ def _asymmetric_terms(z, margin, logit, SCALED: tl.constexpr):
     near_one = s.hi > 0.5
     minus_s = negative(s)
     rest = choose(near_one, add(q, margin), one_plus(minus_s))
-    if z.lo is None:
-        minus_s = Number(tl.where(near_one, rest.hi - 1, minus_s.hi), None)
+    if len(z) == 1:
+        minus_s = Single(tl.where(near_one, rest.hi - 1, minus_s.hi))
     reciprocal = divide(exactly(1.0, z), rest)
     minus_log_rest = negative(log1p(minus_s, rest, reciprocal))
     # Without a margin, the rest underflows where sigma is 1.
@@ -384,7 +385,7 @@ def _rounded_up(number):
     A p of float32 is below it if and only if it is below the exact number.
     """
     edge = number.hi
-    if number.lo is not None:
+    if len(number) == 2:
         above = (edge.to(tl.int32, bitcast=True) + 1).to(tl.float32, bitcast=True)
         edge = tl.where(number.lo > 0, above, edge)
     return edge
@@ -406,8 +407,8 @@ def _probability(p, eps, minus_log_eps, minus_log_not_eps, smallest, EXACT: tl.c
     """
     u = 1 - p
     reciprocal_not = _reciprocal(u, EXACT)
-    minus_log = -numbers.log(Number(p, None)).hi
-    minus_log_not = -(numbers.log(Number(u, None)).hi + (-p - (u - 1)) * reciprocal_not)
+    minus_log = -numbers.log(Single(p)).hi
+    minus_log_not = -(numbers.log(Single(u)).hi + (-p - (u - 1)) * reciprocal_not)
     floored, certain = p < _EXP_MINUS_100, p == 1
     edge = tl.where(eps.hi > 0, _rounded_up(eps), float("-inf"))
     low, high = p < edge, u < edge
@@ -421,10 +422,10 @@ def _probability(p, eps, minus_log_eps, minus_log_not_eps, smallest, EXACT: tl.c
     slope_pos = tl.where((p < smallest) | floored, 0.0, -_reciprocal(p, EXACT))
     slope_neg = tl.where(certain, 0.0, reciprocal_not)
     return (
-        Number(positive, None),
-        Number(negative_part, None),
-        Number(tl.where(flat, 0.0, slope_pos), None),
-        Number(tl.where(flat, 0.0, slope_neg), None),
+        Single(positive),
+        Single(negative_part),
+        Single(tl.where(flat, 0.0, slope_pos)),
+        Single(tl.where(flat, 0.0, slope_neg)),
     )
 
 
@@ -437,8 +438,8 @@ def _log_probability(x):
     rest = one_minus_exp_neg(t, p)
     near_one = t.hi < LN2
     minus_p = negative(p)
-    if x.lo is None:
-        minus_p = Number(tl.where(near_one, rest.hi - 1, minus_p.hi), None)
+    if len(x) == 1:
+        minus_p = Single(tl.where(near_one, rest.hi - 1, minus_p.hi))
     certain = t.hi == 0
     reciprocal = divide(exactly(1.0, x), rest)
     # Near p = 1 there is nothing to correct, and the reciprocal may be infinite.
@@ -475,17 +476,20 @@ def loss_and_slope(
 ):
     """a positive(x) + b negative(x) and its derivative, for x in float32 or float64, in that dtype.
 
-    `constants` are those of the loss, and the logit of its margin, as `Number`s. `WEIGHTED` is
-    false where a + b = 1. The derivative is valid if `GRADIENT` is true. `BY_P_T` is the form of
-    soft targets y, see `reference.combine_focused`; focusing weights are constants unless
-    `ATTACHED`.
+    `constants` are those of the loss, and the logit of its margin, as `Number`s or `Single`s.
+    `WEIGHTED` is false where a + b = 1. The derivative is valid if `GRADIENT` is true. `BY_P_T` is
+    the form of soft targets y, see `reference.combine_focused`; focusing weights are constants
+    unless `ATTACHED`.
     """
     if LOSS == LOGITS and x.dtype == tl.float32:
         loss, slope = _cross_entropy_float32(x, a, b, a + b if WEIGHTED else 1.0, GRADIENT, EXACT)
     else:
         in_two_parts: tl.constexpr = EXACT and x.dtype == tl.float32 and LOSS != PROBABILITY
         weight_pos, weight_neg, gamma_pos, gamma_neg, last, logit = constants
-        z = Number(x, 0.0 if in_two_parts else None)
+        if in_two_parts:  # noqa: SIM108 - as in `numbers`
+            z = Number(x, 0.0)
+        else:
+            z = Single(x)
         if LOSS == FOCAL:
             terms, factor = _focal_terms(z, not BY_P_T)
         elif LOSS == POLY:
@@ -531,7 +535,7 @@ def loss_and_slope(
                     # With a margin this slope is as small as 1 - sigma(z).
                     of_negative = tl.where(last.hi > 0, factor, of_negative)
                 slope_pos, slope_neg = slope_pos * of_positive, slope_neg * of_negative
-            loss = _weighted(Number(a, None), Number(positive, None)).hi
-            loss += _weighted(Number(b, None), Number(negative_part, None)).hi
+            loss = _weighted(Single(a), Single(positive)).hi
+            loss += _weighted(Single(b), Single(negative_part)).hi
             slope = a * slope_pos + b * slope_neg
     return loss, slope

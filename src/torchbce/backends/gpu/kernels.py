@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from torchbce.backends.gpu import formulas, operands
-from torchbce.backends.gpu.numbers import Number
+from torchbce.backends.gpu.numbers import Number, Single
 
 # Kernels read module variables only if they are of this type.
 _SCALAR = tl.constexpr(operands.SCALAR)
@@ -248,9 +248,11 @@ def _constant(
             wide = tl.where(valid, wide, 1.0)
         constant = _in_parts(wide, COMPUTE, FLAGS)
     elif tl.float64 == COMPUTE:
-        constant = Number(wide, None)
+        constant = Single(wide)
+    elif FLAGS.two_parts:
+        constant = number
     else:
-        constant = Number(number.hi, number.lo if FLAGS.two_parts else None)
+        constant = Single(number.hi)
     return constant
 
 
@@ -258,12 +260,12 @@ def _constant(
 def _in_parts(wide, COMPUTE: tl.constexpr, FLAGS: tl.constexpr):
     """A float64 tensor as the formulas read it."""
     if tl.float64 == COMPUTE:
-        number = Number(wide, None)
+        number = Single(wide)
+    elif FLAGS.two_parts:
+        hi = wide.to(tl.float32)
+        number = Number(hi, (wide - hi.to(tl.float64)).to(tl.float32))
     else:
-        hi, lo = wide.to(tl.float32), None
-        if FLAGS.two_parts:
-            lo = (wide - hi.to(tl.float64)).to(tl.float32)
-        number = Number(hi, lo)
+        number = Single(wide.to(tl.float32))
     return number
 
 

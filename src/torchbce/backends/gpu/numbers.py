@@ -6,8 +6,9 @@ So losses of float32 inputs are computed in two parts, the second of which holds
 of the first left over: about 30 bits in the functions, and more in sums and products. float64 would
 do, but many GPUs compute it at 1/64 of the rate of float32.
 
-A function takes and returns `Number`s, whose second part is None in float64, and in float32 where
-the accuracy of 16 bits is enough. Then it is one instruction, or as few as possible.
+A function takes and returns `Number`s, or `Single`s in float64, and in float32 where the accuracy
+of 16 bits is enough. Then it is one instruction, or as few as possible. A second part of None
+instead would be simpler, but functions of Triton 3.6 cannot return a None.
 
 Fused multiply-adds are written out where they are meant; the compiler adds none.
 """
@@ -20,10 +21,16 @@ import triton.language as tl
 
 
 class Number(NamedTuple):
-    """The sum of two parts; the second is None where the first alone is accurate enough."""
+    """The sum of two parts."""
 
     hi: Any
     lo: Any
+
+
+class Single(NamedTuple):
+    """One part, where it is accurate enough; its `len` is 1."""
+
+    hi: Any
 
 
 LN2 = tl.constexpr(math.log(2))
@@ -98,17 +105,17 @@ _V0, _V1, _V2, _V3, _V4, _V5, _V6, _V7, _V8 = map(
 @triton.jit
 def exactly(value, like):
     """A value that its dtype holds exactly, with as many parts as another number."""
-    if like.lo is None:
-        lo = None
+    if len(like) == 1:
+        number = Single(value)
     else:
-        lo = 0.0
-    return Number(value, lo)
+        number = Number(value, 0.0)
+    return number
 
 
 @triton.jit
 def rounded(x):
     """A number as a single one. The second part of infinity and NaN means nothing."""
-    if x.lo is None:
+    if len(x) == 1:
         value = x.hi
     else:
         value = tl.where(tl.abs(x.hi) < float("inf"), x.hi + x.lo, x.hi)
@@ -118,21 +125,22 @@ def rounded(x):
 @triton.jit
 def negative(x):
     """-x."""
-    if x.lo is None:
-        lo = None
+    if len(x) == 1:
+        number = Single(-x.hi)
     else:
-        lo = -x.lo
-    return Number(-x.hi, lo)
+        number = Number(-x.hi, -x.lo)
+    return number
 
 
 @triton.jit
 def choose(condition, x, y):
     """x where a condition is true, else y."""
-    if x.lo is None:
-        lo = None
+    if len(x) == 1:
+        number = Single(tl.where(condition, x.hi, y.hi))
     else:
-        lo = tl.where(condition, x.lo, y.lo)
-    return Number(tl.where(condition, x.hi, y.hi), lo)
+        hi, lo = tl.where(condition, x.hi, y.hi), tl.where(condition, x.lo, y.lo)
+        number = Number(hi, lo)
+    return number
 
 
 @triton.jit
@@ -145,13 +153,13 @@ def choose_value(condition, value, x):
 def add(x, y):
     """x + y; the rounding error of the sum of the first parts is exact."""
     hi = x.hi + y.hi
-    if x.lo is None:
-        lo = None
+    if len(x) == 1:
+        number = Single(hi)
     else:
         part = hi - x.hi
         error = (x.hi - (hi - part)) + (y.hi - part)
-        lo = error + (x.lo + y.lo)
-    return Number(hi, lo)
+        number = Number(hi, error + (x.lo + y.lo))
+    return number
 
 
 @triton.jit
@@ -164,22 +172,23 @@ def subtract(x, y):
 def one_plus(x):
     """1 + x for -1 <= x <= 1."""
     hi = 1 + x.hi
-    if x.lo is None:
-        lo = None
+    if len(x) == 1:
+        number = Single(hi)
     else:
-        lo = (x.hi - (hi - 1)) + x.lo
-    return Number(hi, lo)
+        number = Number(hi, (x.hi - (hi - 1)) + x.lo)
+    return number
 
 
 @triton.jit
 def multiply(x, y):
     """x y; the rounding error of the product of the first parts is exact."""
     hi = x.hi * y.hi
-    if x.lo is None:
-        lo = None
+    if len(x) == 1:
+        number = Single(hi)
     else:
         lo = tl.fma(x.hi, y.lo, tl.fma(x.lo, y.hi, tl.fma(x.hi, y.hi, -hi)))
-    return Number(hi, lo)
+        number = Number(hi, lo)
+    return number
 
 
 @triton.jit
@@ -195,13 +204,14 @@ def fast_reciprocal(x):
 @triton.jit
 def divide(x, y):
     """x / y; one step of Newton's method gives the second part. In two parts y is above 2^-126."""
-    if x.lo is None:
-        hi, lo = x.hi / y.hi, None
+    if len(x) == 1:
+        number = Single(x.hi / y.hi)
     else:
         reciprocal = fast_reciprocal(y.hi)
         hi = x.hi * reciprocal
         lo = tl.fma(-hi, y.lo, tl.fma(-hi, y.hi, x.hi) + x.lo) * reciprocal
-    return Number(hi, lo)
+        number = Number(hi, lo)
+    return number
 
 
 # --------------------------------------------------------------------- exponentials, logarithms
@@ -261,9 +271,9 @@ def _assembled_exp(r, half, rest, scale, by):
 def exp_neg(x):
     """exp(-x) for x >= 0; NaN for x < 0 in float32."""
     if x.hi.dtype == tl.float64:
-        value = Number(tl.exp(-x.hi), None)
-    elif x.lo is None:
-        value = Number(tl.where(x.hi < 0, float("nan"), exp_neg_float32(x.hi)), None)
+        value = Single(tl.exp(-x.hi))
+    elif len(x) == 1:
+        value = Single(tl.where(x.hi < 0, float("nan"), exp_neg_float32(x.hi)))
     else:
         r, half, rest, scale = _reduced_exp(x)
         exp = _assembled_exp(r, half, rest, scale, _2_TO_MINUS_64)
@@ -278,7 +288,7 @@ def exp_neg_scaled(x):
     Below 1e-38 float32 has fewer digits, and none below 1e-45. Where the number is multiplied, the
     factor is multiplied last.
     """
-    if x.lo is None:
+    if len(x) == 1:
         value, factor = exp_neg(x), 1.0
     else:
         r, half, rest, scale = _reduced_exp(x)
@@ -298,13 +308,13 @@ def one_minus_exp_neg(x, exp):
         u = 1 - exp.hi
         some = (exp.hi == 1) | (exp.hi == 0)
         ratio = x.hi / -tl.log(tl.where(some, 0.5, exp.hi))
-        value = Number(tl.where(exp.hi == 1, x.hi, tl.where(x.hi > LN2, u, u * ratio)), None)
+        value = Single(tl.where(exp.hi == 1, x.hi, tl.where(x.hi > LN2, u, u * ratio)))
     else:
         small = x.hi < 0.34  # the polynomials hold up to ln(2) / 2
-        if x.lo is None:
+        if len(x) == 1:
             r = tl.where(small, -x.hi, 0.0)
             p = tl.fma(tl.fma(tl.fma(tl.fma(_P4, r, _P3), r, _P2), r, _P1), r, _P0)
-            value = Number(tl.where(small, -tl.fma(r * r, p, r), 1 - exp.hi), None)
+            value = Single(tl.where(small, -tl.fma(r * r, p, r), 1 - exp.hi))
         else:
             r, half, rest, _ = _reduced_exp(x)
             first = r + half
@@ -323,7 +333,7 @@ def log(x):
     """
     u = x.hi
     if u.dtype == tl.float64:
-        value = Number(tl.log(u), None)
+        value = Single(tl.log(u))
     else:
         tiny = u < _SMALLEST_NORMAL
         normal = tl.where(tiny, u * 4294967296.0, u)
@@ -331,10 +341,10 @@ def log(x):
         k = (bits - _SQRT_HALF_BITS) >> 23
         f = (bits - (k << 23)).to(tl.float32, bitcast=True) - 1
         exponent = (k - tl.where(tiny, 32, 0)).to(tl.float32)
-        if x.lo is None:
+        if len(x) == 1:
             w = tl.fma(tl.fma(tl.fma(_W7, f, _W6), f, _W5), f, _W4)
             w = tl.fma(tl.fma(tl.fma(tl.fma(w, f, _W3), f, _W2), f, _W1), f, _W0)
-            value = Number(tl.fma(exponent, LN2, tl.fma(f * f, w, f)), None)
+            value = Single(tl.fma(exponent, LN2, tl.fma(f * f, w, f)))
         else:
             low = tl.where(tiny, x.lo * 4294967296.0, x.lo)
             low *= ((127 - k) << 23).to(tl.float32, bitcast=True)  # 2^-k
@@ -359,8 +369,8 @@ def log(x):
 @triton.jit
 def log1p(x, u, reciprocal):
     """log(1 + x) from u = 1 + x, whose rounding error is corrected to first order, and 1 / u."""
-    if x.lo is None:
-        value = Number(log(u).hi + (x.hi - (u.hi - 1)) * reciprocal.hi, None)
+    if len(x) == 1:
+        value = Single(log(u).hi + (x.hi - (u.hi - 1)) * reciprocal.hi)
     else:
         value = log(u)
     return value
