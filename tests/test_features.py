@@ -147,7 +147,11 @@ def test_scripts_without_spaces() -> None:
 def test_category_features_equal_scikit_learns_one_hot() -> None:
     values = RANDOM.choice(["x", "y", "z", "é"], size=50)
     encoder, matrix = fitted("categorical", values)
-    reference = OneHotEncoder(dtype=np.float32, handle_unknown="ignore")
+    (column,) = encoder.categorical
+    counts = [int((values == category).sum()) for category in column.categories]
+    assert counts == sorted(counts, reverse=True)
+    known = [np.array(column.categories)]
+    reference = OneHotEncoder(categories=known, dtype=np.float32, handle_unknown="ignore")
     expected = reference.fit_transform(values[:, None])
     check(encoder, matrix, 50)
     assert same(matrix, expected)
@@ -157,12 +161,12 @@ def test_category_features_equal_scikit_learns_one_hot() -> None:
     assert dense(got)[1].tolist() == [0, 0, 0, 0]
 
 
-def test_rare_categories_are_left_out_of_long_tables() -> None:
-    for rows, kept in ((199, ["once", "x", "y"]), (200, ["x", "y"])):
-        values = ["once", *("xy"[i % 2] for i in range(rows - 1))]
-        (column,) = fitted("categorical", values)[0].columns
-        assert isinstance(column, CategoricalColumn)
-        assert column.categories == kept
+def test_categories_are_in_the_order_of_their_rows() -> None:
+    """Also those of a single row, in a table of any length; equal counts in alphabetical order."""
+    values = ["once", "again", *("xyx"[i % 3] for i in range(600))]
+    (column,) = fitted("categorical", values)[0].columns
+    assert isinstance(column, CategoricalColumn)
+    assert column.categories == ["x", "y", "again", "once"]
 
 
 def test_a_missing_category_is_flagged_where_training_had_one() -> None:
@@ -170,7 +174,7 @@ def test_a_missing_category_is_flagged_where_training_had_one() -> None:
     check(encoder, matrix, 4)
     assert dense(matrix).tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]]
     encoder, matrix = fitted("categorical", ["x", "y", "y"])
-    assert dense(transform(encoder, pl.DataFrame({"c": ["", "y"]}))).tolist() == [[0, 0], [0, 1]]
+    assert dense(transform(encoder, pl.DataFrame({"c": ["", "y"]}))).tolist() == [[0, 0], [1, 0]]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,7 @@ from torchbce.classifier.columns.inference import Choice
 from torchbce.classifier.models.features import Layout, SparseRows, linear_features
 from torchbce.classifier.models.vocabulary import Vocabulary, part_rows
 
-CHOICES = [
-    Choice("note", "text", ""),
-    Choice("title", "text", ""),
-    Choice("city", "categorical", ""),
-]
+CHOICES = [Choice("note", "text", ""), Choice("title", "text", ""), Choice("size", "numeric", "")]
 
 
 def table(rows: int) -> pl.DataFrame:
@@ -25,22 +21,25 @@ def table(rows: int) -> pl.DataFrame:
     def texts() -> list[str]:
         return [" ".join(r.choice(words, r.integers(0, 6), p=share)) for _ in range(rows)]
 
-    return pl.DataFrame(
-        {"note": texts(), "title": texts(), "city": r.choice(words, rows, p=share).tolist()}
-    )
+    return pl.DataFrame({"note": texts(), "title": texts(), "size": r.normal(size=rows)})
 
 
 def named(encoder: Encoder, rows: SparseRows) -> list[dict[tuple[str, str], float]]:
     """The features of each row by their names."""
-    names = [(column.name, label) for column in encoder.coded for label in column.labels]
+    layout = Layout.of(encoder)
+    names = [("size", f"{number}") for number in range(layout.text)]
     for text in encoder.texts:
         names += [
             (f"{text.name} {units.unit}", gram) for units in text.units for gram in units.vocabulary
         ]
-    assert len(names) == Layout.of(encoder).width
+    assert len(names) == layout.width
     values = np.ones(len(rows.indices)) if rows.values is None else rows.values
     return [
-        {names[rows.indices[at]]: float(values[at]) for at in range(start, stop)}
+        {
+            names[rows.indices[at]]: float(values[at])
+            for at in range(start, stop)
+            if rows.indices[at] >= layout.text
+        }
         for start, stop in zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
     ]
 

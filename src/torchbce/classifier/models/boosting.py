@@ -13,7 +13,7 @@ import numpy as np
 
 from torchbce.classifier.models.trees import Trees
 
-#: scikit-learn's largest number of categories of a column. Rarer ones are missing values.
+#: As many categories of a column as scikit-learn takes; less frequent ones are missing values.
 MOST_CATEGORIES = 254
 
 

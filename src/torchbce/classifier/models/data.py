@@ -77,7 +77,7 @@ class Data:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Which of the features of the linear model are words, n-grams and categories."""
+        """Which of the features of the linear model are words and n-grams."""
         return Vocabulary.of(self.encoder)
 
     def part_rows(self, number: int) -> tuple[SparseRows, SparseRows]:

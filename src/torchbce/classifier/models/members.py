@@ -100,7 +100,7 @@ def tree_columns(encoder: Encoder, encoded: Encoded) -> np.ndarray:
     """What trees read: the categories' codes and then the numbers, float64; NaN where missing."""
     first = len(encoder.numeric)
     codes = encoded.codes[:, first:].astype(np.float64)
-    # The codes are in alphabetical order; a column with more than scikit-learn takes is rare.
+    # Codes above those that scikit-learn takes are those of the least frequent categories.
     codes[(codes < 0) | (codes > MOST_CATEGORIES)] = np.nan
     return np.hstack([codes, encoded.numbers])
 

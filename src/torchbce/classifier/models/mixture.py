@@ -51,14 +51,14 @@ def mixture_weights(
             new = losses(combined(logits, weights, base), targets)
             tried.append((float(np.average(new, weights=weight)), weights, new))
         _, weights, new = min(tried, key=lambda one: one[0])
-        if not _helps(loss, new, weight, row):
+        if not helps(loss, new, weight, row):
             break
         kept, loss = weights, new
     if len(kept) < 2 and len(targets) >= RECALIBRATED_ROWS:
         for name in kept or logits:
             weights = _fitted(logits, [name], base, targets, weight)
             new = losses(combined(logits, weights, base), targets)
-            if _helps(loss, new, weight, row):
+            if helps(loss, new, weight, row):
                 kept, loss = weights, new
     return {name: weight for name, weight in kept.items() if weight > 0}
 
@@ -73,8 +73,11 @@ def combined(
     return total
 
 
-def _helps(
-    before: np.ndarray, after: np.ndarray, weight: np.ndarray | None, row: np.ndarray | None
+def helps(
+    before: np.ndarray,
+    after: np.ndarray,
+    weight: np.ndarray | None,
+    row: np.ndarray | None = None,
 ) -> bool:
     """Whether the mean loss falls by more than its standard error.
 
