@@ -7,6 +7,7 @@ computation (2^-24 in float32) of the sum of the absolute terms, which are produ
 import inspect
 import math
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -420,7 +421,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "other numbers of rows": (
         {"y": torch.ones(5, 3)},
         ValueError,
-        ["x has shape (4, 3) and y (5, 3)", "there must be as many"],
+        ["x has shape (4, 3) and y (5, 3)", "there must be as many", "positives="],
     ),
     "other widths": (
         {"y": torch.ones(4, 2)},
@@ -519,6 +520,51 @@ def test_several_positives(dtype: torch.dtype, reduction: str, columns: int) -> 
         eps = torch.finfo(dtype).eps
         for one, other in zip(torch.autograd.grad(got, leaves), wanted, strict=True):
             torch.testing.assert_close(one.double(), other, rtol=eps, atol=1e-6 + eps / 100)
+
+
+@every_dtype
+@every_reduction
+@pytest.mark.parametrize(("n", "m"), [(4, 9), (9, 4), (1, 5), (5, 1), (3, 0)])
+def test_other_numbers_of_x_and_y(dtype: torch.dtype, reduction: str, n: int, m: int) -> None:
+    """Several captions per image: label m is a partner of row m % n."""
+    x, y = (t.double().detach().requires_grad_() for t in features(9, dtype=dtype))
+    x, y = (t.detach().requires_grad_() for t in (x[:n], y[:m]))
+    target = torch.zeros(n, m, dtype=torch.float64)
+    lists = torch.full((n, max(m, 1)), -1)
+    for label in range(m):
+        lists[label % n, label // n] = label
+        target[label % n, label] = 1.0
+    scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (3.0, -1.0))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        scale * x @ y.T + bias, target, reduction="sum"
+    ) / max({"sum": 1, "batch_mean": n, "mean": n * m}[reduction], 1)
+    wanted = torch.autograd.grad(loss, (x, y, scale, bias))
+    leaves = [t.detach().to(dtype).requires_grad_() for t in (x, y)]
+    leaves += [t.detach().clone().requires_grad_() for t in (scale, bias)]
+    call: dict[str, Any] = {"scale": leaves[2], "bias": leaves[3], "positives": lists}
+    for chunk in (None, 1, 3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if not m else "error")  # a mean over no logits
+            got = pairwise_sigmoid_loss(*leaves[:2], **call, reduction=reduction, chunk_pairs=chunk)
+        torch.testing.assert_close(got.double(), loss, rtol=1e-6, atol=1e-12)
+        eps = torch.finfo(dtype).eps
+        for one, other in zip(torch.autograd.grad(got, leaves), wanted, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=eps, atol=1e-6 + eps / 100)
+
+
+def test_other_numbers_of_x_and_y_in_compiled_code(fresh_compiler: None) -> None:
+    x, y = features(9)
+    x = x[:4].detach().requires_grad_()
+    lists = torch.tensor([[0, 4, 8], [1, 5, -1], [2, 6, -1], [3, 7, -1]])
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return pairwise_sigmoid_loss(x, y, scale=3.0, bias=-1.0, positives=lists)
+
+    found = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        value = function(x, y)
+        found.append([value, *torch.autograd.grad(value, (x, y))])
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_wrong_positives() -> None:

@@ -35,11 +35,11 @@ def truth(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Loss and gradients in float64, and the sum of the absolute terms of each gradient."""
     x, y, t, b = (leaf.detach().cpu().double().requires_grad_() for leaf in leaves)
-    n = len(x)
-    target = torch.eye(n, dtype=torch.float64)
+    n, m = len(x), len(y)
+    target = torch.eye(n, m, dtype=torch.float64)
     if positives is not None:
-        lists = torch.where(positives < 0, n, positives)
-        target = torch.zeros(n, n + 1, dtype=torch.float64).scatter_(1, lists, 1.0)[:, :n]
+        lists = torch.where(positives < 0, m, positives)
+        target = torch.zeros(n, m + 1, dtype=torch.float64).scatter_(1, lists, 1.0)[:, :m]
     s = x @ y.T
     z = t * s + b
     loss = torch.nn.functional.binary_cross_entropy_with_logits(z, target, reduction="sum")
@@ -59,7 +59,25 @@ def truth(
 @pytest.mark.parametrize("chunk", [None, 1, 6, N])
 @pytest.mark.parametrize("reduction", ["batch_mean", "sum", "mean"])
 def test_accuracy(positives: Tensor | None, chunk: int | None, reduction: str) -> None:
-    leaves = [*features(), torch.tensor(10.0), torch.tensor(-6.0)]
+    check_accuracy([*features()], positives, chunk, reduction)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 6])
+@pytest.mark.parametrize("reduction", ["batch_mean", "sum", "mean"])
+@pytest.mark.parametrize(("n", "m"), [(5, N), (N, 5)])
+def test_other_numbers_of_x_and_y(n: int, m: int, chunk: int | None, reduction: str) -> None:
+    """Label i is a partner of row i % n."""
+    x, y = features()
+    lists = torch.full((n, -(-m // n)), -1)
+    for label in range(m):
+        lists[label % n, label // n] = label
+    check_accuracy([x[:n], y[:m]], lists, chunk, reduction)
+
+
+def check_accuracy(
+    pair: list[Tensor], positives: Tensor | None, chunk: int | None, reduction: str
+) -> None:
+    leaves = [*pair, torch.tensor(10.0), torch.tensor(-6.0)]
     leaves = [leaf.detach().to(DEVICE).requires_grad_() for leaf in leaves]
     x, y, scale, bias = leaves
     given = None if positives is None else positives.to(DEVICE)
@@ -68,7 +86,7 @@ def test_accuracy(positives: Tensor | None, chunk: int | None, reduction: str) -
     )
     assert loss.dtype == torch.float32
     assert type(loss.grad_fn).__name__ == "PairwiseSigmoidLossGPUBackward"
-    divisor = {"batch_mean": N, "sum": 1, "mean": N * N}[reduction]
+    divisor = {"batch_mean": len(x), "sum": 1, "mean": len(x) * len(y)}[reduction]
     for upstream in (1.0, -0.3):
         true, wanted, terms = truth(leaves, positives, divisor)
         torch.testing.assert_close(loss.detach().cpu().double(), true, rtol=2.0**-21, atol=0)

@@ -50,14 +50,14 @@ def pairwise_sigmoid_loss(
     Args:
         x: features, [N, D], of any floating dtype. They are not normalised here.
         y: the features of the partners in the same order, [N, D], of x's dtype (under autocast of
-            any).
+            any). With `positives`, any number M of them, [M, D].
         scale: t, a number or a tensor of one element, often exp of a parameter.
         bias: b, a number or a tensor of one element; None for 0.
         positives: for an x with several partners, or none: which y are the partners of each x,
             int64 [N, K], padded with -1. s is then 1 for these. None for partners in the same
             order. Not with `group`.
-        reduction: "batch_mean", the sum divided by the number of pairs N; "sum"; "mean", the sum
-            divided by the number of logits N x N.
+        reduction: "batch_mean", the sum divided by N, the number of x; "sum"; "mean", the sum
+            divided by the number of logits, N x N or N x M.
         group: a process group in which each process has pairs of its own, any number of them: every
             x is compared with every y of the group. `torch.distributed.group.WORLD` for all
             processes; None for this process only.
@@ -106,7 +106,7 @@ def pairwise_sigmoid_loss(
         x, y, scale, bias, positives = map(kinds.plain, (x, y, scale, bias, positives))
     _check_not_distributed(tensors)
     checks.reduction(reduction, REDUCTIONS)
-    _check_features(x, y)
+    _check_features(x, y, positives)
     _check_positives(positives, x, group)
     chunk_pairs = arguments.check_chunk("chunk_pairs", chunk_pairs)
     t = _number("scale", scale, x)
@@ -124,7 +124,7 @@ def pairwise_sigmoid_loss(
         from torchbce.linear import pairwise_gpu
 
         if pairwise_gpu.supports(x, y):
-            divisor = float(denominator(reduction, len(x) * len(x), len(x)))
+            divisor = float(denominator(reduction, len(x) * len(y), len(x)))
             by_definition = functools.partial(
                 _by_linear_loss,
                 positives=positives,
@@ -168,9 +168,9 @@ def _by_linear_loss(
         partners = torch.nn.functional.pad(partners, (0, 1), value=-1)
     options = LinearOptions(reduction=reduction, chunk_labels=chunk_pairs)
     if torch.compiler.is_compiling():
-        return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
+        return linear_loss(x, y, partners, b.expand(y.shape[0]), options)
     with in_full_precision(x.device):
-        return linear_loss(x, y, partners, b.expand(x.shape[0]), options)
+        return linear_loss(x, y, partners, b.expand(y.shape[0]), options)
 
 
 def _check_not_distributed(tensors: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ def _check_not_distributed(tensors: dict[str, Any]) -> None:
             )
 
 
-def _check_features(x: Tensor, y: Tensor) -> None:
+def _check_features(x: Tensor, y: Tensor, positives: Tensor | None) -> None:
     for name, features in (("x", x), ("y", y)):
         checks.input_dtype(name, features)
         if features.dim() != 2 or features.shape[1:] != x.shape[1:] or features.device != x.device:
@@ -191,10 +191,11 @@ def _check_features(x: Tensor, y: Tensor) -> None:
                 f"x has shape {tuple(x.shape)} on {x.device} and y {tuple(y.shape)} on {y.device}; "
                 "both must be (N, D), on one device"
             )
-    if x.shape != y.shape:
+    if positives is None and x.shape != y.shape:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; row i of x and row i of y are a "
-            "pair, so that there must be as many rows in both"
+            "pair, so that there must be as many rows in both. For several partners of an x, or "
+            "none, give torchbce.pairwise_sigmoid_loss their rows in y: positives="
         )
     if x.dtype != y.dtype and not autocast_enabled(x.device):
         raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one: y.to(x.dtype)")

@@ -27,6 +27,7 @@ def supports(x: Tensor, y: Tensor) -> bool:
     return (
         x.dtype == y.dtype == torch.bfloat16
         and len(x) > 0
+        and len(y) > 0
         and x.shape[1] > 0
         and not torch.compiler.is_compiling()
         and selection.active_mode() is None

@@ -21,7 +21,8 @@ class PairwiseSigmoidLoss(nn.Module):
         \qquad z_{ij} = t \, x_i \cdot y_j + b, \quad s_{ij} = 1 \text{ if } i = j \text{ else } -1
 
     It is called as open_clip's loss is, and returns the same number: `loss(**model_output,
-    output_dict=True)`. See `torchbce.pairwise_sigmoid_loss` for how it is computed.
+    output_dict=True)`. See `torchbce.pairwise_sigmoid_loss` for how it is computed; with its
+    `positives` an image may have several texts, or none.
 
     With several processes, each has its own pairs, and every image is compared with the texts of
     all of them. The loss is that of this process' images divided by the mean number of pairs of a
