@@ -15,6 +15,7 @@ from torch import Tensor
 
 import torchbce
 from torchbce import linear_binary_cross_entropy as linear_bce
+from torchbce.linear import topk
 
 REDUCTIONS = ["mean", "sum", "batch_mean", "none"]
 FORMS = ["lists", "bool", "soft", "coo", "csr"]
@@ -258,6 +259,56 @@ def test_a_head() -> None:
     torch.testing.assert_close(ours, expected)
     torch.testing.assert_close(head.weight.grad, dense.weight.grad)
     torch.testing.assert_close(head.logits(x.to_sparse_csr()), dense.logits(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("chunk", [None, 7, 300])
+def test_the_best_labels(
+    dtype: torch.dtype,
+    bias: bool,
+    at_once: bool,
+    chunk: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not at_once:  # several chunks of labels and of rows
+        for name, value in {"_AT_ONCE": 0, "_LOGITS": 600, "_ROWS": 4, "_FEWEST_ROWS": 2}.items():
+            monkeypatch.setattr(topk, name, value)
+    head = torchbce.LinearBCELoss(40, 300, bias=bias, chunk_labels=chunk, dtype=dtype)
+    x = problem(23, 40, 1, dtype)[0]
+    x[5] = 0
+    for rows in (x, x[:0]):
+        values, indices = head.topk(rows.to_sparse_csr(), 6)
+        expected = head.topk(rows, 6)
+        torch.testing.assert_close(values, expected.values)
+        z = head.logits(rows).detach()
+        torch.testing.assert_close(z.gather(1, indices), expected.values)
+
+
+def test_metrics_of_a_ranking() -> None:
+    head = torchbce.LinearBCELoss(40, 30)
+    x = problem(23, 40, 1, torch.float32)[0]
+    positives = head.topk(x, 2).indices
+    given = x.to_sparse_csr()
+    for model in (head, head.logits):
+        found = torchbce.ranking.evaluate(model, given, positives, ks=(1, 4), chunk_rows=10)
+        assert found["precision_at"] == {1: 1.0, 4: 0.5}
+
+
+def test_what_a_ranking_refuses() -> None:
+    head = torchbce.LinearBCELoss(3, 9)
+    for wrong, message in (
+        ({"columns": [0, 3, 1]}, r"stores an element at index \[0, 3\], outside its shape"),
+        ({"pointers": [0, 2, 99]}, "crow_indices"),
+        ({"last": torch.nan}, r"input\[1, 1\] is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head.topk(matrix(**wrong), 2)
+    with pytest.raises(TypeError, match=r"input\.to_sparse_csr\(\)"):
+        head.topk(matrix().to_sparse_coo(), 2)
+    with pytest.raises(ValueError, match=r"\(\.\.\., D\) and \(L, D\)"):
+        torchbce.LinearBCELoss(4, 9).topk(matrix(), 2)
 
 
 def test_backends_by_name() -> None:

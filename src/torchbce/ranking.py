@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchbce.definition import checks
 from torchbce.linear.positives import label_rows
+from torchbce.linear.sparse_input import rows_of
 
 __all__ = [
     "RankingMetrics",
@@ -184,7 +185,7 @@ def evaluate(
     Args:
         head: a `torchbce.LinearBCELoss`, or anything with its `topk(input, k)`; or a function from
             rows of the input to scores, [rows, L].
-        input: what the head reads, [N, ...].
+        input: what the head reads, [N, ...]; a sparse CSR tensor is given to it in rows.
         target: the positives of each row, as `precision_at_k` takes them.
         ks: how many labels of each row count; each k is one figure.
         propensity: [L], as `propensity_scored_precision_at_k` takes it; None for no such figure.
@@ -210,7 +211,7 @@ def evaluate(
     for start in range(0, len(input), chunk_rows):
         stop = min(start + chunk_rows, len(input))
         with torch.no_grad():
-            predicted = rank(input[start:stop], max(metrics.ks))
+            predicted = rank(rows_of(input, slice(start, stop)), max(metrics.ks))
         metrics._update(predicted, positives.slice(start, stop))
     return metrics.compute()
 

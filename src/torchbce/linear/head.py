@@ -243,7 +243,7 @@ class LinearBCELoss(ModuleWithWeights):
         """All logits at once, as `torch.nn.functional.linear` computes them.
 
         Args:
-            input: x, [..., D].
+            input: x, [..., D]; or sparse CSR, [B, D], on the CPU.
 
         Returns:
             x W^T + b, [..., L].
@@ -314,7 +314,7 @@ class LinearBCELoss(ModuleWithWeights):
         to that of all logits and `torch.topk`. A graph that is compiled or exported has all logits.
 
         Args:
-            input: x, [..., D].
+            input: x, [..., D]; or sparse CSR, [B, D], on the CPU.
             k: how many, from 1 to L.
 
         Returns:

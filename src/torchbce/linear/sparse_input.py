@@ -1,6 +1,7 @@
 """A sparse input: which are taken, and the checks that PyTorch leaves out."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,6 +98,26 @@ def checked_columns(input: Tensor) -> Tensor:
             )
     _check_finite(input)
     return torch.from_numpy(narrow)
+
+
+def check_values(input: Tensor) -> None:
+    """Raise unless a CSR matrix is well formed, as `checked_columns`, and its values are finite."""
+    input = input.detach()
+    sparse.check_row_pointers(input, "input")
+    sparse.sparse_entries(input, input, name="input")
+    _check_finite(input)
+
+
+def rows_of(input: Any, rows: slice) -> Any:
+    """Consecutive rows of any input, also of a CSR matrix, which PyTorch cannot slice."""
+    if not isinstance(input, Tensor) or input.layout is not torch.sparse_csr:
+        return input[rows]
+    start, stop, _ = rows.indices(len(input))
+    pointers = input.crow_indices()[start : stop + 1]
+    stored = slice(int(pointers[0]), int(pointers[-1]))
+    places = pointers - pointers[0], input.col_indices()[stored]
+    shape = stop - start, input.shape[1]
+    return torch.sparse_csr_tensor(*places, input.values()[stored], shape, check_invariants=False)
 
 
 def pointers_of(input: Tensor) -> np.ndarray:

@@ -10,7 +10,8 @@ from torch.overrides import has_torch_function_variadic
 
 from torchbce import _pytorch
 from torchbce.definition import kinds, reference
-from torchbce.linear import arguments, sharding
+from torchbce.definition.sparse import refuse_in_compiled_code
+from torchbce.linear import arguments, sharding, sparse_input
 from torchbce.linear.candidates import Candidates, largest
 from torchbce.linear.precision import no_autocast
 from torchbce.linear.records import Head
@@ -40,7 +41,10 @@ def topk(
     """As `LinearBCELoss.topk` describes it."""
     if found := _small(input, weight, bias, k):
         return found
-    kinds.check_kinds({"input": input, "weight": weight, "bias": bias})
+    kinds.check_kinds({"input": input, "weight": weight, "bias": bias}, ("input",))
+    if sparse_input.is_sparse(input):
+        refuse_in_compiled_code(input, "input")
+        sparse_input.check(input, weight, fused=False)
     if has_torch_function_variadic(input, weight, bias):
         return kinds.overridden(topk, (input, weight, bias), input, weight, bias, k, chunk_labels)
     input, weight, bias = map(kinds.plain, (input, weight, bias))
@@ -56,9 +60,13 @@ def topk(
             values, indices = _at_once(Head(input, weight, bias), k)
             # torch.jit.trace does not record that gradients are off.
             return torch.return_types.topk((values.detach(), indices))
-    arguments.check_finite(local.input)
-    with torch.no_grad(), no_autocast(input.device):
+    if sparse_input.is_sparse(input):
+        sparse_input.check_values(input)
+        x = input
+    else:
+        arguments.check_finite(local.input)
         x = local.input.reshape(input.shape[:-1].numel(), input.shape[-1])
+    with torch.no_grad(), no_autocast(input.device):
         values, indices = _topk_of_chunks(Head(x, local.weight, local.bias), k, chunk_labels)
         if first:
             indices += first
@@ -110,23 +118,25 @@ def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tenso
     if chunk_labels is None and rows * labels <= _AT_ONCE and weight.dtype == x.dtype:
         return _at_once(Head(x, weight, bias), k)
     shape = _chunk_shape(head, k, chunk_labels)
-    memory, (rows_of_chunk, size) = x.new_empty(shape.numel()), shape
+    memory = torch.empty(shape.numel(), dtype=x.dtype, device=x.device)
+    rows_of_chunk, size = shape
     if shape == (rows, labels) and k:
         return largest(_logits(head._replace(input=x), memory), k)
-    values = x.new_empty(rows, k)
+    values = memory.new_empty(rows, k)
     indices = torch.empty(rows, k, dtype=torch.int64, device=x.device)
     parts = [slice(start, start + rows_of_chunk) for start in range(0, rows, rows_of_chunk)]
     if size == labels:
         for part in parts:
-            z = _logits(Head(x[part], weight, bias), memory)
+            z = _logits(Head(sparse_input.rows_of(x, part), weight, bias), memory)
             largest(z, k, out=(values[part], indices[part]))
         return values, indices
-    candidates = [Candidates(x[part], k) for part in parts]
+    candidates = [Candidates(values[part], k) for part in parts]
+    inputs = [sparse_input.rows_of(x, part) for part in parts]
     for first in range(0, labels, size):
         of_labels = slice(first, first + size)
         w, b = weight[of_labels], None if bias is None else bias[of_labels]
-        for part, found in zip(parts, candidates, strict=True):
-            found.add(_logits(Head(x[part], w, b), memory))
+        for rows_of_part, found in zip(inputs, candidates, strict=True):
+            found.add(_logits(Head(rows_of_part, w, b), memory))
     for part, found in zip(parts, candidates, strict=True):
         values[part], indices[part] = found.largest()
     return values, indices
