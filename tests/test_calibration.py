@@ -25,6 +25,8 @@ from torchbce.calibration import (
     from_dict,
     maps,
 )
+from torchbce.classifier.models.calibration import calibration_of
+from torchbce.classifier.models.recalibration import fit_line
 
 MAPS: list[type[Calibrator]] = [Temperature, Platt, Beta, Quadratic]
 every_map = pytest.mark.parametrize("kind", MAPS, ids=lambda kind: kind.__name__)
@@ -95,7 +97,8 @@ def test_a_curve_needs_two_slopes() -> None:
 @every_map
 def test_slopes_stay_at_0_or_above(kind: type[Calibrator]) -> None:
     z, y = rows()
-    found = kind().fit(-z, y)  # logits that rank the wrong way round
+    with pytest.warns(UserWarning, match="every row gets the same probability"):
+        found = kind().fit(-z, y)  # logits that rank the wrong way round
     assert (found.slopes >= 0).all()
     assert (found(-z).diff()[torch.argsort(-z).diff() > 0]).isfinite().all()
     ordered = found(torch.linspace(-50, 50, 1001, dtype=torch.float64))
@@ -173,6 +176,7 @@ def test_separated_targets_have_a_finite_map(kind: type[Calibrator]) -> None:
 
 
 @every_map
+@pytest.mark.filterwarnings("ignore:the fitted slope is 0")
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_one_target_value(kind: type[Calibrator], value: float) -> None:
     z, y = rows(300)
@@ -201,6 +205,7 @@ def test_infinite_and_huge_logits(kind: type[Calibrator]) -> None:
 
 
 @every_map
+@pytest.mark.filterwarnings("ignore:the fitted slope is 0")
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_hardly_any_rows(kind: type[Calibrator], number: int) -> None:
     z, y = rows(number)
@@ -215,6 +220,28 @@ def test_equal_logits(kind: type[Calibrator]) -> None:
     found = kind().fit(torch.zeros(1000), y)
     rate = 0.5 if kind is Temperature else 0.2  # 0 is 0 at every temperature
     assert torch.sigmoid(found(torch.zeros(1))).item() == pytest.approx(rate, abs=1e-3)
+
+
+def test_a_slope_of_0_warns_once_and_names_the_label() -> None:
+    z, y = rows(2000, labels=3)
+    flipped = z * torch.tensor([1.0, -1.0, -1.0])
+    for fit in (Platt().fit, choose):
+        for given, words in ((flipped, "for 2 of 3 labels, first for label 1,"), (-z[:, 0], "0, ")):
+            with pytest.warns(UserWarning, match="slope is 0.*Give -logits if their") as caught:
+                fit(given, y[:, 0] if given.ndim == 1 else y)
+            assert len(caught) == 1
+            assert words in str(caught[0].message)
+            assert caught[0].filename == __file__
+    z, y = rows(300)
+    infinite = z.index_fill(0, (y == 0).nonzero()[0], math.inf)
+    with pytest.warns(UserWarning, match="or a large one"):
+        Platt().fit(infinite, y)
+
+
+def test_the_classifier_does_not_warn_of_a_slope_of_0() -> None:
+    z, y = (t.numpy() for t in rows(2000))
+    assert calibration_of(-z, y, None).slopes == [0.0]
+    assert fit_line(-z, y, None).slope == 0
 
 
 # ------------------------------------------------------------------------------------ as a module
@@ -364,3 +391,6 @@ def test_the_choice_is_repeatable_and_leaves_generators_alone() -> None:
     with pytest.raises(ValueError, match="kinds must be among"):
         choose(z, y, kinds=["isotonic"])
     assert choose(2 * z + 1, y, kinds=["temperature"]).kind == "temperature"
+    assert choose(2 * z + 1, y, kinds="temperature").kind == "temperature"
+    with pytest.raises(ValueError, match=r"kinds must be among .* got 'isotonic'"):
+        choose(z, y, kinds="isotonic")

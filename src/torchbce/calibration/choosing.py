@@ -28,7 +28,7 @@ def choose(
     weight: Array | None = None,
     *,
     ignore_index: float | None = None,
-    kinds: Sequence[str] = TRIED,
+    kinds: str | Sequence[str] = TRIED,
     groups: np.ndarray | None = None,
 ) -> Calibrator:
     """The map of logits that lowers the log loss of rows it was not fitted to, if one does.
@@ -38,7 +38,7 @@ def choose(
     standard error of the lowest is fitted to all rows. It is kept where the loss falls by more than
     1.5 standard errors of the fall; of many labels, all have the same kind of map, and those that
     it does not help keep their logits. With fewer than 50 rows, or 25 of either value, nothing is
-    changed.
+    changed. If all slopes of the map that is kept are 0, it warns as `Calibrator.fit` does.
 
     Args:
         logits: in nats, of rows that the model was not fitted to, [N] of one label or [N, L] of
@@ -46,7 +46,8 @@ def choose(
         targets: in [0, 1], of the same shape; NaN where they are missing.
         weight: how much each element counts, at least 0, of the logits' shape or [N]; None is 1.
         ignore_index: elements with this target are left out too.
-        kinds: what is tried, the simplest first: "temperature", "platt", "beta", "quadratic".
+        kinds: what is tried, the simplest first: "temperature", "platt", "beta", "quadratic"; or
+            one of them.
         groups: the group of each row, integers or strings [N]; rows of a group are in one fold.
 
     Returns:
@@ -68,10 +69,31 @@ def choose(
     References:
         CalArena, arXiv:2605.30188, 2026 (which maps help, and how much the wrong one harms).
     """
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
     for kind in kinds:
         if kind not in TRIED:
             raise ValueError(f"kinds must be among {', '.join(TRIED)}, got {kind!r}")
-    z, y, w = elements(logits, targets, weight, ignore_index)
+    calibrator = chosen(*elements(logits, targets, weight, ignore_index), kinds, groups)
+    calibrator._warn_if_constant()
+    return calibrator.to(logits.device) if isinstance(logits, Tensor) else calibrator
+
+
+def chosen(
+    z: Tensor,
+    y: Tensor,
+    w: Tensor,
+    kinds: Sequence[str] = TRIED,
+    groups: np.ndarray | None = None,
+) -> Calibrator:
+    """What `choose` returns, without a warning.
+
+    Args:
+        z: logits, as `elements` returns them, [N] or [N, L].
+        y: their targets.
+        w: their weights.
+        kinds: as `choose`, names of maps.
+        groups: as `choose`.
+    """
     if len(z) < FEWEST_ROWS or not kinds:
         return Identity()
     held_out = cross_validated(z, y, w, kinds, groups)
@@ -90,7 +112,7 @@ def choose(
     calibrator._fit(z, y, w)
     if z.ndim == 2:
         calibrator.keep(helped)
-    return calibrator.to(logits.device) if isinstance(logits, Tensor) else calibrator
+    return calibrator
 
 
 def cross_validated(

@@ -1,6 +1,6 @@
 r"""The maps of logits: :math:`\sum_k s_k f_k(z) + b` with slopes :math:`s_k \ge 0`.
 
-The functions :math:`f_k` do not fall, so that no map changes an order, and the logarithmic loss is
+The functions :math:`f_k` do not fall, so that no map reverses an order, and the logarithmic loss is
 convex in the slopes and in b. They take NumPy arrays and tensors alike.
 """
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchbce.calibration import maps
 from torchbce.calibration.solver import solve
+from torchbce.definition.reductions import warn
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -22,11 +23,12 @@ BLOCK = 2**21
 
 
 class Calibrator(nn.Module):
-    r"""A map of logits that does not change their order, the base of all of them.
+    r"""A map of logits that does not reverse their order, the base of all of them.
 
     .. math:: c(z) = \sum_k s_k f_k(z) + b, \quad s_k \ge 0
 
-    Before it is fitted it is the identity.
+    Where a slope is 0, different logits may become equal. If all slopes are 0, every row gets the
+    same probability; `fit` warns of it. Before it is fitted the map is the identity.
 
     Attributes:
         slopes: the slopes s, [K] or [K, L], float64 (float32 on a device without it).
@@ -61,6 +63,9 @@ class Calibrator(nn.Module):
         finds its minimum. A weak prior, of the weight of a twentieth of a row, keeps the map finite
         where the logits separate the targets, or all targets are equal.
 
+        If all slopes are 0, which is the minimum for logits that rank the targets the wrong way
+        round, it warns (`UserWarning`): every row then gets the same probability.
+
         Args:
             logits: in nats, [N] of one label or [N, L] of many, a tensor or a NumPy array of any
                 floating dtype. They may be infinite.
@@ -85,6 +90,7 @@ class Calibrator(nn.Module):
         """
         z, y, w = elements(logits, targets, weight, ignore_index)
         self._fit(z, y, w)
+        self._warn_if_constant()
         return self.to(logits.device) if isinstance(logits, Tensor) else self
 
     def _fit(self, z: Tensor, y: Tensor, w: Tensor) -> None:
@@ -106,6 +112,22 @@ class Calibrator(nn.Module):
         theta = theta[:, 0] if one else theta
         self.slopes = theta[:number]
         self.offset = theta[number] if has_offset else torch.zeros_like(theta[0])
+
+    def _warn_if_constant(self) -> None:
+        """Warn if every slope is 0, of the map or of one of its labels."""
+        constant = (self.slopes == 0).all(0) if len(self.slopes) else torch.zeros(())
+        labels = constant.reshape(-1).nonzero().flatten()
+        if not len(labels):
+            return
+        of = ""
+        if constant.dim():
+            of = f" for {len(labels)} of {len(constant)} labels, first for label {int(labels[0])}"
+        warn(
+            f"the fitted slope is 0{of}, so that every row gets the same probability: the logits "
+            "rank the targets the wrong way round or not at all, or a large one (as an infinite "
+            "one) is wrong. Give -logits if their sign is flipped, 1 - targets if the values are "
+            "swapped, or leave out the wrong rows"
+        )
 
     def _place(self, z: Tensor, w: Tensor) -> None:
         """Choose what is not fitted, from logits and weights [N, L]."""

@@ -74,7 +74,9 @@ def calibration_of(
     """
     if len(logits) < FEWEST_ROWS:
         return None
-    from torchbce.calibration import choose
+    from torchbce.calibration.choosing import chosen
+    from torchbce.calibration.modules import elements
 
-    found = choose(logits, targets, weight, groups=groups).to_dict()
+    # Without the warning of a slope of 0: who fits a classifier does not choose its logits.
+    found = chosen(*elements(logits, targets, weight, None), groups=groups).to_dict()
     return None if found["kind"] == "identity" else msgspec.convert(found, Calibration)

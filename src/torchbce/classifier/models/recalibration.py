@@ -37,9 +37,11 @@ def fit_line(logits: np.ndarray, targets: np.ndarray, weight: np.ndarray | None)
         targets: in [0, 1], float64 [rows].
         weight: of each row, [rows]; None for 1.
     """
-    from torchbce.calibration import Platt
+    from torchbce.calibration.modules import Platt, elements
 
-    platt = Platt().fit(logits, targets, weight)
+    platt = Platt()
+    # Without the warning of a slope of 0, right where a model found nothing.
+    platt._fit(*elements(logits, targets, weight, None))
     at_0, at_1 = platt(np.array([0.0, 1.0]))
     return Line(float(at_1 - at_0), float(at_0))
 
