@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import torchbce
 from family import FAMILY, ONE_OF_EACH, Loss, targets
 from torchbce import functional
 from torchbce.definition import family as records
@@ -53,6 +54,33 @@ def test_formula(loss: Loss, dtype: torch.dtype) -> None:
     x, y = loss.inputs(6, 5), targets(6, 5, dtype=dtype)
     got = loss(x, y, reduction="none")
     torch.testing.assert_close(got, loss.expected(x, y), rtol=1e-10, atol=1e-12)
+
+
+@one_of_each
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_an_infinite_pos_weight_without_positives(
+    loss: Loss, dtype: torch.dtype, fresh_compiler: None
+) -> None:
+    """0 times inf counts as 0, in every backend and in compiled code, in gradients too."""
+    x, y = loss.inputs(6, 5).to(dtype).requires_grad_(), targets(6, 5, dtype=torch.bool)
+    y[:, 2] = False
+    p = torch.tensor([1.0, 2.0, math.inf, 3.0, 1.0])
+    expected = loss(x, y, pos_weight=torch.where(p == math.inf, 1.0, p), reduction="sum")
+    (slope,) = torch.autograd.grad(expected, x)
+
+    def found(x: Tensor) -> Tensor:
+        return loss(x, y, pos_weight=p, reduction="sum")
+
+    with torchbce.backend("reference"):
+        values = [found(x)]
+    values += [found(x), torch.compile(found, fullgraph=True, backend="aot_eager")(x)]
+    for value in values:
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(torch.autograd.grad(value, x)[0], slope)
+    weight = p.clone().requires_grad_()
+    (of_weight,) = torch.autograd.grad(loss(x, y, pos_weight=weight, reduction="sum"), weight)
+    assert of_weight[2] == 0
+    assert of_weight.isfinite().all()
 
 
 @every_loss

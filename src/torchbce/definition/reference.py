@@ -68,8 +68,11 @@ def combine(
 ) -> Tensor:
     """`w [p y P + (1 - y) N]` with 0 * inf = 0: a correct infinite logit has loss 0."""
     dtype = positive.dtype
-    positive_share = targets if pos_weight is None else pos_weight.to(dtype) * targets
-    negative_share = 1 - targets
+    positive_share, negative_share = targets, 1 - targets
+    if pos_weight is not None:
+        p = pos_weight.to(dtype)
+        # inf is replaced before the product, as below.
+        positive_share = torch.where((targets != 0) | (p != math.inf), p, 0.0) * targets
     positive_counts, negative_counts = positive_share != 0, negative_share != 0
     if weight is not None:
         weight = weight.to(dtype)
