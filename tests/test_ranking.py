@@ -168,6 +168,17 @@ def test_errors(predicted: Any, target: Any, k: int, message: str) -> None:
         ranking.precision_at_k(predicted, target, k)
 
 
+def test_one_k_or_several() -> None:
+    for ks in (2, np.int64(2), [2], (2,), np.array([2])):
+        found = ranking.evaluate(lambda rows: rows, SCORES, [[2]], ks=ks)
+        assert found["precision_at"] == {2: 0.5}
+    for wrong in (2.5, "13", None):
+        with pytest.raises(TypeError, match="ks must be an integer or several"):
+            ranking.RankingMetrics(ks=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"k must be integers of 1 or above, got \[True\]"):
+        ranking.RankingMetrics(ks=True)
+
+
 def test_errors_of_propensities() -> None:
     with pytest.raises(ValueError, match="counts must be from 0 to 5, got 6"):
         ranking.propensities([6, 1], 5)

@@ -5,6 +5,7 @@ search, or from dense scores; rows may come in batches.
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,7 +176,7 @@ def evaluate(
     head: Any,
     input: Tensor,
     target: Any,
-    ks: Sequence[int] = (1, 3, 5),
+    ks: int | Sequence[int] = (1, 3, 5),
     *,
     propensity: Tensor | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -187,7 +188,7 @@ def evaluate(
             rows of the input to scores, [rows, L].
         input: what the head reads, [N, ...]; a sparse CSR tensor is given to it in rows.
         target: the positives of each row, as `precision_at_k` takes them.
-        ks: how many labels of each row count; each k is one figure.
+        ks: how many labels of each row count, a number or several; each k is one figure.
         propensity: [L], as `propensity_scored_precision_at_k` takes it; None for no such figure.
         chunk_rows: the rows of a chunk.
 
@@ -220,10 +221,11 @@ class RankingMetrics:
     """P@k, nDCG@k and propensity-scored P@k of rows that come in batches.
 
     Args:
-        ks: how many labels of each row count; each k is one figure.
+        ks: how many labels of each row count, a number or several; each k is one figure.
         propensity: [L], as `propensity_scored_precision_at_k` takes it; None for no such figure.
 
     Raises:
+        TypeError: if ks is neither a number nor a sequence.
         ValueError: if a k is not a positive integer, or a propensity is not in (0, 1].
 
     Example:
@@ -235,7 +237,12 @@ class RankingMetrics:
         {1: 0.5, 2: 0.5}
     """
 
-    def __init__(self, ks: Sequence[int] = (1, 3, 5), *, propensity: Tensor | None = None) -> None:
+    def __init__(
+        self, ks: int | Sequence[int] = (1, 3, 5), *, propensity: Tensor | None = None
+    ) -> None:
+        ks = [ks] if isinstance(ks, Integral) else ks
+        if isinstance(ks, str) or not hasattr(ks, "__iter__"):
+            raise TypeError(f"ks must be an integer or several, as (1, 3, 5); got {ks!r}")
         self.ks = [int(k) for k in ks]
         if not self.ks or any(isinstance(k, bool) or k != int(k) or k < 1 for k in ks):
             raise ValueError(f"k must be integers of 1 or above, got {list(ks)}")
