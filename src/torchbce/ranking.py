@@ -240,12 +240,12 @@ class RankingMetrics:
     def __init__(
         self, ks: int | Sequence[int] = (1, 3, 5), *, propensity: Tensor | None = None
     ) -> None:
-        ks = [ks] if isinstance(ks, Integral) else ks
-        if isinstance(ks, str) or not hasattr(ks, "__iter__"):
+        given: Any = [ks] if isinstance(ks, Integral) else ks
+        if isinstance(given, str) or not hasattr(given, "__iter__"):
             raise TypeError(f"ks must be an integer or several, as (1, 3, 5); got {ks!r}")
-        self.ks = [int(k) for k in ks]
-        if not self.ks or any(isinstance(k, bool) or k != int(k) or k < 1 for k in ks):
-            raise ValueError(f"k must be integers of 1 or above, got {list(ks)}")
+        self.ks = [int(k) for k in given]
+        if not self.ks or any(isinstance(k, bool) or k != int(k) or k < 1 for k in given):
+            raise ValueError(f"k must be integers of 1 or above, got {list(given)}")
         self.gain: Tensor | None = None
         if propensity is not None:
             p = torch.as_tensor(propensity).detach().double().cpu()
