@@ -143,6 +143,27 @@ def test_a_mean_over_no_elements_is_zero_with_one_warning(loss: Loss, reduction:
     assert torch.equal(x.grad, torch.zeros(4, 3).double())
 
 
+@one_of_each
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_whose_sum_is_0_warn_once(loss: Loss, dtype: torch.dtype, masked: bool) -> None:
+    x, y = loss.inputs(4, 3).to(dtype).requires_grad_(), targets(4, 3)
+    mask = torch.arange(12).view(4, 3) < 6
+    options: dict[str, Any] = {"mask": mask} if masked else {}
+    none = (~mask).float() if masked else torch.zeros(4, 3)
+    opposite = torch.tensor([1.0, -1.0, 0.0])
+    for weight in (none, opposite):
+        with pytest.warns(UserWarning, match="weights whose sum is 0 is the sum") as warned:
+            value = loss(x, y, weight=weight, reduction="weighted_mean", **options)
+        assert len(warned) == 1
+        assert warned[0].filename == __file__ or "family" in warned[0].filename
+        total = loss(x, y, weight=weight, reduction="sum", **options)
+        torch.testing.assert_close(value, total)
+        assert value.item() == 0 or weight is opposite
+        (slope,) = torch.autograd.grad(value, x)
+        torch.testing.assert_close(slope, torch.autograd.grad(total, x)[0])
+
+
 @sparse_warnings
 @one_of_each
 @pytest.mark.parametrize("layout", ["coo", "csr"])

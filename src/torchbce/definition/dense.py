@@ -14,7 +14,13 @@ from torchbce.definition.arguments import (
     find_valid,
 )
 from torchbce.definition.family import Loss
-from torchbce.definition.reductions import count, reduce, warn_of_empty_mean
+from torchbce.definition.reductions import (
+    count,
+    reduce,
+    sum_of_weights,
+    warn_of_empty_mean,
+    warn_of_no_weight,
+)
 
 
 def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
@@ -52,9 +58,14 @@ def dense_loss(loss: Loss, arguments: Arguments, options: Options) -> Tensor:
         losses = negatives.index_put(index, stored)
     if valid is not None:
         losses = torch.where(valid, losses, 0.0)
+    weights = None
+    if reduction == "weighted_mean" and weight is not None:
+        weights = sum_of_weights(losses, weight, valid)
     if "mean" in reduction and _is_empty(losses, valid):
         warn_of_empty_mean(reduction)
-    return reduce(losses, reduction, input.dtype, weight, valid)
+    elif weights is not None and _is_zero(weights):
+        warn_of_no_weight()
+    return reduce(losses, reduction, input.dtype, weights, valid)
 
 
 def _smooth(y: Tensor, smoothing: float) -> Tensor:
@@ -84,3 +95,11 @@ def _is_empty(loss: Tensor, valid: Tensor | None) -> bool:
         counted: Any = count(valid)
         values = counted.full_tensor()
     return not bool(values.any())
+
+
+def _is_zero(weights: Tensor) -> bool:
+    """Whether a sum of weights is 0, as far as the host knows; of a DTensor it does not."""
+    if torch.compiler.is_compiling() or kinds.is_distributed(weights):
+        return False
+    values = checks.readable(weights)
+    return values is not None and bool((values == 0).any())

@@ -85,7 +85,7 @@ def reduce(
     loss: Tensor,
     reduction: str,
     input_dtype: torch.dtype,
-    weight: Tensor | None = None,
+    weights: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
     """Apply one of `REDUCTIONS` to element losses in the dtype of computation.
@@ -94,7 +94,7 @@ def reduce(
         loss: element losses; those of ignored elements are 0.
         reduction: its name.
         input_dtype: the dtype of the result of "none".
-        weight: the weights by whose sum "weighted_mean" divides; broadcasts to the loss.
+        weights: the sum of the weights of the valid elements, by which "weighted_mean" divides.
         valid: bool, of the loss' shape, false where an element is ignored.
 
     A mean over no elements is 0, attached to the graph, so that an empty batch trains on instead of
@@ -105,16 +105,25 @@ def reduce(
     total = loss.sum()
     if reduction == "sum":
         return total
-    weights = None
-    if reduction == "weighted_mean" and weight is not None:
-        weights = weight.to(loss.dtype).expand(loss.shape)
-        weights = (weights if valid is None else torch.where(valid, weights, 0.0)).sum()
     if valid is None:
         rows: float | Tensor = loss.shape[0] if loss.dim() else 1
         return total / denominator(reduction, loss.numel(), rows, weights)
     by_rows = reduction == "batch_mean" and loss.dim() > 0
     rows = count_rows(valid) if by_rows else 1
     return total / denominator(reduction, count(valid), rows, weights)
+
+
+def sum_of_weights(loss: Tensor, weight: Tensor, valid: Tensor | None) -> Tensor:
+    """The sum of the weights, which broadcast to the loss, of the valid elements."""
+    weights = weight.to(loss.dtype).expand(loss.shape)
+    return (weights if valid is None else torch.where(valid, weights, 0.0)).sum()
+
+
+def warn_of_no_weight() -> None:
+    warn(
+        "the 'weighted_mean' with weights whose sum is 0 is the sum of the losses, not divided: 0 "
+        "if every weight is 0"
+    )
 
 
 def warn_of_empty_mean(reduction: str) -> None:

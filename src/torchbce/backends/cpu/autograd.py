@@ -108,6 +108,8 @@ def _compute(request: Request, with_gradient: bool) -> tuple[Tensor, Tensor | No
     factor = 1.0
     if denominator is None:
         weights = sums.weight if call.reduction == "weighted_mean" else None
+        if weights == 0 and sums.valid:
+            reductions.warn_of_no_weight()
         denominator = reductions.denominator(call.reduction, sums.valid, 1, weights)
         factor = 1 / float(denominator)
     return _value(sums.loss / float(denominator), inputs.input), gradient, factor, sums.valid
