@@ -467,6 +467,20 @@ def test_hard_targets_have_the_same_loss_in_both_forms(
         torch.testing.assert_close(a, b, rtol=1.3e-7, atol=2.0**-149)
 
 
+def test_a_pos_weight_of_poly_1_multiplies_both_terms_of_a_positive() -> None:
+    """In the form by p_t too, as docs/losses.md has it."""
+    z, y = torch.tensor([1.5, -0.7]).double(), torch.tensor([0.3, 0.9]).double()
+    p, epsilon, gamma, alpha = 3.0, 1.7, 2.0, 0.25
+    s, not_s = torch.sigmoid(z), torch.sigmoid(-z)
+    p_t = y * s + (1 - y) * not_s
+    bracket = p * y * (-s.log() + epsilon * not_s) + (1 - y) * (-not_s.log() + epsilon * s)
+    expected = (alpha * y + (1 - alpha) * (1 - y)) * (1 - p_t) ** gamma * bracket
+    options: Any = {"epsilon": epsilon, "gamma": gamma, "alpha": alpha, "soft_targets": "p_t"}
+    for dtype in (torch.float64, torch.float32):
+        found = poly_binary_cross_entropy(z.to(dtype), y, pos_weight=p, reduction="none", **options)
+        torch.testing.assert_close(found, expected.to(dtype))
+
+
 def test_without_focusing_both_forms_are_cross_entropy() -> None:
     x, y = 4 * torch.randn(50), torch.rand(50)
     expected = binary_cross_entropy_with_logits(x, y, reduction="none")

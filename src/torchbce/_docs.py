@@ -16,7 +16,8 @@ weight: weight w per element, a number or a tensor that broadcasts to input's sh
     "reduction": """\
 reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
     weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-    over all dimensions but the first, averaged over the first.""",
+    over all dimensions but the first, averaged over the first, not counting entries of
+    which every element is ignored.""",
     "pos_weight": """\
 pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
     shape, for instance (C,) for an input of shape (N, C).""",

@@ -74,7 +74,8 @@ def binary_cross_entropy_with_logits(
         reduce: deprecated as in PyTorch, see `reduction`.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
             shape, for instance (C,) for an input of shape (N, C).
         label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
@@ -148,9 +149,11 @@ def binary_cross_entropy(
 
     Each logarithm is floored at -100, as in PyTorch, so that the loss of an element is at most
     100 w. With `eps`, q is clamped to [eps, 1 - eps] instead. Where the floor or the clamp applies,
-    the loss is constant and its gradient 0; elsewhere the gradient is exact (1 at q = y = 0). If
-    you have logits, use `binary_cross_entropy_with_logits`: it stays accurate where a probability
-    rounds to 1. This function is safe under autocast, since it computes in float32 at least.
+    the loss is constant and its gradient 0; elsewhere the gradient is exact (1 at q = y = 0), but
+    for that of a positive with 1 / q too large for its dtype, q below 2.9e-39 in float32, which
+    is 0. If you have logits, use `binary_cross_entropy_with_logits`: it stays accurate where a
+    probability rounds to 1. This function is safe under autocast, since it computes in float32 at
+    least.
 
     Args:
         input: probabilities q in [0, 1], any shape, any floating dtype.
@@ -164,7 +167,8 @@ def binary_cross_entropy(
         reduce: deprecated as in PyTorch, see `reduction`.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
         eps: the clamp, in (0, 0.5). It is exact in every dtype: 1 - eps is never rounded.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
             shape, for instance (C,) for an input of shape (N, C).
@@ -261,7 +265,8 @@ def binary_cross_entropy_with_log_probs(
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
@@ -363,7 +368,8 @@ def sigmoid_focal_loss(
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
@@ -475,7 +481,8 @@ def asymmetric_loss(
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.
@@ -579,7 +586,8 @@ def poly_binary_cross_entropy(
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         The loss in nats. For "none" it has input's shape and dtype, and is 0 for ignored elements.

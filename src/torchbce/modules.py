@@ -96,7 +96,8 @@ class BCEWithLogitsLoss(_Loss, nn.BCEWithLogitsLoss):
         reduce: deprecated as in PyTorch, see `reduction`.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
             shape, for instance (C,) for an input of shape (N, C).
         label_smoothing: s in [0, 1]: the target becomes y (1 - s) + s / 2.
@@ -164,7 +165,8 @@ class BCELoss(_Loss, nn.BCELoss):
         reduce: deprecated as in PyTorch, see `reduction`.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
         eps: clamp probabilities to [eps, 1 - eps] instead of flooring each logarithm at -100.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to input's
             shape, for instance (C,) for an input of shape (N, C).
@@ -242,7 +244,8 @@ class BCEWithLogProbsLoss(_Loss):
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -313,7 +316,8 @@ class SigmoidFocalLoss(_Loss):
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -398,7 +402,8 @@ class AsymmetricLoss(_Loss):
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
@@ -489,7 +494,8 @@ class PolyBCELoss(_Loss):
             nowhere; on the CPU, losses of probabilities are then computed by the reference backend.
         reduction: "none"; "sum"; "mean", the sum divided by the number of elements, whatever their
             weights; "weighted_mean", the sum divided by the sum of `weight`; "batch_mean", the sum
-            over all dimensions but the first, averaged over the first.
+            over all dimensions but the first, averaged over the first, not counting entries of
+            which every element is ignored.
 
     Returns:
         A module. Called with `input`, `target` and, by keyword, `mask`, it returns the loss.
