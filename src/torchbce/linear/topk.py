@@ -118,7 +118,7 @@ def _topk_of_chunks(head: Head, k: int, chunk_labels: int | None) -> tuple[Tenso
     if chunk_labels is None and rows * labels <= _AT_ONCE and weight.dtype == x.dtype:
         return _at_once(Head(x, weight, bias), k)
     shape = _chunk_shape(head, k, chunk_labels)
-    memory = torch.empty(shape.numel(), dtype=x.dtype, device=x.device)
+    memory = weight.new_empty(shape.numel(), dtype=x.dtype)
     rows_of_chunk, size = shape
     if shape == (rows, labels) and k:
         return largest(_logits(head._replace(input=x), memory), k)
