@@ -41,7 +41,9 @@ F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float1
 INF, NAN = math.inf, math.nan
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:the '.*mean' of a loss over no elements", "ignore:Sparse (CSR|invariant)"
+    "ignore:the '.*mean' of a loss over no elements",
+    "ignore:the 'weighted_mean' with weights whose sum is 0",
+    "ignore:Sparse (CSR|invariant)",
 )
 
 

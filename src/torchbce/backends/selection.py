@@ -131,8 +131,8 @@ def backend(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: if there is no backend of this name.
-        RuntimeError: from a loss inside the block that the backend cannot compute, unless it is
-            part of a function that `torch.compile` has compiled.
+        RuntimeError: from a loss inside the block that the backend cannot compute, unless a
+            function that `torch.compile` has compiled calls it.
 
     Example:
         >>> import torch, torchbce
