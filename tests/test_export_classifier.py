@@ -274,6 +274,15 @@ ODD: dict[str, st.SearchStrategy[str | None]] = {
                 "True",
                 "FALSE",
                 "5 kg",
+                "(43)",
+                "(43",
+                "- 5",
+                "+\xa05",
+                "-(5)",
+                "(-5)",
+                "- -5",
+                "4e\u22121",
+                "5 e1",
                 "\xa042\u3000",
                 "1e400",
                 "inf",
@@ -461,6 +470,7 @@ def test_every_way_to_write_a_date(written: str, tmp_path: Path) -> None:
         ["kr 5", "kr 1'000", "-kr 7", "kr -2.5"],
         ["EUR 5", "EUR -7.5", "EUR 12"],
         ["5 m2", "12.5 m2", "100 m2"],
+        ["(43)", "12", "- 7", "+ 5", "40e\u22122", "-\u00a09", "\u2212 8", "( 6.5 )"],
     ],
 )
 def test_written_numbers(cells: list[str], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from making import done, torchbce
@@ -33,6 +33,9 @@ WRITTEN: list[tuple[list[str], list[float], Notation]] = [
     (["1'234", f"5{APOSTROPHE}678.9"], [1234, 5678.9], Notation(thousands="'")),
     (["1_000", "20", "1_0000"], [1000, 20, 10000], Notation(thousands="_")),
     ([f"{MINUS}5", "3", "\u20137.5"], [-5, 3, -7.5], PLAIN),
+    (["(43)", "12", "(43.50)", "( 9 )"], [-43, 12, -43.5, -9], PLAIN),
+    (["- 43", "+ 43", "+4", f"{MINUS} 5", f"-{NO_BREAK}6"], [-43, 43, 4, -5, -6], PLAIN),
+    ([f"40e{MINUS}3", "2E+1", f"(1e{MINUS}1)"], [0.04, 20, -0.1], PLAIN),
     (["5 kg", "7kg", "1.5e1 kg"], [5, 7, 15], Notation(after="kg")),
     (["20 km/h", "30 km/h"], [20, 30], Notation(after="km/h")),
     (["5 m2", "7 m2"], [5, 7], Notation(after="m2")),
@@ -81,6 +84,28 @@ def test_notations(cells: list[str], values: list[float], written: Notation, dec
 def test_what_is_no_column_of_numbers(cells: list[str]) -> None:
     reading = notation_of(pl.Series(cells), ".")
     assert reading.numbers < len(cells)
+
+
+DIGITS = st.from_regex(r"[0-9]{1,4}([.,' _][0-9]{1,3}){0,3}[.,]?|[.,][0-9]{1,3}", fullmatch=True)
+SIGNS = st.sampled_from(["", "", "-", "+", MINUS, "\u2013"])
+BLANKS = st.sampled_from(["", "", " ", NO_BREAK, NARROW])
+CURRENCIES = st.sampled_from(["", "", "$", "US$", "EUR", "kr"])
+CELL = st.tuples(
+    st.sampled_from(["", "("]), SIGNS, BLANKS, CURRENCIES, BLANKS, SIGNS, DIGITS,
+    st.sampled_from(["", "e", "E-", f"e{MINUS}", "e\u2013", "e+"]), BLANKS,
+    st.sampled_from(["", "", "$", "%", "kg"]), st.sampled_from(["", ")"]),
+).map(lambda parts: "".join((*parts[:7], parts[7] and f"{parts[7]}12", *parts[8:])))  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(cells=st.lists(CELL, min_size=1, max_size=4), decimal=st.sampled_from([".", ","]))
+def test_what_counts_as_a_number_is_read_as_one(cells: list[str], decimal: str) -> None:
+    for column in (pl.Series(cells), *(pl.Series([cell]) for cell in cells)):
+        reading = notation_of(column, decimal)
+        numbers = numbers_of(column, reading.written)
+        assert numbers is not None
+        if reading.numbers:  # with none there is no notation either
+            assert numbers.is_finite().sum() == reading.numbers, (cells, reading)
 
 
 @given(st.floats(-1e15, 1e15), st.sampled_from([",", " ", "'", "_"]), st.sampled_from(["", "$"]))
@@ -141,6 +166,12 @@ def test_one_other_cell_is_told_of(cell: str) -> None:
     for kind in ("categorical", "text", "drop"):
         choice = infer_columns(table, "y", Overrides(**{kind: ["income"]}))[0]
         assert choice.kind == {"drop": "dropped"}.get(kind, kind)
+
+
+def test_an_infinite_cell_among_numbers_that_are_not_plain() -> None:
+    table = pl.DataFrame({"x": ["(5)", "6"] * 10 + ["inf"], "y": [0, 1] * 10 + [1]})
+    with pytest.raises(InputError, match=r"in 20 of 21 cells, and 1 other: 'inf' in row 21"):
+        infer_columns(table, "y", Overrides())
 
 
 def test_several_other_cells_and_numbers_in_two_ways() -> None:
@@ -219,6 +250,21 @@ def test_a_price_from_the_file_to_the_prediction(
         "before": "$",
         "after": "",
     }
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_brackets_from_the_file_to_the_prediction(format: str, tmp_path: Path) -> None:
+    balance = np.random.default_rng(2).integers(-99, 99, 200)
+    cells = [f"({-v})" if v < 0 else f"+ {v}" if v % 2 else f"{v}e{MINUS}0" for v in balance]
+    y = (balance > 0).astype(int).tolist()
+    path = tmp_path / f"t.{format}"
+    getattr(pl.DataFrame({"x": cells, "y": y}), f"write_{format}")(path)
+    fast = TrainingOptions("linear", effort="low")
+    classifier = fit(read(path), "y", options=fast)
+    plain = pl.DataFrame({"x": balance, "y": y})
+    expected = fit(plain, "y", options=fast).predict(plain)["probability"]
+    assert classifier.predict(read(path))["probability"].equals(expected)
+    assert classifier.predict(plain)["probability"].equals(expected)
 
 
 def test_options_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,7 +276,8 @@ def _numbers_or_dates(values: pl.Series, distinct: int, decimal: str) -> Choice 
     if reading.numbers >= least or reading.alike >= least:
         numbers = numbers_of(values, reading.written)
         assert numbers is not None
-        raise _mistakes(values, numbers, "numbers")
+        finite = numbers.is_finite().fill_null(False)  # "inf" is no number of a table
+        raise _mistakes(values, numbers.set(~finite, None), "numbers")
     if decimal == ".":
         comma = notation_of(text, ",")
         if comma.written.decimal == "," and comma.numbers >= least:

@@ -116,11 +116,17 @@ def numbers_of(values: pl.Series, written: Notation = PLAIN) -> pl.Series | None
 
 
 def _parsed(text: pl.Series, written: Notation) -> pl.Series:
-    if written == PLAIN:
-        numbers = text.cast(pl.Float64, strict=False)
-        if numbers.null_count() > text.null_count():  # perhaps another minus
-            numbers = text.str.replace(r"^[\u2212\u2013]", "-").cast(pl.Float64, strict=False)
-        return numbers
+    if written != PLAIN:
+        return _parsed_by_parts(text, written)
+    numbers = text.cast(pl.Float64, strict=False)
+    others = numbers.is_null() & text.is_not_null()
+    if others.any():  # perhaps another minus, brackets or a space after the sign
+        found = _parsed_by_parts(text.filter(others), written)
+        numbers = numbers.scatter(others.arg_true(), found)
+    return numbers
+
+
+def _parsed_by_parts(text: pl.Series, written: Notation) -> pl.Series:
     parts = _parts(text)
     body = parts["body"]
     if written.thousands:

@@ -16,6 +16,9 @@ MISSING = [
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "?"),
 ]
 
+#: What polars casts to NaN, in lower case.
+NOT_NUMBERS = ["nan", "+nan", "-nan"]
+
 #: How a bool is written; its text is the last of its line.
 BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
@@ -69,6 +72,8 @@ def as_numbers(values: pl.Series, written: Notation = PLAIN) -> np.ndarray:
     bad = numbers.is_null() & ~is_missing(values)
     if bad.any():
         words = values.str.strip_chars().replace(BOOLEANS)
+        if written == PLAIN:
+            bad = bad & ~words.str.to_lowercase().is_in(NOT_NUMBERS).fill_null(False)
         numbers = numbers.set(bad & (words == "true"), 1.0).set(bad & (words == "false"), 0.0)
         bad = numbers.is_null() & bad
     if bad.any():

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from torchbce.classifier.columns.dates import date_pattern
-from torchbce.classifier.columns.numbers import PLAIN, Notation, digits_pattern
+from torchbce.classifier.columns.numbers import Notation, digits_pattern
 
 #: The characters themselves: not every database reads \u2212.
 MINUS_SIGNS = "-\u2212\u2013"
@@ -31,9 +31,6 @@ def number_pattern(written: Notation, lookahead: bool) -> Pattern:
     """
     groups = ("open", "sign", "inner", "body", "exponent", "close")
     sign = f"([{MINUS_SIGNS}+])?"
-    if written == PLAIN:
-        digits = "[0-9]+[.]?[0-9]*|[.][0-9]+"
-        return Pattern(f"^(){sign}()({digits})([eE][-+]?[0-9]+)?()$", groups)
     before = _escape(written.before)
     if lookahead and before[-1:].isascii() and before[-1:].isalpha():
         before += "(?![0-9.])"

@@ -82,7 +82,7 @@ def number_reader(column: dict[str, Any], missing: set[str]) -> Callable[[Any], 
     def of_text(text: str) -> float:
         if text in missing:
             return math.nan
-        match = pattern.fullmatch(text if column["plain"] else text.translate(SPACES))
+        match = pattern.fullmatch(text.translate(SPACES))
         if match is None:
             number = plain_number(text) if column["plain"] else None
             if number is not None and math.isnan(number):  # NAN
