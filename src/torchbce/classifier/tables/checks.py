@@ -89,7 +89,7 @@ def check_csv(source: Source, separator: str, skipped: int = 0) -> CsvShape:
                 if unnamed:
                     unnamed -= {at for at in unnamed if row[at]}
     except UnicodeDecodeError as error:
-        raise _not_utf8(source.name, error, line) from error
+        raise _line_not_utf8(source) or error from error
     except csv.Error as error:
         if "new-line character" in str(error):
             raise _lone_return(source.name, line + 1) from error
@@ -138,7 +138,7 @@ def check_json_lines(source: Source) -> dict[str, set[str]]:
                     object_pairs_hook=_unique_keys,
                 )
             except UnicodeDecodeError as error:
-                raise _not_utf8(source.name, error, number - 1) from error
+                raise _not_utf8(source.name, error, number) from error
             except json.JSONDecodeError as error:
                 raise InputError(f"{place}: not JSON ({error.msg})") from error
             except RecursionError as error:
@@ -211,10 +211,21 @@ def _lone_return(file: str, line: int) -> InputError:
     )
 
 
+def _line_not_utf8(source: Source) -> InputError | None:
+    """The error for the first line that is not UTF-8: lines are decoded ahead, in pieces."""
+    with source.open() as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return _not_utf8(source.name, error, number)
+    return None
+
+
 def _not_utf8(file: str, error: UnicodeDecodeError, line: int) -> InputError:
     encoding = "utf-16" if error.object.startswith(_UTF16) else "latin1"
     return InputError(
-        f"{file} is not UTF-8 (byte {error.object[error.start]:#04x} after line {line}); "
+        f"{file} is not UTF-8 (byte {error.object[error.start]:#04x} in line {line}); "
         f"save it as UTF-8, for instance with iconv -f {encoding} -t utf-8"
     )
 
