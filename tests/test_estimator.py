@@ -386,14 +386,17 @@ def test_wrong_targets(y: Any, message: str) -> None:
     [
         ({"model": "forest"}, "model must be 'auto', 'linear', 'pairs', 'trees' or 'mlp'"),
         ({"effort": 3}, "effort must be 'low', 'medium' or 'high', got 3"),
-        ({"pos_weight": "even"}, "pos_weight must be 'balanced', a number or None"),
+        ({"pos_weight": "even"}, "pos_weight must be 'balanced', a number above 0 or None"),
         ({"epochs": 0}, "epochs must be above 0"),
         ({"positive": 3}, r"positive=3 is not a class of y, \[0, 1\]"),
         ({"drop": "x0"}, r"drop must be names or positions of columns, as \['x0'\]"),
         ({"drop": [3]}, "drop names column 3 of 3"),
         ({"text": ["x7"]}, "column 'x7' is not in the table"),
         ({"missing": "NA"}, r"missing must be a list of words, as \['NA'\]"),
+        ({"missing": 3}, r"missing must be a list of words, as \[3\]"),
         ({"decimal": ";"}, "decimal must be"),
+        ({"decimal": None}, "decimal must be .*, got None"),
+        ({"base_rate": "x"}, "base_rate must be above 0 and below 1, .* got 'x'"),
     ],
 )
 def test_options_are_checked_in_fit(options: dict[str, Any], message: str) -> None:

@@ -245,9 +245,7 @@ def test_malformed_csv_in_gzip(tmp_path: Path, content: str | bytes, sentence: s
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.jsonl"])
 @pytest.mark.parametrize("before", [0, 1, 5000])
-def test_the_error_names_the_line_that_is_not_utf_8(
-    tmp_path: Path, name: str, before: int
-) -> None:
+def test_the_error_names_the_line_that_is_not_utf_8(tmp_path: Path, name: str, before: int) -> None:
     """The file is decoded ahead, in pieces of 8 KiB, and is to be named by its first such line."""
     if name == "t.jsonl":
         lines = [b'{"a": "%d"}' % n for n in range(before + 1)] + [b'{"a": "\xfc"}'] * 3

@@ -12,7 +12,14 @@ import scipy.sparse as sp
 import torch
 
 from making import numbers, reviews
-from torchbce.classifier import Classifier, InputError, TrainingOptions, fit, save
+from torchbce.classifier import (
+    BCEClassifier,
+    Classifier,
+    InputError,
+    TrainingOptions,
+    fit,
+    save,
+)
 from torchbce.classifier.models.candidates import losses as losses_of
 from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.members import NetworkModel
@@ -309,10 +316,85 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+#: Options of the wrong type: what is expected is said, and what came.
+RANDOM = np.random.RandomState(0)
+WRONG_TYPES: list[tuple[dict[str, Any], str]] = [
+    *(
+        ({"seed": seed}, r"seed must be an integer from 0 to 2\^63 - 1, got " + came)
+        for seed, came in ((None, "None"), (RANDOM, "RandomState"), (1.0, r"1\.0"), ("1", "'1'"))
+    ),
+    ({"seed": True}, r"seed must be an integer from 0 to 2\^63 - 1, got True"),
+    ({"seed": np.bool_(True)}, "seed must be an integer"),
+    ({"seed": np.float64(3)}, "seed must be an integer"),
+    ({"epochs": "3"}, "epochs must be an integer above 0, got '3'"),
+    ({"epochs": None}, "epochs must be an integer above 0, got None"),
+    ({"epochs": 2.5}, r"epochs must be an integer above 0, got 2\.5"),
+    ({"patience": None}, "patience must be an integer above 0, got None"),
+    ({"batch_size": 1.5}, r"batch_size must be an integer above 0 or None, got 1\.5"),
+    ({"learning_rate": "x"}, "learning_rate must be a number above 0 or None, got 'x'"),
+    ({"learning_rate": True}, "learning_rate must be a number above 0 or None, got True"),
+    ({"learning_rate": [0.1]}, r"learning_rate must be a number above 0 or None, got \[0\.1\]"),
+    ({"weight_decay": "x"}, "weight_decay must be a number of 0 or above, got 'x'"),
+    ({"weight_decay": None}, "weight_decay must be a number of 0 or above, got None"),
+    ({"pos_weight": "x"}, "pos_weight must be 'balanced', a number above 0 or None, got 'x'"),
+    ({"pos_weight": [2]}, r"pos_weight must be 'balanced', a number above 0 or None, got \[2\]"),
+    ({"pos_weight": np.ones(2)}, "pos_weight must be 'balanced', a number above 0 or None"),
+    ({"model": None}, "model must be 'auto', .* or 'mlp', got None"),
+    ({"model": ["linear"]}, r"model must be .*, got \['linear'\]"),
+    ({"effort": 2}, "effort must be 'low', 'medium' or 'high', got 2"),
+    ({"effort": np.ones(2)}, "effort must be 'low', 'medium' or 'high', got array"),
+    ({"device": 0}, "device must be .*, got 0"),
+    ({"precision": 32}, "precision must be .*, got 32"),
+    ({"loss": None}, "loss must be one of 'bce', .*, got None"),
+    ({"loss": ["bce"]}, r"loss must be one of .*, got \['bce'\]"),
+    ({"loss": "focal", "alpha": "x"}, r"alpha must be a number in \[0, 1\] or None, got 'x'"),
+    ({"loss": "focal", "gamma": [2]}, r"gamma must be a number of 0 or above or None, got \[2\]"),
+    ({"loss": "poly", "epsilon": True}, "epsilon must be a number of -1 or above or None, got T"),
+    ({"optimize": 3}, "optimize must be accuracy, .*, got 3"),
+    ({"guarantee": None}, r"guarantee must be text such as 'precision>=0\.9', or .*, got None"),
+    ({"guarantee": 0.9}, r"guarantee must be text such as 'precision>=0\.9', or .*, got 0\.9"),
+    ({"guarantee": (0.9,)}, r"guarantee must be precision>=P, .*, got 0\.9"),
+    ({"abstain": "no"}, "abstain must be True or False, got 'no'"),
+]
+WRONG += WRONG_TYPES
+
+
 @pytest.mark.parametrize(("options", "sentence"), WRONG, ids=[str(w[0]) for w in WRONG])
 def test_options_are_checked(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=f"^{sentence}"):
         TrainingOptions(**options)
+
+
+@pytest.mark.parametrize("options", [wrong for wrong, _ in WRONG_TYPES], ids=str)
+def test_options_of_the_estimator_are_checked(options: dict[str, Any]) -> None:
+    estimator = BCEClassifier(**options)
+    for fit_ in (estimator.fit, lambda X, y: estimator.partial_fit(X, y, classes=[0, 1])):
+        with pytest.raises(InputError, match=r"^\w+ must be .*, got "):
+            fit_(np.arange(20.0)[:, None], [0, 1] * 10)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given: dict[str, Any] = {"seed": np.int64(3), "epochs": np.int32(2), "batch_size": np.uint8(8)}
+    given |= {
+        "learning_rate": np.float32(0.5),
+        "weight_decay": np.int8(0),
+        "pos_weight": np.ones(()),
+    }
+    given |= {"loss": "focal", "gamma": np.float64(2), "model": "linear", "effort": "low"}
+    options = TrainingOptions(**given)
+    assert options == TrainingOptions(
+        "linear", "low", 1, 3, 2, 8, learning_rate=0.5, loss="focal", gamma=2
+    )
+    for name in given:
+        assert type(getattr(options, name)) in (int, float, str)
+    table = pl.DataFrame({"x": [n % 7 for n in range(40)], "y": [0, 1] * 20})
+    assert fit(table, "y", options=options, base_rate=np.float32(0.25)).card.base_rate == 0.25
+
+
+@pytest.mark.parametrize("rate", ["x", True, [0.1]])
+def test_a_base_rate_is_a_number(rate: Any) -> None:
+    with pytest.raises(InputError, match=r"^base_rate must be above 0 and below 1, .*; got "):
+        fit(pl.DataFrame({"x": range(8), "y": [0, 1] * 4}), "y", base_rate=rate)
 
 
 @pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])

@@ -103,7 +103,9 @@ def test_as_numbers() -> None:
 
 
 def test_no_number_stays_none_beside_a_number_that_is_not_plain() -> None:
-    np.testing.assert_array_equal(as_numbers(pl.Series(["NAN", "+nan", "(5)"])), [np.nan] * 2 + [-5])
+    np.testing.assert_array_equal(
+        as_numbers(pl.Series(["NAN", "+nan", "(5)"])), [np.nan] * 2 + [-5]
+    )
 
 
 def test_the_array_is_ours_to_write_to() -> None:

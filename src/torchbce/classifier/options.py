@@ -1,11 +1,13 @@
 """The options of training."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torchbce.classifier.decisions.wishes import check_wishes
 from torchbce.classifier.errors import Argument, InputError, listing
+from torchbce.classifier.scalars import as_real, as_whole
 
 ModelName = Literal["auto", "linear", "pairs", "trees", "mlp"]
 Effort = Literal["low", "medium", "high"]
@@ -38,7 +40,7 @@ class TrainingOptions:
         pos_weight: the weight of the positives in the loss: "balanced" (negatives / positives), a
             number above 0, or None for 1. A weight p adds log p to the logits that are learned;
             predictions subtract it.
-        seed: of the parts held out, and of whatever is random, from 0 to 2^63 - 1.
+        seed: of the parts held out, and of whatever is random, an integer from 0 to 2^63 - 1.
         epochs: of the network: the largest number of passes over the rows.
         batch_size: of the network: rows per step; None chooses from 16 to 512 by the number of
             rows.
@@ -132,39 +134,68 @@ class TrainingOptions:
             "precision": Precision,
         }
         for name, words in named.items():
-            if (value := getattr(self, name)) not in get_args(words):
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in get_args(words):
                 raise InputError(
                     Argument(name),
-                    f" must be {listing(get_args(words), joiner='or')}, got {value!r}",
+                    f" must be {listing(get_args(words), joiner='or')}, got {listing([value])}",
                 )
-        if isinstance(self.pos_weight, str) and self.pos_weight != "balanced":
+        for name in ("epochs", "batch_size", "patience"):
+            self._check_number(name, "an integer", "above 0", lambda value: value > 0)
+        kinds = {"learning_rate": "a number", "pos_weight": "'balanced', a number"}
+        if isinstance(self.pos_weight, str) and self.pos_weight == "balanced":
+            del kinds["pos_weight"]
+        for name, kind in kinds.items():
+            self._check_number(name, kind, "above 0", lambda value: 0 < value < math.inf)
+        self._check_number(
+            "weight_decay", "a number of", "0 or above", lambda value: 0 <= value < math.inf
+        )
+        self._check_number(
+            "seed", "an integer", "from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63
+        )
+        if not isinstance(self.abstain, bool):
             raise InputError(
-                Argument("pos_weight"),
-                f" must be 'balanced', a number or None, got {self.pos_weight!r}",
+                Argument("abstain"), f" must be True or False, got {listing([self.abstain])}"
             )
-        positive = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
-            "patience": self.patience,
-            "pos_weight": None if self.pos_weight == "balanced" else self.pos_weight,
-        }
-        for name, value in positive.items():
-            if value is not None and not 0 < float(value) < float("inf"):
-                raise InputError(Argument(name), f" must be above 0, got {value}")
-        if not 0 <= self.weight_decay < float("inf"):
+        if not isinstance(self.guarantee, str | tuple | list):
             raise InputError(
-                Argument("weight_decay"), f" must be 0 or above, got {self.weight_decay}"
+                Argument("guarantee"),
+                f" must be text such as 'precision>=0.9', or a tuple of such texts, got "
+                f"{listing([self.guarantee])}",
             )
-        if not 0 <= self.seed < 2**63:
-            raise InputError(Argument("seed"), f" must be from 0 to 2^63 - 1, got {self.seed}")
         check_wishes(self.optimize, self.guarantees, self.abstain)
         self._check_loss()
 
-    def _check_loss(self) -> None:
-        if self.loss not in LOSS_PARAMETERS:
+    def _check_number(
+        self, name: str, kind: str, bounds: str, fits: Callable[[float], bool]
+    ) -> None:
+        """Keep an option as a number of Python. Raises `InputError` if it is none that fits.
+
+        Args:
+            name: the option; where None is its default, it may be None.
+            kind: what it must be, which an error says of what is no such number.
+            bounds: the range, as errors say it.
+            fits: whether a number is in the range.
+        """
+        given = getattr(self, name)
+        optional = type(self).__dataclass_fields__[name].default is None
+        if given is None and optional:
+            return
+        value = as_whole(given) if kind == "an integer" else as_real(given)
+        if value is None:
             raise InputError(
-                Argument("loss"), f" must be one of {listing(LOSS_PARAMETERS)}, got {self.loss!r}"
+                Argument(name),
+                f" must be {kind} {bounds}{' or None' * optional}, got {listing([given])}",
+            )
+        if not fits(value):
+            raise InputError(Argument(name), f" must be {bounds}, got {value}")
+        object.__setattr__(self, name, value)
+
+    def _check_loss(self) -> None:
+        if not isinstance(self.loss, str) or self.loss not in LOSS_PARAMETERS:
+            raise InputError(
+                Argument("loss"),
+                f" must be one of {listing(LOSS_PARAMETERS)}, got {listing([self.loss])}",
             )
         if self.loss != "bce" and self.model == "trees":
             raise InputError(
@@ -191,8 +222,12 @@ class TrainingOptions:
                     f" is a parameter of the loss {listing(owners, joiner='or')}; the loss here is "
                     f"{self.loss!r}",
                 )
-            closed = name == "alpha"
-            if not (low <= value < high or (closed and value == high)):
-                above = "" if high == math.inf else f", {high}{']' if closed else ')'}"
-                expected = f"{low} or above" if high == math.inf else f"in [{low}{above}"
-                raise InputError(Argument(name), f" must be {expected}, got {value}")
+            self._check_number(name, *_range(low, high, closed=name == "alpha"))
+
+
+def _range(low: float, high: float, closed: bool) -> tuple[str, str, Callable[[float], bool]]:
+    """What a number from `low` to `high` is called, its range in words, and whether one fits."""
+    if high == math.inf:
+        return "a number of", f"{low} or above", lambda value: low <= value < high
+    words = f"in [{low}, {high}{']' if closed else ')'}"
+    return "a number", words, lambda value: low <= value < high or (closed and value == high)

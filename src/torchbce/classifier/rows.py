@@ -158,7 +158,8 @@ def _check_guarantee(target: Target, outcomes: Outcomes, base_rate: float | None
 
 def _fit_part(inputs: Inputs, outcomes: Outcomes, target: Target, settings: Settings) -> Classifier:
     """The classifier of some rows."""
-    options, base_rate = settings.options, settings.base_rate
+    options = settings.options
+    base_rate = None if settings.base_rate is None else check_rate(settings.base_rate)
     choices = []
     if isinstance(inputs, pl.DataFrame):
         choices = infer_columns(

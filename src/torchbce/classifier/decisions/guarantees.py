@@ -8,7 +8,7 @@ import numpy as np
 
 from torchbce.classifier.decisions.counts import Counts, count_thresholds
 from torchbce.classifier.decisions.thresholds import blended
-from torchbce.classifier.errors import Argument, InputError
+from torchbce.classifier.errors import Argument, InputError, listing
 
 #: The probability that a threshold which is found keeps what it promises.
 CONFIDENCE = 0.95
@@ -54,6 +54,8 @@ class Guarantee:
         Raises:
             InputError: if it is none of these, or the number is not between 0 and 1.
         """
+        if not isinstance(text, str):
+            raise InputError(Argument("guarantee"), f" must be {WRITTEN}, got {listing([text])}")
         for sign in (">=", "<="):
             name, found, number = text.partition(sign)
             if not found:

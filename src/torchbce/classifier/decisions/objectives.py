@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchbce.classifier.decisions.counts import Counts, ratio
-from torchbce.classifier.errors import Argument, InputError
+from torchbce.classifier.errors import Argument, InputError, listing
 
 PLAIN = ("accuracy", "f1", "mcc", "balanced-accuracy")
 #: As the option is written; a number R or P follows the @, two numbers the colon.
@@ -45,6 +45,8 @@ class Objective:
         Raises:
             InputError: if it is none of these, R or P is outside (0, 1], or a cost is not above 0.
         """
+        if not isinstance(text, str):
+            raise InputError(Argument("optimize"), f" must be {WRITTEN}, got {listing([text])}")
         name, at, share = text.partition("@")
         if text in PLAIN:
             return cls(text)

@@ -1,7 +1,7 @@
 """The estimator: `fit` and `Classifier` with the names and the checks of scikit-learn."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -470,7 +470,7 @@ class BCEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _words(self) -> list[str]:
-        if isinstance(self.missing, str):
+        if isinstance(self.missing, str) or not isinstance(self.missing, Iterable | None):
             raise InputError(
                 Argument("missing"), f" must be a list of words, as [{self.missing!r}]"
             )

@@ -51,7 +51,7 @@ def fit_table(
     Raises:
         InputError: as `fit`.
     """
-    rows = without_words(as_table(table), list(estimator.missing or ()))
+    rows = without_words(as_table(table), estimator._words())
     columns = RowColumns(weight, group, time)
     chosen, outcomes = read_target(rows, target, positive, soft, positives, trials, columns)
     check_not_all_zero(outcomes.weight)

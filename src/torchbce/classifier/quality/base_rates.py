@@ -10,7 +10,8 @@ import math
 import msgspec
 import numpy as np
 
-from torchbce.classifier.errors import Argument, InputError
+from torchbce.classifier.errors import Argument, InputError, listing
+from torchbce.classifier.scalars import as_real
 
 #: Shares from 4e-18 to 1 less that, as logits.
 FARTHEST = 40.0
@@ -42,13 +43,15 @@ class BaseRate(msgspec.Struct, frozen=True):
 
 
 def check_rate(rate: float) -> float:
-    """Refuse a base rate that is not above 0 and below 1."""
-    if not 0 < rate < 1:
+    """The base rate as a float. Raises `InputError` if it is not above 0 and below 1."""
+    value = as_real(rate)
+    if value is None or not 0 < value < 1:
         raise InputError(
             Argument("base_rate"),
-            f" must be above 0 and below 1, the share of positives; got {rate:g}",
+            " must be above 0 and below 1, the share of positives; got "
+            f"{listing([rate]) if value is None else format(value, 'g')}",
         )
-    return rate
+    return value
 
 
 def log_odds(rate: float) -> float:
