@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import polars as pl
 import pytest
 
 from making import done, torchbce
-from torchbce.classifier import InputError, InputWarning, fit, load, save
+from torchbce.classifier import (
+    BCEClassifier,
+    InputError,
+    InputWarning,
+    fit,
+    fit_labels,
+    load,
+    save,
+)
 from torchbce.classifier.columns.inference import Overrides
 from torchbce.classifier.tables import reading
 from torchbce.classifier.tables.carried import numeric_columns
@@ -242,8 +251,30 @@ def test_columns_of_pandas() -> None:
     )
     kinds = {column.name: column.__struct_config__.tag for column in fit(frame, "y").card.columns}
     assert kinds == {"when": "date", "flag": "categorical", "n": "numeric", "7": "categorical"}
-    with pytest.raises(InputError, match="more than one column 'a'"):
-        fit(pandas.DataFrame([[1, 2, 0]], columns=["a", "a", "y"]), "y")
+
+
+def test_two_columns_of_one_name() -> None:
+    pandas = pytest.importorskip("pandas")
+    twice = pandas.DataFrame([[1, 2, 0], [2, 1, 1]] * 12, columns=["a", "a", "y"])
+    lazy = pl.LazyFrame({"a": [1], "b": [2]}).select("a", pl.col("b").alias("a"))
+    classifier = fit({"a": X, "b": X[::-1], "y": [0, 1] * 12}, "y")
+    options: dict[str, Any] = {"model": "linear", "effort": "low"}
+    estimator = BCEClassifier(**options).fit(pl.DataFrame({"a": X, "b": X[::-1]}), [0, 1] * 12)
+    calls: list[Callable[[], Any]] = [
+        lambda: fit(twice, "y"),
+        lambda: fit(lazy, "a"),
+        lambda: fit_labels(twice, targets=["y"]),
+        lambda: classifier.predict(twice),
+        lambda: classifier.contributions(twice),
+        lambda: BCEClassifier(**options).fit(twice[["a"]], twice["y"]),
+        lambda: BCEClassifier(**options).partial_fit(twice[["a"]], twice["y"], classes=[0, 1]),
+        lambda: BCEClassifier.from_model(classifier).predict(twice),
+        lambda: estimator.predict(twice[["a"]]),
+        lambda: estimator.score(twice[["a"]], twice["y"]),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=r"^the table has more than one column 'a'$"):
+            call()
 
 
 def test_strings_for_paths(tmp_path: Path) -> None:

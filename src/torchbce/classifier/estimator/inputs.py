@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from torchbce.classifier.columns.inference import Overrides
 from torchbce.classifier.errors import Argument, InputError
-from torchbce.classifier.tables.frames import as_table
+from torchbce.classifier.tables.frames import as_table, is_pandas, pandas_names
 
 #: Up to this many columns a sparse matrix is read as an array, so that every model can read it.
 DENSE_COLUMNS = 256
@@ -25,8 +25,7 @@ def is_frame(X: Any) -> bool:
         return False
     if isinstance(X, pl.DataFrame | pl.LazyFrame | Mapping):
         return True
-    pandas = type(X).__module__.split(".")[0] == "pandas" and hasattr(X, "columns")
-    return pandas or (hasattr(X, "__arrow_c_stream__") and not hasattr(X, "dtype"))
+    return is_pandas(X) or (hasattr(X, "__arrow_c_stream__") and not hasattr(X, "dtype"))
 
 
 def read_rows(estimator: Any, X: Any) -> Rows:
@@ -131,8 +130,10 @@ def table_of(array: Any, names: list[str]) -> pl.DataFrame:
 
 def _with_names(X: Any) -> Any:
     """X as a frame that scikit-learn knows."""
-    known = isinstance(X, pl.DataFrame) or type(X).__module__.split(".")[0] == "pandas"
-    return X if known else as_table(X)
+    if is_pandas(X):
+        pandas_names(X)  # scikit-learn does not say which names are equal
+        return X
+    return X if isinstance(X, pl.DataFrame) else as_table(X)
 
 
 class _Protocol:

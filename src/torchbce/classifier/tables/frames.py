@@ -1,5 +1,6 @@
 """Tables of Python: polars, pandas and Arrow tables, and dicts of columns."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +28,10 @@ def as_table(table: TableLike) -> pl.DataFrame:
         return table
     try:
         return _as_table(table)
+    except pl.exceptions.DuplicateError as error:
+        # A LazyFrame and an Arrow table have no names before they are read; polars names one.
+        found = re.search(r"name:? ['\"`]?([^'\"`]+)", str(error))
+        raise _repeated([found[1]] if found else []) from error
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
@@ -37,7 +42,7 @@ def as_table(table: TableLike) -> pl.DataFrame:
 def _as_table(table: TableLike) -> pl.DataFrame:
     if isinstance(table, pl.LazyFrame):
         return table.collect()
-    if _is_pandas(table):
+    if is_pandas(table):
         return _from_pandas(table)
     if isinstance(table, Mapping):
         return _from_columns(table)
@@ -63,18 +68,25 @@ def _type(value: object) -> str:
     return type(value).__name__
 
 
-def _is_pandas(table: object) -> bool:
+def is_pandas(table: object) -> bool:
+    """Whether a table is a pandas DataFrame."""
     return type(table).__module__.split(".")[0] == "pandas" and hasattr(table, "columns")
 
 
 def _from_pandas(table: Any) -> pl.DataFrame:
     """The columns one by one: polars needs pyarrow for whole tables of pandas."""
+    names = pandas_names(table)
+    columns = {name: _pandas_series(table.iloc[:, i]) for i, name in enumerate(names)}
+    return _from_columns(columns)
+
+
+def pandas_names(table: Any) -> list[str]:
+    """The names of the columns of a pandas frame. Raises `InputError` if two are equal."""
     names = [
         " ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in table.columns
     ]
     _check_names(names)
-    columns = {name: _pandas_series(table.iloc[:, i]) for i, name in enumerate(names)}
-    return _from_columns(columns)
+    return names
 
 
 def _pandas_series(values: Any) -> Any:
@@ -141,4 +153,10 @@ def _check_names(names: list[str]) -> None:
         {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
     )
     if repeated:
-        raise InputError(f"the table has more than one column {listing(sorted(repeated))}")
+        raise _repeated(sorted(repeated))
+
+
+def _repeated(names: list[str]) -> InputError:
+    return InputError(
+        f"the table has more than one column {listing(names) if names else 'of one name'}"
+    )
