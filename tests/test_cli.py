@@ -614,12 +614,12 @@ def test_outputs_that_exist(place: Path, here: Path) -> None:
     (here / "m" / "thesis.txt").write_text("precious")
     (here / "o.csv").write_text("precious")
     fit = ["fit", "t.csv", "--target", "kind", "--output", "m"]
-    refused(torchbce(*fit), "'m' exists; pass --overwrite to replace")
-    refused(
-        torchbce(*fit, "--overwrite"),
-        "'m' is not a model directory, so --overwrite does not",
-        "another --output",
-    )
+    for more in ((), ("--overwrite",)):
+        refused(
+            torchbce(*fit, *more),
+            "'m' is not a model directory, so --overwrite does not",
+            "another --output",
+        )
     predict = ["predict", place / "model", "t.csv", "--output", "o.csv"]
     refused(torchbce(*predict), "'o.csv' exists; pass --overwrite to replace")
     assert (here / "m" / "thesis.txt").read_text() == "precious"

@@ -473,6 +473,20 @@ def test_an_output_that_is_a_pipe(place: Path, tmp_path: Path) -> None:
     assert (tmp_path / "o.csv").is_fifo()
 
 
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_word_of_overwrite_only_where_it_helps(
+    more: tuple[str, ...], place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "o.csv").mkdir()
+    (tmp_path / "f").write_text("x")
+    result = torchbce("predict", place / "m", place / "t.csv", "-o", tmp_path / "o.csv", *more)
+    assert result.exit_code == 2
+    assert "o.csv': it is a directory; give the name of a file" in result.stderr
+    result = torchbce("fit", place / "t.csv", "--target", "kind", "-o", tmp_path / "f", *more)
+    assert result.exit_code == 2
+    assert "f' is not a model directory, so --overwrite does not replace it" in result.stderr
+
+
 def test_a_model_directory_of_pipes(place: Path, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     os.mkfifo(tmp_path / "m" / CARD)

@@ -52,10 +52,11 @@ def check_file(path: Path, overwrite: bool) -> Path:
         InputError: if it exists and `overwrite` is False, or is not a file, or its folder is not
             there or not writable.
     """
-    refuse_existing(path, overwrite)
-    if path.exists() and not path.is_file():
-        what = "a directory" if path.is_dir() else "a device or a pipe"
+    # Before a word of `overwrite`, which would not help. `os.path` raises nothing for any name.
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "a directory" if os.path.isdir(path) else "a device or a pipe"
         raise InputError(f"cannot write {str(path)!r}: it is {what}; give the name of a file")
+    refuse_existing(path, overwrite)
     check_writable(path)
     return Path(os.path.realpath(path))
 

@@ -106,14 +106,18 @@ def check_output(directory: str | Path, overwrite: bool) -> None:
         torchbce.classifier.errors.InputError: there is no folder 'models' to write 'first' into
     """
     directory = Path(directory)
-    refuse_existing(directory, overwrite)
-    if directory.exists() and not _replaceable(directory):
+    try:
+        replaceable = not os.path.exists(directory) or _replaceable(directory)
+    except OSError as error:
+        raise file_error("read", directory, error) from error
+    if not replaceable:
         raise InputError(
             f"{str(directory)!r} is not a model directory, so ",
             Argument("overwrite", True),
             " does not replace it; choose another ",
             Argument("directory"),
         )
+    refuse_existing(directory, overwrite)
     check_writable(directory)
 
 
