@@ -61,6 +61,34 @@ def error(values: Any, positive: str | None = None) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "spelled"),
+    [
+        (["Yes", "yes", "No", "no", "yes", "No"], ("No", "yes")),
+        (["T", "t", "F", "F", "t"], ("F", "t")),
+        (["TRUE", "tRuE", "False", "false", "False"], ("False", "TRUE")),
+        (["Pos", "POS", "pos", "POS", "neg"], ("neg", "POS")),
+    ],
+)
+def test_words_of_a_pair_in_upper_and_lower_case(
+    values: list[str], spelled: tuple[str, str]
+) -> None:
+    target = target_of(values)
+    assert (target.negative, target.positive) == spelled
+    expected = [value.lower() == spelled[1].lower() for value in values]
+    for dtype in (pl.String, pl.Categorical):
+        assert target.array(pl.Series(values, dtype=dtype)).tolist() == expected
+    assert target_of(values, spelled[0].title()).positive == spelled[0]
+    labels = target.labels(np.array([False, True]), as_written=True)
+    assert labels.to_list() == [*spelled]
+
+
+def test_other_words_keep_their_case() -> None:
+    assert "holds 4 values" in error(["Ham", "ham", "Spam", "spam"])
+    assert "holds 3 values" in error(["Yes", "yes", "on"])
+    assert error(["Yes", "yes", "YES", "yes"]).startswith("target column 'y' holds 'yes' in every")
+
+
 def test_constant() -> None:
     assert error([1, 1]) == "target column 'y' holds '1' in every row; two values are needed"
     assert error(["1", "1.0"]).startswith("target column 'y' holds '1' in every row")

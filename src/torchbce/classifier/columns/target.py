@@ -118,6 +118,9 @@ class Target(msgspec.Struct, frozen=True):
         """
         text = _complete(values)
         negative, positive = as_text(pl.Series([self.negative, self.positive]))
+        if _known_pair(self.column, [self.negative, self.positive]):
+            text = text.str.to_lowercase()
+            negative, positive = negative.lower(), positive.lower()
         if {negative, positive} <= {"true", "false", "1", "0"}:
             text = text.replace(BOOLEANS)
             negative, positive = BOOLEANS.get(negative, negative), BOOLEANS.get(positive, positive)
@@ -288,6 +291,8 @@ def _with_positive(column: str, values: list[str], positive: str) -> Target:
     """The target with the positive value that the caller named."""
     text = as_text(pl.Series(values)).to_list()
     said = as_text(pl.Series([positive], dtype=pl.String))[0]
+    if said is not None and said not in text and _known_pair(column, values):
+        text, said = [value.lower() for value in text], said.lower()
     if said not in text:
         raise InputError(
             Argument("positive", positive),
@@ -298,10 +303,13 @@ def _with_positive(column: str, values: list[str], positive: str) -> Target:
 
 
 def _spellings(values: pl.Series, text: pl.Series) -> list[str]:
-    """The distinct values, the most frequent first, each as it is written most often."""
+    """The distinct values, the most frequent first, each as it is written most often.
+
+    The words of a pair of `KNOWN_PAIRS` are the same in upper and lower case.
+    """
     written = values.str.strip_chars() if values.dtype == pl.String else text
     counts = (
-        pl.DataFrame({"text": text, "written": written})
+        pl.DataFrame({"text": _folded(text), "written": written})
         .group_by("text", "written", maintain_order=True)
         .len(name="times")
         .sort("times", descending=True, maintain_order=True)
@@ -310,6 +318,12 @@ def _spellings(values: pl.Series, text: pl.Series) -> list[str]:
         .sort("times", descending=True, maintain_order=True)
     )
     return counts["written"].to_list()
+
+
+def _folded(text: pl.Series) -> pl.Series:
+    """The values in lower case, where all of them are words of one of `KNOWN_PAIRS`."""
+    words = {*text.unique().str.to_lowercase()}
+    return text.str.to_lowercase() if any(words <= {*pair} for pair in KNOWN_PAIRS) else text
 
 
 def _complete(
