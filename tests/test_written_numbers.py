@@ -203,6 +203,14 @@ def test_a_decimal_comma_is_asked_for() -> None:
         infer_columns(table, "y", Overrides(), ";")
 
 
+def test_the_example_of_a_decimal_comma_has_one() -> None:
+    table = pl.DataFrame({"x": ["-2", "3", "1,5", "2,25"] * 10, "y": [0, 1] * 20})
+    for overrides in (Overrides(), Overrides(numeric=["x"])):
+        with pytest.raises(InputError, match=r"comma, as '1,5'; pass decimal=',' to read them, or"):
+            infer_columns(table, "y", overrides)
+        assert infer_columns(table, "y", overrides, ",")[0].kind == "numeric"
+
+
 def test_no_number_of_thousands_begins_with_zero() -> None:
     """Of 0,126 and 1,234 neither is a number of thousands where a whole number is 2."""
     cells = ["0,126", "-0,132", "1,234", "2"] * 10
@@ -265,6 +273,31 @@ def test_brackets_from_the_file_to_the_prediction(format: str, tmp_path: Path) -
     expected = fit(plain, "y", options=fast).predict(plain)["probability"]
     assert classifier.predict(read(path))["probability"].equals(expected)
     assert classifier.predict(plain)["probability"].equals(expected)
+
+
+def test_predictions_with_a_decimal_comma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    p = np.random.default_rng(3).uniform(0.01, 0.99, 80).round(3)
+    y = (np.random.default_rng(4).random(80) < p).astype(int).tolist()
+    soft = np.where(np.arange(80) == 0, 0.5, y)
+    columns = {"p": p, "w": np.arange(80) % 3 + 0.5, "s": soft}
+    write(tmp_path / "point.csv", y=y, **{k: [f"{v:.3f}" for v in c] for k, c in columns.items()})
+    commas = {k: [f"{v:.3f}".replace(".", ",") for v in c] for k, c in columns.items()}
+    write(tmp_path / "comma.csv", y=y, **commas)
+    evaluate = ("--target", "y", "--probability", "p", "--weight", "w", "--json")
+    of_soft = ("--target", "s", "--probability", "p", "--soft", "--json")
+    for start in (("evaluate", "--predictions"), ("diagnose",)):
+        for more in (evaluate, of_soft) if start[0] == "evaluate" else (evaluate,):
+            expected = done(*start, "point.csv", *more).stdout
+            assert done(*start, "comma.csv", *more, "--decimal", ",").stdout == expected
+        refused = torchbce(*start, "comma.csv", *evaluate)
+        assert refused.exit_code == 2
+        assert "holds numbers with a decimal comma, as '0," in refused.stderr
+        assert refused.stderr.endswith("; pass --decimal , to read them\n")
+        refused = torchbce(*start, "comma.csv", *evaluate, "--decimal", ";")
+        assert "--decimal must be '.' or ','" in refused.stderr
+    refused = torchbce("evaluate", "m", "comma.csv", "--decimal", ",")
+    assert "--decimal goes with --predictions" in refused.stderr
 
 
 def test_options_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

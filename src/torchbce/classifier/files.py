@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from torchbce.classifier.columns.inference import with_decimal
 from torchbce.classifier.columns.outcomes import (
     Outcomes,
     RowColumns,
@@ -294,6 +295,7 @@ def evaluate_predictions(
     weight: str | None = None,
     soft: bool = False,
     threshold: float = 0.5,
+    decimal: str = ".",
 ) -> Evaluation:
     """The metrics of a file of predictions, from any tool.
 
@@ -306,6 +308,7 @@ def evaluate_predictions(
         weight: the name of a column of weights; rows of weight 0 are left out.
         soft: whether the true values are probabilities in [0, 1].
         threshold: rows with a probability of at least this are predicted positive, in [0, 1].
+        decimal: what begins the decimals of numbers in strings, "." or ",".
 
     Raises:
         InputError: if the file cannot be read, or a value of its columns is wrong.
@@ -313,6 +316,9 @@ def evaluate_predictions(
     rule = Rule.of(threshold, None, threshold)
     RowColumns(weight).check([target])
     table = read(path, separator)
+    given = {probability, weight, target if soft else None}
+    numbers = [table[name] for name in table.columns if name in given]
+    table = table.with_columns(with_decimal(column, decimal) for column in numbers)
     weights = read_weight(table, None, weight)
     counted = np.arange(len(table)) if weights is None else np.flatnonzero(weights > 0)
     check_not_all_zero(weights)

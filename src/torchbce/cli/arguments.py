@@ -55,3 +55,4 @@ Separator = Annotated[
         help="What separates the values of a CSV, as ; or tab, if not seen.",
     ),
 ]
+Decimal = Annotated[str, typer.Option(metavar=".|,", help="What begins the decimals of numbers.")]

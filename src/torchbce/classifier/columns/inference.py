@@ -10,6 +10,7 @@ import polars as pl
 from torchbce.classifier.columns.dates import FORMATS, ISO, dates_of, is_date, moments_of
 from torchbce.classifier.columns.numbers import PLAIN, Notation, notation_of, numbers_of
 from torchbce.classifier.columns.values import (
+    as_numbers,
     as_text,
     is_missing,
     is_unsupported,
@@ -137,8 +138,7 @@ def infer_columns(
         InputError: if every column is dropped, or `overrides` does not fit the table, or most cells
             of a column are numbers or dates, and not all.
     """
-    if decimal not in (".", ","):
-        raise InputError(Argument("decimal"), f" must be '.' or ',', got {decimal!r}")
+    _check_decimal(decimal)
     targets = {target} if isinstance(target, str) else {*target}
     kinds = overrides.kinds(table, targets)
     aside = {choice.name: choice for choice in set_aside}
@@ -169,10 +169,62 @@ def infer_columns(
 def _as_said(values: pl.Series, kind: Kind, decimal: str) -> Choice:
     written = PLAIN
     if kind == "numeric" and values.dtype == pl.String:
-        plain = numbers_of(_present(values))
-        if decimal == "," or plain is None or plain.null_count():
-            written = notation_of(_present(values), decimal).written
+        written = _written_numbers(values, decimal, *_or_other_kinds(values.name))
     return Choice(values.name, kind, "as you said", written)
+
+
+def with_decimal(values: pl.Series, decimal: str) -> pl.Series:
+    """A column that is to hold numbers, with strings of a decimal comma read.
+
+    Args:
+        values: the column.
+        decimal: what begins the decimals of numbers in strings, "." or ",".
+
+    Raises:
+        InputError: if most cells have a decimal comma and `decimal` is ".", or a cell is no number
+            and `decimal` is ",".
+    """
+    _check_decimal(decimal)
+    if values.dtype != pl.String:
+        return values
+    written = _written_numbers(values, decimal)
+    return values if decimal == "." else pl.Series(values.name, as_numbers(values, written))
+
+
+def _check_decimal(decimal: str) -> None:
+    if decimal not in (".", ","):
+        raise InputError(Argument("decimal"), f" must be '.' or ',', got {decimal!r}")
+
+
+def _written_numbers(values: pl.Series, decimal: str, *otherwise: str | Argument) -> Notation:
+    """How the numbers of a column are written that is said to hold numbers."""
+    text = _present(values)
+    plain = numbers_of(text)
+    if decimal == "." and plain is not None and not plain.null_count():
+        return PLAIN
+    reading = notation_of(text, decimal)
+    if decimal == "." and reading.numbers < len(text):
+        _refuse_commas(values.name, text, *otherwise)
+    return reading.written
+
+
+def _refuse_commas(name: str, text: pl.Series, *otherwise: str | Argument) -> None:
+    """Raise `InputError` if most cells are numbers with a decimal comma.
+
+    Args:
+        name: the column.
+        text: its cells that are not missing.
+        otherwise: what else there is to do.
+    """
+    comma = notation_of(text, ",")
+    if comma.written.decimal == "," and comma.numbers >= MOST * len(text):
+        example = [*text.filter(text.str.contains(",", literal=True)).head(1), *text.head(1)][0]
+        raise InputError(
+            f"column {name!r} holds numbers with a decimal comma, as {example!r}; pass ",
+            Argument("decimal", ","),
+            " to read them",
+            *otherwise,
+        )
 
 
 def _plain_numbers(table: pl.DataFrame, decimal: str) -> dict[str, Choice]:
@@ -279,14 +331,7 @@ def _numbers_or_dates(values: pl.Series, distinct: int, decimal: str) -> Choice 
         finite = numbers.is_finite().fill_null(False)  # "inf" is no number of a table
         raise _mistakes(values, numbers.set(~finite, None), "numbers")
     if decimal == ".":
-        comma = notation_of(text, ",")
-        if comma.written.decimal == "," and comma.numbers >= least:
-            raise InputError(
-                f"column {values.name!r} holds numbers with a decimal comma, as {text[0]!r}; pass ",
-                Argument("decimal", ","),
-                " to read them, or ",
-                *_other_kinds(values.name),
-            )
+        _refuse_commas(values.name, text, *_or_other_kinds(values.name))
     dates = dates_of(text)
     if dates.dates == len(text):
         how = f"dates as {FORMATS[dates.written]}"
@@ -317,6 +362,10 @@ def _mistakes(values: pl.Series, read: pl.Series, kind: str) -> InputError:
         " if that means no value, or ",
         *_other_kinds(values.name),
     )
+
+
+def _or_other_kinds(name: str) -> list[str | Argument]:
+    return [", or ", *_other_kinds(name)]
 
 
 def _other_kinds(name: str) -> list[str | Argument]:

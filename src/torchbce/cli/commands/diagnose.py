@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from torchbce.cli.arguments import TABLES, Debug, Json, Positive, Separator
+from torchbce.cli.arguments import TABLES, Debug, Decimal, Json, Positive, Separator
 from torchbce.cli.errors import one_sentence_errors
 from torchbce.cli.streams import visible
 
@@ -36,6 +36,7 @@ def diagnose(
         bool, typer.Option("--initial", help="The model is untrained: look at its initial loss.")
     ] = False,
     separator: Separator = None,
+    decimal: Decimal = ".",
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -55,10 +56,10 @@ def diagnose(
     if pos_weight is not None and not 0 < pos_weight < float("inf"):
         raise InputError(Argument("pos_weight"), f" must be finite and above 0, got {pos_weight}")
     found = diagnose(
-        _numbers(rows, logit or probability or ""),
-        _targets(rows, target, positive),
+        _numbers(rows, logit or probability or "", decimal),
+        _targets(rows, target, positive, decimal),
         domain="probabilities" if logit is None else "logits",
-        weight=None if weight is None else _weights(rows, weight),
+        weight=None if weight is None else _weights(rows, weight, decimal),
         pos_weight=pos_weight,
         initial=initial,
     )
@@ -70,21 +71,22 @@ def visible_lines(text: str) -> str:
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
-def _numbers(rows: "pl.DataFrame", name: str) -> "np.ndarray":
+def _numbers(rows: "pl.DataFrame", name: str, decimal: str) -> "np.ndarray":
+    from torchbce.classifier.columns.inference import with_decimal
     from torchbce.classifier.columns.values import as_numbers
     from torchbce.classifier.errors import unknown_name
 
     if name not in rows.columns:
         raise unknown_name("column", name, rows.columns)
-    return as_numbers(rows[name])
+    return as_numbers(with_decimal(rows[name], decimal))
 
 
-def _weights(rows: "pl.DataFrame", name: str) -> "np.ndarray":
+def _weights(rows: "pl.DataFrame", name: str, decimal: str) -> "np.ndarray":
     from torchbce.classifier import InputError
     from torchbce.classifier.columns.outcomes import check_not_all_zero
     from torchbce.classifier.errors import Row
 
-    weights = _numbers(rows, name)
+    weights = _numbers(rows, name, decimal)
     wrong = ~(weights >= 0)
     if wrong.any():
         at = int(wrong.argmax())
@@ -95,14 +97,14 @@ def _weights(rows: "pl.DataFrame", name: str) -> "np.ndarray":
     return weights
 
 
-def _targets(rows: "pl.DataFrame", name: str, positive: str | None) -> "np.ndarray":
+def _targets(rows: "pl.DataFrame", name: str, positive: str | None, decimal: str) -> "np.ndarray":
     """The numbers of the target column as they are, or 0 and 1 for two words."""
     from torchbce.classifier import InputError
     from torchbce.classifier.columns.target import choose_target
 
     if positive is None:
         try:
-            return _numbers(rows, name)
+            return _numbers(rows, name, decimal)
         except InputError:
             if name not in rows.columns:
                 raise

@@ -9,6 +9,7 @@ from torchbce.cli.arguments import (
     Abstain,
     BaseRateInUse,
     Debug,
+    Decimal,
     Json,
     Positive,
     Separator,
@@ -48,6 +49,7 @@ def evaluate(
     threshold: Threshold = None,
     abstain: Abstain = False,
     separator: Separator = None,
+    decimal: Decimal = ".",
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -74,6 +76,7 @@ def evaluate(
             weight,
             soft,
             0.5 if threshold is None else threshold,
+            decimal,
         )
     elif directory is None or not table:
         raise classifier.InputError("give DIR and TABLE, or --predictions FILE")
@@ -81,6 +84,10 @@ def evaluate(
         raise classifier.InputError(
             "--target, --probability, --positive and --soft go with --predictions; a model has its "
             "own"
+        )
+    elif decimal != ".":
+        raise classifier.InputError(
+            "--decimal goes with --predictions; a model reads numbers as in its training rows"
         )
     else:
         rate = base_rate_of(base_rate)

@@ -10,6 +10,7 @@ import typer
 from torchbce.cli.arguments import (
     TABLES,
     Debug,
+    Decimal,
     Json,
     Overwrite,
     Positive,
@@ -74,9 +75,7 @@ def fit(
     missing: Annotated[
         list[str], typer.Option(metavar="WORD", help="A word that means that there is no value.")
     ] = [],  # noqa: B006
-    decimal: Annotated[
-        str, typer.Option(metavar=".|,", help="What begins the decimals of numbers.")
-    ] = ".",
+    decimal: Decimal = ".",
     separator: Annotated[
         str | None,
         typer.Option(
