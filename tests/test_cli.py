@@ -804,7 +804,7 @@ def test_a_progress_bar_on_a_terminal(here: Path) -> None:
     assert process.wait(timeout=60) == 0
     text = seen.decode()
     assert "\x1b[" in text
-    for model, setting in (("linear", r"L2 [\d.]+"), ("trees", r"\d+ trees of one part")):
+    for model, setting in (("linear", r"L2 [\d.]+"), ("trees", r"\d+ trees")):
         assert re.search(rf"{model}.*━.*\d+%.*{setting}: .*0\.\d{{4}}", text)
     assert "held-out loss" not in text
     assert b"\x1b" not in out

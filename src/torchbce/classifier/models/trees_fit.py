@@ -1,11 +1,12 @@
 """Trees grown on parts of the rows, until the loss of the rows held out stops falling."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from torchbce.classifier.models.boosting import Booster, Growth
-from torchbce.classifier.models.candidates import Candidates, losses, mean_loss
+from torchbce.classifier.models.candidates import Candidates, losses
 from torchbce.classifier.models.data import Data, Fitted
 from torchbce.classifier.models.features import SparseRows
 from torchbce.classifier.models.members import TreesModel, text_rows, tree_columns, with_text
@@ -13,6 +14,7 @@ from torchbce.classifier.models.mixture import helps
 from torchbce.classifier.models.solver import Linear, Problem
 from torchbce.classifier.models.trees import Trees
 from torchbce.classifier.models.vocabulary import part_rows
+from torchbce.classifier.progress import Progress
 
 #: The loss of the rows held out is looked at every so many trees.
 STAGE = 10
@@ -51,14 +53,6 @@ class Work(NamedTuple):
 WORK = {"low": Work(100, 50, 20), "medium": Work(600, 100, 50), "high": Work(1500, 100, 100)}
 
 
-class GrownPart(NamedTuple):
-    """The trees of one part, the model of its text, and staged logits of its rows held out."""
-
-    trees: Trees
-    reader: Linear | None
-    stages: np.ndarray
-
-
 def fit_trees(data: Data, text_l2: float) -> Fitted:
     """Boosted trees of each part, which together are the model.
 
@@ -66,22 +60,19 @@ def fit_trees(data: Data, text_l2: float) -> Fitted:
         data: the table.
         text_l2: the strength of the penalty of the linear model of the text.
     """
-    work, growth = WORK[data.options.effort], None
+    work = WORK[data.options.effort]
     if len(data.targets) < SMALL_ROWS:
         work = work._replace(chunk=SMALL_CHUNK)
     columns = tree_columns(data.encoder, data.encoded)
-    data.progress.start("trees", (len(data.parts.pairs) + 1) * work.most // work.chunk)
-    grown: list[GrownPart] = []
-    for number in range(len(data.parts.pairs)):
-        part = _Part(data, columns, *data.parts.pairs[number])
+    data.progress.start("trees", work.most // work.chunk)
+    parts = [_Part(data, columns, *pair) for pair in data.parts.pairs]
+    for part in parts:
         part.read_text(text_l2)
-        if growth is None:
-            growth = part.choose_growth(data.options.effort, work)
-        grown.append(part.grow(growth, work))
+    growth = _choose_growth(parts[0], data.options.effort, work)
+    stages = _grow(parts, growth, work, data.progress)
     data.progress.end()
     candidates = Candidates()
-    for stage in range(min(len(part.stages) for part in grown)):
-        logits = np.concatenate([part.stages[stage] for part in grown])
+    for stage, logits in enumerate(stages):
         candidates.add(stage * STAGE, data.unweighted(logits))
 
     def model(at: int) -> TreesModel:
@@ -91,15 +82,70 @@ def fit_trees(data: Data, text_l2: float) -> Fitted:
             rows = np.arange(len(data.targets))
             part = _Part(data, columns, rows, rows[:1])
             part.read_text(text_l2)
-            assert growth is not None
-            return TreesModel((part.all_at_once(growth, trees),))
-        return TreesModel(tuple((part.trees.first(trees), part.reader) for part in grown))
+            return TreesModel((part.first(growth, trees),))
+        return TreesModel(tuple(part.first(growth, trees) for part in parts))
 
     return Fitted(candidates, model, lambda trees: f"{trees} trees", len(candidates.settings))
 
 
+def _choose_growth(first: "_Part", effort: str, work: Work) -> Growth:
+    """The size of the trees, and the learning rate, by the rows that the first part holds out."""
+    if first.rows < MIDDLE_ROWS:
+        if effort == "low":
+            return SMALL
+        best = []
+        for growth in (SMALL, MIDDLE):
+            every = first.losses(_grow([first], growth, work))
+            best.append(every[int(first.mean(every).argmin())])
+        return MIDDLE if helps(best[0], best[1], first.held_weight) else SMALL
+    if first.rows < RACE_ROWS:
+        return MIDDLE
+    if effort == "low":
+        return LARGE[0]
+    raced = [first.losses(first.grow(growth, RACE_TREES))[-1:] for growth in LARGE]
+    return min(zip(LARGE, raced, strict=True), key=lambda one: float(first.mean(one[1])[0]))[0]
+
+
+def _grow(
+    parts: list["_Part"], growth: Growth, work: Work, progress: Progress | None = None
+) -> np.ndarray:
+    """Grow trees in some parts until the loss of all rows that these hold out stops falling.
+
+    Returns:
+        The logits of the rows held out, before the first tree and after each `STAGE` trees, float64
+        [stages, rows].
+    """
+    weight = None
+    if parts[0].held_weight is not None:
+        weight = np.concatenate([part.held_weight for part in parts])
+    for trees in range(work.chunk, work.most + 1, work.chunk):
+        logits = [part.grow(growth, trees) for part in parts]
+        every = [part.losses(own) for part, own in zip(parts, logits, strict=True)]
+        loss = np.average(np.concatenate(every, axis=1), axis=1, weights=weight)
+        best = int(loss.argmin()) * STAGE
+        if progress is not None:
+            progress.tried(f"{best} trees", float(loss.min()))
+        if trees - best >= work.patience:
+            break
+    return np.concatenate(logits, axis=1)
+
+
+@dataclass
+class _Grown:
+    """Trees of one size, and the logits of the rows held out, before and after them."""
+
+    booster: Booster
+    trees: Trees | None = None
+    stages: list[np.ndarray] = field(default_factory=list)
+
+
 class _Part:
-    """The rows of one part."""
+    """The rows of one part.
+
+    Attributes:
+        rows: the number of rows of the table.
+        held_weight: the weight of each row held out; None for 1.
+    """
 
     def __init__(
         self, data: Data, columns: np.ndarray, train: np.ndarray, held_out: np.ndarray
@@ -113,13 +159,12 @@ class _Part:
         self._columns, self._held_columns = columns[train], columns[held_out]
         self._targets, self._held_targets = data.training_targets[train], data.targets[held_out]
         self._row_weight = data.weight_of(train)
-        self._held_weight = None if data.weight is None else data.weight[held_out]
-        self._seed, self._rows, self._progress = data.options.seed, len(columns), data.progress
+        self.held_weight = None if data.weight is None else data.weight[held_out]
+        self._seed, self.rows = data.options.seed, len(columns)
         self._threads = 2 if len(columns) >= THREADED_ROWS else 1
         self._unweighted = data.unweighted
         self._reader: Linear | None = None
-        self._boosters: dict[Growth, Booster] = {}
-        self._grown: dict[Growth, GrownPart] = {}
+        self._grown: dict[Growth, _Grown] = {}
 
     def read_text(self, l2: float) -> None:
         """Add the logits of the text to the columns.
@@ -151,44 +196,35 @@ class _Part:
         self._columns = with_text(self._columns, logits)
         self._held_columns = with_text(self._held_columns, held_out)
 
-    def choose_growth(self, effort: str, work: Work) -> Growth:
-        """The size of the trees, and the learning rate."""
-        rows = self._rows
-        if rows < MIDDLE_ROWS:
-            if effort == "low":
-                return SMALL
-            self._grown = {growth: self.grow(growth, work) for growth in (SMALL, MIDDLE)}
-            small, middle = (self._lowest(grown.stages) for grown in self._grown.values())
-            return MIDDLE if helps(small, middle, self._held_weight) else SMALL
-        if rows < RACE_ROWS:
-            return MIDDLE
-        if effort == "low":
-            return LARGE[0]
-        self._boosters = {growth: self._booster(growth) for growth in LARGE}
-        return min(LARGE, key=lambda growth: self._loss(self._boosters[growth].grow(RACE_TREES)))
+    def grow(self, growth: Growth, trees: int) -> np.ndarray:
+        """Grow so many trees, after those that there are.
 
-    def grow(self, growth: Growth, work: Work) -> GrownPart:
-        """Grow trees until the loss of the rows held out stops falling."""
-        if growth in self._grown:
-            return self._grown[growth]
-        booster = self._boosters.pop(growth, None) or self._booster(growth)
-        trees = 0
-        logits: list[np.ndarray] = []
-        while True:
-            trees += work.chunk
-            grown = booster.grow(trees)
-            logits += grown.staged(self._held_columns, STAGE, logits)
-            stages = np.array(logits)
-            loss = self._losses(stages)
-            best = int(loss.argmin()) * STAGE
-            self._progress.tried(f"{best} trees of one part", float(loss.min()))
-            if trees >= work.most or trees - best >= work.patience:
-                return GrownPart(grown, self._reader, stages)
+        Returns:
+            The logits of the rows held out after each `STAGE` trees, float64 [stages, rows].
+        """
+        if growth not in self._grown:
+            self._grown[growth] = _Grown(self._booster(growth))
+        grown = self._grown[growth]
+        if grown.trees is None or len(grown.trees) < trees:
+            grown.trees = grown.booster.grow(trees)
+            grown.stages += grown.trees.staged(self._held_columns, STAGE, grown.stages)
+        return np.array(grown.stages[: trees // STAGE + 1])
 
-    def all_at_once(self, growth: Growth, trees: int) -> tuple[Trees, Linear | None]:
-        """So many trees, whatever the rows held out say."""
-        grown = self._booster(growth).grow(max(trees, 1))
+    def first(self, growth: Growth, trees: int) -> tuple[Trees, Linear | None]:
+        """The first trees, and the model of the text that they read."""
+        self.grow(growth, max(trees, 1))
+        grown = self._grown[growth].trees
+        assert grown is not None
         return grown.first(trees), self._reader
+
+    def losses(self, stages: np.ndarray) -> np.ndarray:
+        """The loss of each row held out at each stage, [stages, rows]."""
+        return losses(self._unweighted(stages), self._held_targets)
+
+    def mean(self, every: np.ndarray) -> np.ndarray:
+        """The mean of the losses at each stage."""
+        means: np.ndarray = np.average(every, axis=1, weights=self.held_weight)
+        return means
 
     def _booster(self, growth: Growth) -> Booster:
         return Booster(
@@ -200,18 +236,3 @@ class _Part:
             self._seed,
             self._threads,
         )
-
-    def _losses(self, stages: np.ndarray) -> np.ndarray:
-        """The mean loss of the rows held out at each stage."""
-        every = losses(self._unweighted(stages), self._held_targets)
-        means: np.ndarray = np.average(every, axis=1, weights=self._held_weight)
-        return means
-
-    def _lowest(self, stages: np.ndarray) -> np.ndarray:
-        """The losses of the rows held out at the best stage, [rows]."""
-        best = stages[int(self._losses(stages).argmin())]
-        return losses(self._unweighted(best), self._held_targets)
-
-    def _loss(self, trees: Trees) -> float:
-        logits = self._unweighted(trees.logits(self._held_columns))
-        return mean_loss(logits, self._held_targets, self._held_weight)
