@@ -1,6 +1,7 @@
 """Training: repeatable, calibrated, stopped in time, and without traces in the process."""
 
 import math
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -359,13 +360,18 @@ WRONG_TYPES: list[tuple[dict[str, Any], str]] = [
 WRONG += WRONG_TYPES
 
 
-@pytest.mark.parametrize(("options", "sentence"), WRONG, ids=[str(w[0]) for w in WRONG])
+def words(options: dict[str, Any]) -> str:
+    """The same in each process."""
+    return re.sub(" at 0x[0-9A-F]+", "", str(options))
+
+
+@pytest.mark.parametrize(("options", "sentence"), WRONG, ids=[words(w[0]) for w in WRONG])
 def test_options_are_checked(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=f"^{sentence}"):
         TrainingOptions(**options)
 
 
-@pytest.mark.parametrize("options", [wrong for wrong, _ in WRONG_TYPES], ids=str)
+@pytest.mark.parametrize("options", [wrong for wrong, _ in WRONG_TYPES], ids=words)
 def test_options_of_the_estimator_are_checked(options: dict[str, Any]) -> None:
     estimator = BCEClassifier(**options)
     for fit_ in (estimator.fit, lambda X, y: estimator.partial_fit(X, y, classes=[0, 1])):
