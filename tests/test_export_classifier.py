@@ -111,7 +111,7 @@ TABLES = {"mixed": mixed, "texts": texts, "unspaced": unspaced, "wide": wide}
 def fitted(table: str, model: str) -> tuple[Classifier, dict[str, list[Any]]]:
     """A classifier of a table, and rows of it."""
     columns = TABLES[table]()
-    options = TrainingOptions(model=model, effort="low", epochs=2 if model == "mlp" else None)
+    options = TrainingOptions(model=model, effort="low", epochs=2 if model == "mlp" else 30)
     overrides = Overrides(categorical=["category"]) if table == "mixed" else None
     classifier = fit(columns, "y", overrides=overrides, options=options)
     return classifier, {name: values[:300] for name, values in columns.items() if name != "y"}

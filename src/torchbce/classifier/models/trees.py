@@ -53,7 +53,8 @@ class Trees:
         """The first trees alone."""
         end = int(self.starts[trees])
         nodes = {name: getattr(self, name)[:end] for name in NODE_FIELDS}
-        return replace(self, starts=self.starts[: trees + 1], **nodes)
+        sets = self.sets[: nodes["categories"].max(initial=-1) + 1]  # in the order of the trees
+        return replace(self, starts=self.starts[: trees + 1], sets=sets, **nodes)
 
     def staged(
         self, table: np.ndarray, every: int, known: Sequence[np.ndarray] = ()
