@@ -9,8 +9,11 @@ from torchbce.classifier.models.candidates import losses
 #: A larger weight would be a sign of separable rows, whose logits have no scale.
 MOST = 2.0
 
-#: With fewer rows held out, the logits of a single model are left as they are.
-RECALIBRATED_ROWS = 1000
+#: With fewer rows held out, the logits of the only model that is kept are left as they are. With
+#: more they get a weight that lowers the loss by more than so many standard errors of the fall. A
+#: weight that is wrong by t of its own standard errors costs t^2 / 2 nats, and t / 2 standard errors
+#: of the fall; to fit it costs half a nat, so that Akaike's criterion, t^2 > 2, is 0.7 of them.
+RECALIBRATED_ROWS, RECALIBRATED_ERRORS = 1000, 0.7
 
 
 def mixture_weights(
@@ -26,7 +29,7 @@ def mixture_weights(
     weight of 0 leaves a model out, weights that add up to 1 are a mean, and no weight at all is the
     base rate. Starting from the base rate, the model that lowers the loss most is added, as long as
     it lowers it by more than one standard error of the difference. A single model keeps its logits
-    unless there are many rows and a weight other than 1 helps by as much.
+    unless there are many rows and a weight other than 1 helps by 0.7 of it.
 
     Args:
         logits: of each model for the rows held out, float64 [rows].
@@ -55,10 +58,11 @@ def mixture_weights(
             break
         kept, loss = weights, new
     if len(kept) < 2 and len(targets) >= RECALIBRATED_ROWS:
+        errors = RECALIBRATED_ERRORS if kept else 1.0
         for name in kept or logits:
             weights = _fitted(logits, [name], base, targets, weight)
             new = losses(combined(logits, weights, base), targets)
-            if helps(loss, new, weight, row):
+            if helps(loss, new, weight, row, errors):
                 kept, loss = weights, new
     return {name: weight for name, weight in kept.items() if weight > 0}
 
@@ -78,8 +82,9 @@ def helps(
     after: np.ndarray,
     weight: np.ndarray | None,
     row: np.ndarray | None = None,
+    errors: float = 1.0,
 ) -> bool:
-    """Whether the mean loss falls by more than its standard error.
+    """Whether the mean loss falls by more than so many of its standard errors.
 
     With weights w the error is sqrt(sum of w^2 d^2) / sum of w for deviations d from the mean: a
     row is one observation, whatever its weight, and however many elements it has.
@@ -90,7 +95,7 @@ def helps(
     deviations = w * (fall - mean)
     if row is not None:
         deviations = np.bincount(row, deviations)
-    return mean > float(np.sqrt(np.sum(deviations**2)) / w.sum())
+    return mean > errors * float(np.sqrt(np.sum(deviations**2)) / w.sum())
 
 
 def _fitted(
