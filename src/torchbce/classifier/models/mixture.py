@@ -11,8 +11,8 @@ MOST = 2.0
 
 #: With fewer rows held out, the logits of the only model that is kept are left as they are. With
 #: more they get a weight that lowers the loss by more than so many standard errors of the fall. A
-#: weight that is wrong by t of its own standard errors costs t^2 / 2 nats, and t / 2 standard errors
-#: of the fall; to fit it costs half a nat, so that Akaike's criterion, t^2 > 2, is 0.7 of them.
+#: weight that is wrong by t of its own standard errors costs t^2 / 2 nats, and t / 2 standard
+#: errors of the fall; to fit it costs half a nat, so that Akaike's criterion, t^2 > 2, is 0.7.
 RECALIBRATED_ROWS, RECALIBRATED_ERRORS = 1000, 0.7
 
 
