@@ -21,8 +21,8 @@ class CategoricalColumn(msgspec.Struct, frozen=True, tag_field="kind", tag="cate
     """A categorical column: a code for each category.
 
     The most frequent category is the first. A missing value has a code of its own, after the
-    categories, if more than a few training rows had one, see `least_rows`. A category that they did
-    not have has the code -1.
+    categories, if at least `least_rows` training rows had one. A category that they did not have
+    has the code -1.
     """
 
     name: str

@@ -23,8 +23,9 @@ from torchbce.classifier.progress import Progress
 #: 650,000 (UCI Adult) two threads took twice the CPU time of one.
 THREADED = 10_000_000
 
-#: A feature of text alone takes the time of a part of one of a table: 25,000 reviews of 240 words
-#: are fitted to two parts in 25 CPU seconds.
+#: A table of text alone, for which only the linear model is fitted, may have so many times the
+#: stored features for the same number of parts: 25,000 reviews of 240 words, in two parts, take 25
+#: CPU seconds.
 OF_TEXT_ALONE = 4
 
 
@@ -63,7 +64,7 @@ class Data:
     def parts(self) -> Parts:
         """The rows that are held out."""
         stored, options = len(self.rows.indices), self.options
-        if not self.encoder.coded:  # no model of text alone is as slow as pairs and trees
+        if not self.encoder.coded:
             stored //= OF_TEXT_ALONE
         return make_parts(
             self.targets,

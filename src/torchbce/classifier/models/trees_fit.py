@@ -69,6 +69,7 @@ def fit_trees(data: Data, text_l2: float) -> Fitted:
     for part in parts:
         part.read_text(text_l2)
     growth = _choose_growth(parts[0], data.options.effort, work)
+    parts[0].keep(growth)
     stages = _grow(parts, growth, work, data.progress)
     data.progress.end()
     candidates = Candidates()
@@ -102,8 +103,11 @@ def _choose_growth(first: "_Part", effort: str, work: Work) -> Growth:
         return MIDDLE
     if effort == "low":
         return LARGE[0]
-    raced = [first.losses(first.grow(growth, RACE_TREES))[-1:] for growth in LARGE]
-    return min(zip(LARGE, raced, strict=True), key=lambda one: float(first.mean(one[1])[0]))[0]
+
+    def loss_of(growth: Growth) -> float:
+        return float(first.mean(first.losses(first.grow(growth, RACE_TREES)))[-1])
+
+    return min(LARGE, key=loss_of)
 
 
 def _grow(
@@ -209,6 +213,10 @@ class _Part:
             grown.trees = grown.booster.grow(trees)
             grown.stages += grown.trees.staged(self._held_columns, STAGE, grown.stages)
         return np.array(grown.stages[: trees // STAGE + 1])
+
+    def keep(self, growth: Growth) -> None:
+        """Free the memory of trees of other sizes."""
+        self._grown = {one: grown for one, grown in self._grown.items() if one == growth}
 
     def first(self, growth: Growth, trees: int) -> tuple[Trees, Linear | None]:
         """The first trees, and the model of the text that they read."""
